@@ -1,0 +1,34 @@
+"""The ops: one public function each, with a plain-PyTorch implementation and room for a Triton one.
+
+`use(...)` or the environment variable SMARTFAST_KERNELS choose between them, `implementation_of` says which one runs.
+"""
+
+from smartfast.kernels.bias_act import bias_act
+from smartfast.kernels.conv2d import conv2d
+from smartfast.kernels.conv2d_resample import conv2d_resample
+from smartfast.kernels.denoise_distance import denoise_distance
+from smartfast.kernels.modulated_conv2d import modulated_conv2d
+from smartfast.kernels.noise_forward import noise_forward
+from smartfast.kernels.philox import philox_normal, philox_uniform, philox_words
+from smartfast.kernels.selection import implementation_of, registered_ops, use
+from smartfast.kernels.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+
+__all__ = [
+    "bias_act",
+    "conv2d",
+    "conv2d_resample",
+    "denoise_distance",
+    "downsample2d",
+    "filter2d",
+    "implementation_of",
+    "modulated_conv2d",
+    "noise_forward",
+    "philox_normal",
+    "philox_uniform",
+    "philox_words",
+    "registered_ops",
+    "setup_filter",
+    "upfirdn2d",
+    "upsample2d",
+    "use",
+]

@@ -1,0 +1,50 @@
+"""How the ops read scalar-or-sequence arguments for factors and padding, always in the order x, then y."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Pair = tuple[int, int]
+Quad = tuple[int, int, int, int]
+
+
+def parse_pair(value: int | Sequence[int], name: str) -> Pair:
+    """One factor for both axes, or (x, y).
+
+    Raises:
+        ValueError: Not one or two integers of at least 1.
+    """
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"{name} is {value!r}, expected one or two integers of at least 1")
+    return pair
+
+
+def parse_padding(padding: int | Sequence[int]) -> Quad:
+    """One number for all sides, (x, y), or (x_before, x_after, y_before, y_after); negative numbers crop.
+
+    Raises:
+        ValueError: Not one, two or four integers.
+    """
+    if isinstance(padding, int):
+        return padding, padding, padding, padding
+    if len(padding) == 2:
+        x, y = padding
+        return x, x, y, y
+    if len(padding) == 4:
+        x0, x1, y0, y1 = padding
+        return x0, x1, y0, y1
+    raise ValueError(f"padding is {padding!r}, expected one, two or four integers")
+
+
+def filter_size(f: Tensor | None) -> Pair:
+    """Width and height of a filter: None is one tap, 1-D is applied along both axes."""
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last for images [N, C, H, W] that are stored so and not also contiguous, else contiguous."""
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format

@@ -1,0 +1,88 @@
+"""StyleGAN2's convolution: weights scaled per sample, normalised, with noise, bias and activation behind it.
+
+    w'[n, o, i] = weight[o, i] * styles[n, i],   d[n, o] = 1 / sqrt(sum over i, k of w'^2 + 1e-8)
+    y[n, o] = clamp(gain * act(d[n, o] * resample(conv(x[n], w'[n, o])) + noise + bias[o]))
+
+(Karras et al., arXiv 1912.04958, section 2.2). Gradients flow to x, weight, styles, noise and bias, to second
+order and beyond. The weights of single samples are never formed.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from smartfast.kernels import reference_conv
+from smartfast.kernels.bias_act import check_activation
+from smartfast.kernels.conv2d_resample import aligned_padding, autocast, check_conv
+from smartfast.kernels.selection import dispatch, register
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    *,
+    noise: Tensor | None = None,
+    bias: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    f: Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    flip_filter: bool = False,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """Convolve every sample with its own scaled weights, then add noise and bias and activate.
+
+    Args:
+        x: [N, I, H, W], any floating dtype; under autocast it is cast to the autocast dtype.
+        weight: [O, I, kh, kw], in any floating dtype.
+        styles: [N, I], in any floating dtype.
+        noise: [N, 1, H', W'] or [H', W'], already scaled by its strength; None = none.
+        bias: [O] or None.
+        up, down, padding, f, flip_weight, flip_filter: See `conv2d_resample`.
+        demodulate: Divide by the norm of the scaled weights, d above.
+        act, alpha, clamp: See `bias_act`.
+        gain: Factor after the activation (no default that depends on the activation).
+
+    Returns:
+        [N, O, H', W'] in the dtype of x after autocast.
+
+    Raises:
+        ValueError: Shapes or arguments that do not fit.
+    """
+    check_conv(x, weight, up, down, groups=1)
+    if styles.shape != x.shape[:2]:
+        raise ValueError(f"styles has shape {tuple(styles.shape)}, expected {tuple(x.shape[:2])}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
+    if noise is not None and noise.shape[:-2] not in ((), (x.shape[0], 1)):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected [{x.shape[0]}, 1, H, W] or [H, W]")
+    alpha, gain = check_activation(act, alpha, gain, clamp)
+    return dispatch(
+        "modulated_conv2d",
+        x.device,
+        autocast(x),
+        weight,
+        styles,
+        noise,
+        bias,
+        up,
+        down,
+        aligned_padding(f, up, down, padding),
+        f,
+        demodulate,
+        flip_weight,
+        flip_filter,
+        act,
+        alpha,
+        gain,
+        clamp,
+    )
+
+
+register("modulated_conv2d", "reference", reference_conv.modulated_conv2d)

@@ -1,0 +1,115 @@
+"""The `smartfast` command. Each command imports what it needs when it runs, so `smartfast --help` is quick."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from smartfast.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 3
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train a GAN; rerunning the same command resumes. (`accelerate launch smartfast/train.py` does the same.)"""
+    from smartfast.settings import parse_config
+
+    config = parse_config(arguments)
+    from smartfast.launch import launch
+
+    return 0 if launch(config) else EXIT_INTERRUPTED
+
+
+def generate(arguments: Sequence[str]) -> int:
+    """Draw images from a checkpoint: seeds, truncation, class, a grid or single files."""
+    from smartfast.generate import GenerateOptions, generate
+    from smartfast.settings import parse_options
+
+    generate(parse_options(GenerateOptions, arguments, command="generate"))
+    return 0
+
+
+def interpolate(arguments: Sequence[str]) -> int:
+    """Walk between latents of a checkpoint: GIF, MP4 or a strip."""
+    from smartfast.interpolate import InterpolateOptions, interpolate
+    from smartfast.settings import parse_options
+
+    interpolate(parse_options(InterpolateOptions, arguments, command="interpolate"))
+    return 0
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Compute the metrics of a checkpoint."""
+    from smartfast.metrics.command import EvaluateOptions, evaluate_command
+    from smartfast.settings import parse_options
+
+    evaluate_command(parse_options(EvaluateOptions, arguments, command="evaluate"))
+    return 0
+
+
+def dataset(arguments: Sequence[str]) -> int:
+    """Make a data-set zip (stylegan2/3 format) from a folder, zip, .npz or Hugging Face data set."""
+    from smartfast.data.convert import DatasetOptions, convert
+    from smartfast.settings import parse_options
+
+    convert(parse_options(DatasetOptions, arguments, command="dataset"))
+    return 0
+
+
+def train_scorer(arguments: Sequence[str]) -> int:
+    """Train a diffusion model on your own images, to use as smart.scorer."""
+    from smartfast.scorers.train import TrainScorerOptions, train_scorer
+    from smartfast.settings import parse_options
+
+    train_scorer(parse_options(TrainScorerOptions, arguments, command="train-scorer"))
+    return 0
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Print versions, devices, and which implementation each op takes and why."""
+    from smartfast.doctor import doctor
+
+    if arguments:
+        raise UserError(f"doctor takes no arguments, found {' '.join(arguments)}")
+    print(doctor())
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "generate": generate,
+    "interpolate": interpolate,
+    "evaluate": evaluate,
+    "dataset": dataset,
+    "train-scorer": train_scorer,
+    "doctor": doctor,
+}
+
+
+def usage() -> str:
+    """The help text of `smartfast`."""
+    lines = [f"  {name:<14}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: smartfast COMMAND [options]", "", *lines, "", "smartfast COMMAND --help lists the options."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 when it is done, 2 when the input was wrong (one line on stderr says what), 3 when training was stopped by
+        a signal and can be resumed.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    try:
+        if arguments[0] not in COMMANDS:
+            raise UserError(f"{arguments[0]}: there is no such command, expected one of {', '.join(COMMANDS)}")
+        return COMMANDS[arguments[0]](arguments[1:])
+    except UserError as error:
+        print(f"smartfast: error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

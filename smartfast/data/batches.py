@@ -1,0 +1,204 @@
+"""The stream of real images: which sample comes when, and batches of them on the device.
+
+Everything is a pure function of (seed, global position): a run that resumes at any image, or that splits
+its batches over processes in any way, sees the same samples with the same mirror flips.
+"""
+
+import signal
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count, tee
+from typing import Literal, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from smartfast.data.dataset import ImageDataset
+from smartfast.draws import Purpose
+from smartfast.errors import UserError
+from smartfast.kernels.philox import philox_uniform
+
+_PLANNED_ITERATIONS = 64
+_PREFETCHED_BATCHES = 4
+_AUTO_CACHE_FRACTION = 0.25
+_GIB = 2**30
+
+
+class RealBatch(NamedTuple):
+    """Real images float32 [local, C, H, W] in [-1, 1] and labels int64 [local] (None without), on the device."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+class _Plan(NamedTuple):
+    """Which samples the coming iterations take: data indices int64 and mirror flips bool, [iterations, local]."""
+
+    indices: Tensor
+    flips: Tensor | None
+
+
+def sample_indices(seed: int, positions: Tensor, size: int) -> Tensor:
+    """The data index of each position in the endless sequence of samples.
+
+    Positions k*size .. (k+1)*size - 1 are epoch k: one random permutation of the data set.
+
+    Args:
+        seed: Seed of the run.
+        positions: int64, any shape, not negative, on the CPU.
+        size: Images in the data set.
+
+    Returns:
+        int64, the shape of `positions`, values in [0, size).
+    """
+    epochs = positions // size
+    indices = torch.empty_like(positions)
+    for epoch in epochs.unique().tolist():
+        chosen = epochs == epoch
+        indices[chosen] = _epoch_order(seed, epoch, size)[positions[chosen] % size]
+    return indices
+
+
+def iterate_batches(
+    dataset: ImageDataset,
+    *,
+    seed: int,
+    batch: int,
+    offsets: Tensor,
+    start_images: int,
+    device: torch.device | str,
+    mirror: bool,
+    cache: Literal["auto", "device", "stream"],
+    workers: int,
+) -> Iterator[RealBatch]:
+    """The endless sequence of this process's real batches.
+
+    Iteration k yields the samples at the global positions start_images + k * batch + offsets. With the cache,
+    all images are decoded before this function returns, and the device is never waited for.
+
+    Args:
+        dataset: Where the images come from.
+        seed: Seed of the run; orders the samples and decides the flips.
+        batch: Images per iteration over all processes.
+        offsets: int64 [local], this process's places in the global batch.
+        start_images: Global position of the first batch; images shown before, when a run resumes.
+        device: Where the batches go.
+        mirror: Flip each image horizontally with probability 1/2.
+        cache: Keep all images on the device as uint8, or stream them; auto keeps what fits in a quarter of the
+            free memory of the device.
+        workers: Loader processes when streaming; 0 loads in this process.
+
+    Raises:
+        UserError: An image cannot be decoded (while streaming: when its batch is due), or `cache` is "device"
+            and the images do not fit.
+    """
+    device = torch.device(device)
+    labels = None if dataset.labels is None else dataset.labels.to(device)
+    plans = _plans(seed, len(dataset), batch, offsets.cpu(), start_images, mirror)
+    if _fits_on_device(dataset, device, cache):
+        return _cached_batches(dataset.all_images().to(device), labels, plans, device)
+    return _streamed_batches(dataset, labels, plans, device, workers)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
+    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    return torch.randperm(size, generator=torch.Generator().manual_seed(int(mixed[0])))
+
+
+def _plans(seed: int, size: int, batch: int, offsets: Tensor, start_images: int, mirror: bool) -> Iterator[_Plan]:
+    """Plans of many iterations each: drawing a flip takes some hundred small operations, however many are drawn."""
+    block = torch.arange(_PLANNED_ITERATIONS)[:, None] * batch + offsets
+    for first in count(start_images, _PLANNED_ITERATIONS * batch):
+        positions = block + first
+        flip = None
+        if mirror:
+            draws = philox_uniform(seed, positions.flatten(), 1, purpose=Purpose.MIRROR)
+            flip = (draws < 0.5).reshape(positions.shape)
+        yield _Plan(sample_indices(seed, positions, size), flip)
+
+
+def _cached_batches(
+    images: Tensor, labels: Tensor | None, plans: Iterator[_Plan], device: torch.device
+) -> Iterator[RealBatch]:
+    for plan in plans:
+        indices = _to_device(plan.indices, device)
+        flips = None if plan.flips is None else _to_device(plan.flips, device)
+        for row, index in enumerate(indices):
+            yield _finish(
+                images.index_select(0, index),
+                None if labels is None else labels.index_select(0, index),
+                None if flips is None else flips[row],
+            )
+
+
+def _streamed_batches(
+    dataset: ImageDataset, labels: Tensor | None, plans: Iterator[_Plan], device: torch.device, workers: int
+) -> Iterator[RealBatch]:
+    ahead, rows = tee((row, plan) for plan in plans for row in range(len(plan.indices)))
+    loader = DataLoader(
+        _BatchReader(dataset),
+        batch_size=None,
+        sampler=(plan.indices[row].tolist() for row, plan in ahead),  # type: ignore[arg-type]  # an endless one
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=_PREFETCHED_BATCHES if workers else None,
+        worker_init_fn=_leave_interrupts_to_trainer,
+        generator=torch.Generator(),  # seeds the workers; without one the loader would advance torch's own
+    )
+    for images, (row, plan) in zip(loader, rows, strict=False):
+        if isinstance(images, UserError):
+            raise images
+        yield _finish(
+            images.to(device, non_blocking=True),
+            None if labels is None else labels.index_select(0, _to_device(plan.indices[row], device)),
+            None if plan.flips is None else _to_device(plan.flips[row], device),
+        )
+
+
+def _leave_interrupts_to_trainer(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; workers must live on while the trainer saves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _BatchReader(Dataset[Tensor | UserError]):
+    """Reads whole batches: indices to images uint8 [local, C, H, W]."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, indices: list[int]) -> Tensor | UserError:
+        try:
+            return torch.stack([self.dataset.image(index) for index in indices])
+        except UserError as error:
+            return error  # raised by the reader of the batch: crossing a process would wrap it in a traceback
+
+
+def _fits_on_device(dataset: ImageDataset, device: torch.device, cache: str) -> bool:
+    if cache == "stream":
+        return False
+    need_bytes = len(dataset) * dataset.channels * dataset.resolution**2
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+    else:
+        free_bytes = psutil.virtual_memory().available
+    if cache == "device" and need_bytes > free_bytes:
+        sizes = f"{need_bytes / _GIB:.1f} GiB of images and {free_bytes / _GIB:.1f} GiB free on {device}"
+        raise UserError(f"data.cache: device, but {sizes}, expected auto or stream")
+    return cache == "device" or need_bytes <= _AUTO_CACHE_FRACTION * free_bytes
+
+
+def _to_device(values: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def _finish(images: Tensor, labels: Tensor | None, flip: Tensor | None) -> RealBatch:
+    """From uint8 [local, C, H, W] on the device to what training sees."""
+    if flip is not None:
+        images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    return RealBatch(images.to(torch.float32) / 127.5 - 1, labels)

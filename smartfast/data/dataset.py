@@ -1,0 +1,152 @@
+"""Opens a data set and checks all of it, so that bad data are found before training starts."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from smartfast.config import DataConfig
+from smartfast.data.archive import ArchiveSource
+from smartfast.data.arrays import digits_source, npz_source
+from smartfast.data.folder import FolderSource
+from smartfast.data.hub import PREFIX as HUB_PREFIX
+from smartfast.data.hub import HubSource
+from smartfast.data.labels import check_labels
+from smartfast.data.parallel import ordered_map
+from smartfast.data.source import CHANNELS, ImageInfo, Source
+from smartfast.errors import UserError
+
+DIGITS = "digits"
+_SMALLEST_RESOLUTION = 4
+_REMEDY = "`smartfast dataset` makes images alike"
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """Checked square images of one size, decoded when asked for.
+
+    Attributes:
+        name: Short name of the data set.
+        resolution: Height and width in pixels, a power of two.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        num_classes: Number of classes; 0 when labels are not used.
+        labels: Class indices int64 [len], or None when labels are not used.
+        fingerprint: 16 hex digits that change with the names, sizes, contents, labels or resolution of the images.
+    """
+
+    def __init__(self, source: Source, infos: list[ImageInfo], labels: Tensor | None, num_classes: int) -> None:
+        """`infos` describes every image of `source`; all are of the same size and mode."""
+        self.source = source
+        self.name = source.name
+        self.resolution = infos[0].width
+        self.channels = CHANNELS[infos[0].mode]
+        self.labels = labels
+        self.num_classes = num_classes
+        self.fingerprint = _fingerprint(source, infos, labels)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Image uint8 [C, H, W] and label (0 without labels). Raises UserError if the image cannot be decoded."""
+        return self.image(index), 0 if self.labels is None else int(self.labels[index])
+
+    def image(self, index: int) -> Tensor:
+        """Image uint8 [C, H, W]. Raises UserError if it cannot be decoded to the size that its header promised."""
+        pixels = torch.from_numpy(np.array(self.source.decode(index)))
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(2, 0)
+        expected = (self.channels, self.resolution, self.resolution)
+        if tuple(pixels.shape) != expected:
+            found = f"{list(pixels.shape)} (channels, height, width) when decoded"
+            raise UserError(f"{self.source.item_name(index)}: {found}, expected {list(expected)}")
+        return pixels
+
+    def all_images(self) -> Tensor:
+        """All images, uint8 [len, C, H, W], decoded in parallel. Raises UserError for the first corrupt one."""
+        images = torch.empty(len(self), self.channels, self.resolution, self.resolution, dtype=torch.uint8)
+        decoded = ordered_map(self.image, range(len(self)), total=len(self), title=f"Decoding {self.name}")
+        for index, image in enumerate(decoded):
+            images[index] = image
+        return images
+
+
+def open_source(path: str, resolution: int | None = None) -> Source:
+    """The images at `path`: `digits`, a folder, a .zip, an .npz or `hf:owner/name[:split]`; nothing is checked yet.
+
+    Args:
+        path: As `data.path`.
+        resolution: Enlarges the digits; other sources do not look at it.
+
+    Raises:
+        UserError: There is nothing there, or no image in it, or it is of no known kind.
+    """
+    if path == DIGITS:
+        return digits_source(resolution)
+    if path.startswith(HUB_PREFIX):
+        return HubSource(path)
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return FolderSource(place)
+    if not place.exists():
+        raise UserError(f"data.path: {path} does not exist, expected digits, a folder, .zip, .npz or hf:owner/name")
+    if place.suffix.lower() == ".zip":
+        return ArchiveSource(place)
+    if place.suffix.lower() == ".npz":
+        return npz_source(place)
+    raise UserError(f"data.path: {path} is of no known kind, expected digits, a folder, .zip, .npz or hf:owner/name")
+
+
+def open_dataset(config: DataConfig) -> ImageDataset:
+    """Open a data set and inspect every image of it (headers and checksums; pixels are decoded later).
+
+    Args:
+        config: path, resolution, labels and workers are looked at.
+
+    Raises:
+        UserError: The data cannot be trained on; names the first image that is in the way.
+    """
+    if config.workers < 0:
+        raise UserError(f"data.workers: {config.workers}, expected 0 or more")
+    if config.resolution is not None:
+        _check_resolution("data.resolution", config.resolution)
+    source = open_source(config.path, config.resolution)
+    infos: list[ImageInfo] = []
+    inspected = ordered_map(source.inspect, range(len(source)), total=len(source), title=f"Checking {source.name}")
+    for index, info in enumerate(inspected):
+        _check_info(source.item_name(index), info, infos[0] if infos else None, config.resolution)
+        infos.append(info)
+    labels, num_classes = check_labels(source) if config.labels else (None, 0)
+    return ImageDataset(source, infos, labels, num_classes)
+
+
+def _check_info(item_name: str, info: ImageInfo, first: ImageInfo | None, resolution: int | None) -> None:
+    size = f"{info.width}x{info.height} pixels"
+    if resolution is not None and (info.width, info.height) != (resolution, resolution):
+        raise UserError(f"{item_name}: {size}, expected {resolution}x{resolution} (data.resolution); {_REMEDY}")
+    if info.width != info.height:
+        raise UserError(f"{item_name}: {size}, expected a square image; {_REMEDY}")
+    if first is None:
+        _check_resolution(item_name, info.width)
+        return
+    if info.width != first.width:
+        raise UserError(f"{item_name}: {size}, expected {first.width}x{first.height} as the first image; {_REMEDY}")
+    if info.mode != first.mode:
+        raise UserError(f"{item_name}: {info.mode} image, expected {first.mode} as the first image; {_REMEDY}")
+
+
+def _check_resolution(where: str, resolution: int) -> None:
+    if resolution < _SMALLEST_RESOLUTION or resolution & (resolution - 1):
+        expected = f"a power of two from {_SMALLEST_RESOLUTION} up"
+        raise UserError(f"{where}: {resolution} pixels, expected {expected}; {_REMEDY}")
+
+
+def _fingerprint(source: Source, infos: list[ImageInfo], labels: Tensor | None) -> str:
+    digest = hashlib.sha256()
+    for index, info in enumerate(infos):
+        name = Path(source.item_name(index)).name
+        digest.update(f"{name}\0{info.width}x{info.height}\0{info.mode}\0{info.stamp}\n".encode())
+    if labels is not None:
+        digest.update(labels.numpy().tobytes())
+    return digest.hexdigest()[:16]

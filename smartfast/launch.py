@@ -1,0 +1,156 @@
+"""From a configuration to a running trainer: every check, the scorer, resume, trackers."""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from smartfast.checkpoint import load_newest
+from smartfast.checks import check_config, check_resumed_config
+from smartfast.config import Config
+from smartfast.data import ImageDataset, open_dataset
+from smartfast.errors import UserError
+from smartfast.kernels import use
+from smartfast.metrics import check_metrics
+from smartfast.models.build import build_networks
+from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
+from smartfast.settings import config_to_dict, config_to_yaml, load_config
+from smartfast.summary import networks_summary
+from smartfast.trainer import Trainer
+from smartfast.training import Training
+
+
+def launch(config: Config) -> bool:
+    """Train as configured, resuming from the newest checkpoint in run.dir, or only describe the run (run.dry_run).
+
+    Returns:
+        Whether the run is complete (False after SIGTERM or Ctrl-C).
+
+    Raises:
+        UserError: Something in the configuration, the data, the scorer or the run folder cannot work.
+    """
+    accelerator = Accelerator(
+        log_with=None if config.run.tracker == "none" else config.run.tracker, project_dir=config.run.dir
+    )
+    _set_up_arithmetic(config, accelerator)
+    dataset = open_dataset(config.data)
+    check_config(config, dataset, device=accelerator.device, num_processes=accelerator.num_processes)
+    scorer, timesteps = _open_scorer(config, dataset, accelerator)
+    if config.run.dry_run:
+        accelerator.print(describe(config, dataset, scorer, timesteps))
+        return True
+    check_metrics(config.metrics)
+    training = Training(
+        config,
+        dataset,
+        scorer=scorer,
+        timesteps=timesteps,
+        device=accelerator.device,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    run_dir = Path(config.run.dir)
+    checkpoint = _resume(training, run_dir)
+    if accelerator.is_main_process:
+        _prepare_folder(run_dir, config)
+    accelerator.wait_for_everyone()
+    project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
+    accelerator.init_trackers(project, config=_flat(config))
+    accelerator.print(_opening_lines(config, dataset, timesteps, training))
+    with nullcontext() if config.perf.kernels == "auto" else use(config.perf.kernels):
+        return Trainer(training, dataset, accelerator, checkpoint).run()
+
+
+def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
+    """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
+    generator, discriminator = build_networks(
+        config.gan,
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        precision="fp32",
+        seed=config.run.seed,
+    )
+    interval = f"score term: {timesteps}" if timesteps else "score term: off"
+    return "\n".join([config_to_yaml(config), networks_summary(generator, discriminator, scorer, config), interval])
+
+
+def _set_up_arithmetic(config: Config, accelerator: Accelerator) -> None:
+    set_seed(config.run.seed)
+    if accelerator.device.type == "cpu":
+        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        torch.set_num_threads(config.perf.cpu_threads or max(cores // accelerator.num_processes, 1))
+    elif config.perf.precision != "fp32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    else:
+        torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+def _open_scorer(
+    config: Config, dataset: ImageDataset, accelerator: Accelerator
+) -> tuple[Scorer | None, TimestepRange | None]:
+    if not config.smart.frequency:
+        return None, None
+    if config.smart.scorer is None:
+        raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
+    scorer = load_scorer(config.smart.scorer, device=accelerator.device, precision=config.smart.precision)
+    check_scorer(
+        scorer,
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        name=config.smart.scorer,
+    )
+    return scorer, timestep_range(scorer, config.smart)
+
+
+def _resume(training: Training, run_dir: Path):
+    checkpoint = load_newest(run_dir)
+    if checkpoint is None:
+        return None
+    if (run_dir / "config.yaml").is_file():
+        check_resumed_config(load_config(run_dir / "config.yaml"), training.config, str(run_dir))
+    try:
+        training.restore(checkpoint.state, images=checkpoint.info["images"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
+        ) from error
+    return checkpoint
+
+
+def _prepare_folder(run_dir: Path, config: Config) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(config_to_yaml(config))
+    except OSError as error:
+        raise UserError(f"run.dir {run_dir}: expected a folder that can be written ({error.strerror})") from error
+
+
+def _flat(config: Config) -> dict[str, str | float | int | bool]:
+    return {
+        f"{group}.{key}": value if isinstance(value, (str, float, int, bool)) else str(value)
+        for group, fields in config_to_dict(config).items()
+        for key, value in fields.items()
+    }
+
+
+def _opening_lines(
+    config: Config, dataset: ImageDataset, timesteps: TimestepRange | None, training: Training
+) -> str:
+    classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
+    score = f"{config.smart.scorer}, lambda {config.smart.weight}, every {config.smart.frequency} steps, {timesteps}"
+    start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
+    return "\n".join(
+        [
+            f"data: {dataset.name}, {len(dataset)} images {training.image_shape}{classes}",
+            f"score term: {score if timesteps else 'off'}",
+            f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}",
+        ]
+    )

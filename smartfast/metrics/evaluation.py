@@ -1,0 +1,153 @@
+"""Quality of generated images: FID, KID, inception score, precision and recall, and within-class diversity.
+
+The formulas are torch-fidelity's own functions, called with features that are never written to disk as images.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from smartfast.config import MetricsConfig
+from smartfast.data import ImageDataset
+from smartfast.metrics.collect import Collected, ImageSource, Processes, collect
+from smartfast.metrics.diversity import within_class_diversity
+from smartfast.metrics.extractors import Extractor, MetricUnavailable, build_extractor
+from smartfast.metrics.reals import default_cache_dir, real_features
+
+KEYS = {"fid": ["fid"], "kid": ["kid"], "isc": ["isc"], "prc": ["precision", "recall"], "diversity": ["diversity"]}
+"""What each metric of the configuration is called in the results."""
+
+KID_SUBSET_SIZE = 1000
+KID_SUBSETS = 100
+ISC_SPLITS = 10
+PRC_NEIGHBOURS = 3
+PRC_BATCH = 5000
+"""Rows and columns of the distance matrix at a time; a row of tiles of it is held in memory."""
+
+
+def evaluate(
+    sample: ImageSource,
+    dataset: ImageDataset,
+    config: MetricsConfig,
+    *,
+    device: torch.device,
+    process_index: int = 0,
+    num_processes: int = 1,
+    gather: Callable[[Tensor], Tensor] | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Compares `config.samples` generated images with the data set. All processes must call it together.
+
+    Args:
+        sample: Sample numbers int64 [n] -> images uint8 [n, C, H, W] and their labels int64 [n] (None without); a pure
+            function, so that the result does not depend on the number of processes, up to rounding.
+        dataset: The real images. FID uses all of them; the other metrics at most 50,000, evenly spaced.
+        config: What to compute, from how many samples and with which features.
+        device: Where the features are computed.
+        process_index, num_processes: This process among all.
+        gather: Concatenates a tensor over the processes in their order (`accelerate.utils.gather`).
+        cache_dir: Folder of the cached real features; None takes $SMARTFAST_CACHE or the user's cache folder.
+        progress: Show progress bars (in the first process only).
+
+    Returns:
+        The metrics asked for, and the time they took: fid (Heusel et al. 2017), kid (mean over 100 subsets,
+        Binkowski et al. 2018), isc (mean over 10 splits, Salimans et al. 2016), precision and recall (3 neighbours,
+        Kynkaanniemi et al. 2019, in the features of `config.features` instead of VGG16), diversity
+        (`within_class_diversity`), seconds. The same in every process.
+
+    Raises:
+        MetricUnavailable: The Inception weights cannot be had here.
+        UserError: metrics.weights is not a file with the InceptionV3 weights.
+    """
+    start_sec = time.perf_counter()
+    device = torch.device(device)
+    processes = Processes(process_index, num_processes, gather)
+    extractor = _build_extractor_together(config, device, processes)
+    names = set(config.names)
+    shared = dict(batch=config.batch, device=device, processes=processes, progress=progress)
+    reals = None
+    if names - {"isc"}:
+        needs_features = bool(names - {"isc", "fid"})
+        folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+        reals = real_features(dataset, extractor, keep_features=needs_features, cache_dir=folder, **shared)
+    keep = config.samples if names - {"fid"} else 0
+    fakes = collect(sample, config.samples, extractor, keep=keep, title="features of samples", **shared)
+    keys = [key for name, of_name in KEYS.items() if name in names for key in of_name] + ["seconds"]
+    found = dict.fromkeys(keys, 0.0)
+    if processes.index == 0:  # the rest is short, and would only compete with itself for the cores
+        found |= compute_metrics(fakes, reals, names, device) | {"seconds": time.perf_counter() - start_sec}
+    return dict(zip(keys, processes.of_the_first(list(found.values()), device), strict=True))
+
+
+def _build_extractor_together(config: MetricsConfig, device: torch.device, processes: Processes) -> Extractor:
+    """`build_extractor`, failing in all processes if it fails in one: the others would wait for it forever."""
+    extractor, reason = None, "another process could not get the feature extractor's weights"
+    try:
+        extractor = build_extractor(config, device)
+    except MetricUnavailable as error:
+        reason = str(error)
+    if not processes.all_agree(extractor is not None, device):
+        raise MetricUnavailable(reason)
+    return extractor
+
+
+def compute_metrics(
+    fakes: Collected, reals: Collected | None, names: set[str], device: torch.device
+) -> dict[str, float]:
+    """The metrics called `names` of what is known of fakes and reals; `reals` may be None for isc alone."""
+    values: dict[str, float] = {}
+    if "fid" in names:
+        values["fid"] = fid_statistics_to_metric(fakes.statistics, reals.statistics, verbose=False)[KEY_METRIC_FID]
+    if "kid" in names:
+        values["kid"] = _kid(fakes.features, reals.features)
+    if "isc" in names:
+        splits = min(ISC_SPLITS, len(fakes.logits))
+        values["isc"] = isc_features_to_metric(fakes.logits, splits=splits)[KEY_METRIC_ISC_MEAN]
+    if "prc" in names:
+        values["precision"], values["recall"] = _precision_recall(fakes.features, reals.features, device)
+    if "diversity" in names:
+        values["diversity"] = within_class_diversity(fakes.features, fakes.labels, reals.features, reals.labels)
+        if math.isnan(values["diversity"]):
+            warnings.warn("diversity: nan, no class has two samples and two different real images", stacklevel=2)
+    return values
+
+
+def _kid(fakes: Tensor, reals: Tensor) -> float:
+    size = min(KID_SUBSET_SIZE, len(fakes), len(reals))
+    if size < KID_SUBSET_SIZE:
+        warnings.warn(
+            f"kid: subsets of {size} images instead of {KID_SUBSET_SIZE}, there are only {len(fakes)} samples and "
+            f"{len(reals)} real images",
+            stacklevel=2,
+        )
+    metric = kid_features_to_metric(fakes, reals, kid_subsets=KID_SUBSETS, kid_subset_size=size, verbose=False)
+    return metric[KEY_METRIC_KID_MEAN]
+
+
+def _precision_recall(fakes: Tensor, reals: Tensor, device: torch.device) -> tuple[float, float]:
+    neighbours = min(PRC_NEIGHBOURS, len(fakes) - 1, len(reals) - 1)
+    if neighbours < PRC_NEIGHBOURS:
+        warnings.warn(
+            f"precision and recall: {neighbours} neighbours instead of {PRC_NEIGHBOURS}, there are only {len(fakes)} "
+            f"samples and {len(reals)} real images",
+            stacklevel=2,
+        )
+    metric = prc_features_to_metric(
+        fakes.to(device),
+        reals.to(device),
+        prc_neighborhood=neighbours,
+        prc_batch_size=PRC_BATCH,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return metric[KEY_METRIC_PRECISION], metric[KEY_METRIC_RECALL]

@@ -1,0 +1,112 @@
+"""What each phase of StyleGAN2 training computes, with score-matching regularity (SMaRt) in g_main.
+
+Every phase is a pure function of networks and a batch: it returns the loss to minimise and a dictionary
+of detached statistics on the device. Nothing here draws random numbers, steps an optimizer or knows the
+schedule.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from smartfast.draws import Latents
+from smartfast.losses.score import score_loss
+from smartfast.losses.stylegan2 import discriminator_loss, generator_loss, path_length_penalty, r1_penalty
+from smartfast.models import Discriminator, Generator
+from smartfast.scorers import Scorer
+
+PhaseResult = tuple[Tensor, dict[str, Tensor]]
+
+
+class ScoreBatch(NamedTuple):
+    """What the score term consumes: timesteps int64 [N], the noise's streams int64 [N], and, when the term runs a
+    generator pass of its own, that pass's latents."""
+
+    t: Tensor
+    stream: Tensor
+    latents: Latents | None
+
+
+def style_latents(g: Generator, latents: Latents) -> tuple[Tensor, Tensor]:
+    """Latents of the layers [N, num_ws, w_dim] after style mixing, and the batch mean of w [w_dim], detached."""
+    w = g.mapping.map(latents.z, latents.c)
+    ws = g.mapping.broadcast(w)
+    if latents.z_mix is not None:
+        ws_mix = g.mapping.broadcast(g.mapping.map(latents.z_mix, latents.c))
+        layer = torch.arange(g.num_ws, device=w.device)
+        ws = torch.where((layer < latents.cutoff)[:, :, None], ws, ws_mix)
+    return ws, w.detach().mean(dim=0)
+
+
+def d_main(g: Generator, d: Discriminator, latents: Latents, reals: Tensor, real_c: Tensor | None) -> PhaseResult:
+    """Logistic loss of the discriminator; reals [N, C, H, W], real_c label vectors [N, classes] or None."""
+    with torch.no_grad():
+        ws, _ = style_latents(g, latents)
+        fakes = g.synthesis(ws, latents.noise)
+    fake_logits = d(fakes, latents.c)
+    real_logits = d(reals, real_c)
+    loss_fake, loss_real = discriminator_loss(fake_logits, real_logits)
+    loss = loss_fake.mean() + loss_real.mean()
+    return loss, {
+        "loss/d_main": loss.detach(),
+        "logits/fake": fake_logits.detach().mean(),
+        "logits/real": real_logits.detach().mean(),
+    }
+
+
+def d_r1(d: Discriminator, reals: Tensor, real_c: Tensor | None, *, gamma: float) -> PhaseResult:
+    """R1 regularization of the discriminator; reals [N, C, H, W] is a leaf that requires a gradient."""
+    penalty = r1_penalty(d, reals, real_c).mean()
+    return penalty * (gamma / 2), {"loss/r1": penalty.detach()}
+
+
+def g_main(
+    g: Generator,
+    d: Discriminator,
+    latents: Latents,
+    score: ScoreBatch | None = None,
+    *,
+    scorer: Scorer | None = None,
+    score_weight: float = 0.0,
+    seed: int = 0,
+    score_purpose: int = 0,
+) -> PhaseResult:
+    """Non-saturating logistic loss of the generator, plus lambda_score * L_score when `score` is given (SMaRt eq. 10).
+
+    The score term acts on the same fakes, so that one backward pass through the generator serves both, unless
+    `score` brings latents of its own. Its noise is that of (seed, score_purpose, score.stream).
+    """
+    ws, w_mean = style_latents(g, latents)
+    fakes = g.synthesis(ws, latents.noise)
+    logits = d(fakes, latents.c)
+    adversarial = generator_loss(logits).mean()
+    statistics = {"loss/g_main": adversarial.detach(), "w_mean": w_mean}
+    if score is None:
+        return adversarial, statistics
+    labels = latents.labels
+    if score.latents is not None:
+        labels = score.latents.labels
+        fakes = g.synthesis(style_latents(g, score.latents)[0], score.latents.noise)
+    distance = score_loss(scorer, fakes, labels, score.t, seed=seed, stream=score.stream, purpose=score_purpose).mean()
+    return adversarial + score_weight * distance, statistics | {"loss/score": distance.detach()}
+
+
+def g_path(
+    g: Generator,
+    latents: Latents,
+    pixel_noise: Tensor,
+    path_mean: Tensor,
+    *,
+    weight: float,
+    decay: float,
+    mean_over_processes: Callable[[Tensor], Tensor],
+) -> PhaseResult:
+    """Path-length regularization of the generator; arguments as `path_length_penalty`."""
+    ws, _ = style_latents(g, latents)
+    penalty, new_mean = path_length_penalty(
+        g, ws, latents.noise, pixel_noise, path_mean, decay=decay, mean_over_processes=mean_over_processes
+    )
+    penalty = penalty.mean()
+    return penalty * weight, {"loss/path_length": penalty.detach(), "path_mean": new_mean.detach()}

@@ -1,0 +1,37 @@
+"""metrics.jsonl: one JSON object per tick or evaluation, in the order in which they happened."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class RunLog:
+    """Appends rows to metrics.jsonl of a run folder.
+
+    Args:
+        run_dir: Run folder.
+        kimg: Where training (re)starts; rows of a later point, written by a run that was interrupted after its
+            last checkpoint, are dropped.
+    """
+
+    def __init__(self, run_dir: Path, *, kimg: float) -> None:
+        self.path = run_dir / "metrics.jsonl"
+        if self.path.exists():
+            kept = [row for row in read_rows(self.path) if row["kimg"] <= kimg]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row and flush it."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a metrics.jsonl; a last line that was cut off while being written is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

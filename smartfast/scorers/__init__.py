@@ -1,0 +1,17 @@
+"""Frozen diffusion models: what score-matching regularity asks how an image should change."""
+
+from smartfast.scorers.analytic import GaussianMixtureScorer
+from smartfast.scorers.base import Scorer
+from smartfast.scorers.interval import TimestepRange, timestep_range
+from smartfast.scorers.loading import check_scorer, load_scorer
+from smartfast.scorers.unet import UNetScorer
+
+__all__ = [
+    "GaussianMixtureScorer",
+    "Scorer",
+    "TimestepRange",
+    "UNetScorer",
+    "check_scorer",
+    "load_scorer",
+    "timestep_range",
+]

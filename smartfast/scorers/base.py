@@ -1,0 +1,104 @@
+"""What every frozen diffusion model answers: its noise schedule, and the noise it sees in an image.
+
+An image x is noised as x_t = alpha_t x + sigma_t eps with alpha_t^2 + sigma_t^2 = 1. A network may have
+been trained to predict eps, the clean image x0, or v = alpha_t eps - sigma_t x0 (Salimans and Ho,
+"Progressive distillation", arXiv 2202.00512); `predict_eps` turns each of them into eps.
+"""
+
+from abc import abstractmethod
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from smartfast.scorers.schedule import NoiseSchedule
+
+Parameterization = Literal["eps", "x0", "v"]
+
+
+class Scorer(nn.Module):
+    """A frozen diffusion model of images [N, channels, resolution, resolution] in [-1, 1].
+
+    Args:
+        schedule: alpha_t and sigma_t of every timestep.
+        resolution: Height and width in pixels.
+        channels: Colour channels.
+        num_classes: Number of classes that the model is conditioned on; 0 = none.
+        parameterization: What `network` predicts.
+        dtype: Precision of `network`.
+    """
+
+    alphas: Tensor
+    sigmas: Tensor
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        *,
+        resolution: int,
+        channels: int,
+        num_classes: int,
+        parameterization: Parameterization,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule.name
+        self.num_timesteps = schedule.alphas.numel()
+        self.resolution = resolution
+        self.channels = channels
+        self.num_classes = num_classes
+        self.parameterization = parameterization
+        self.dtype = dtype
+        self.register_buffer("alphas", schedule.alphas.to(torch.float32), persistent=False)
+        self.register_buffer("sigmas", schedule.sigmas.to(torch.float32), persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a frozen network is never trained, also not by a parent's `train()`."""
+        return super().train(False)
+
+    def freeze(self) -> Self:
+        """Evaluation mode, and no gradients for weights; subclasses call it when their weights are in place."""
+        return self.eval().requires_grad_(False)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Factor of the image at timesteps t, int64 [N] -> float32 [N]."""
+        return self.alphas[t]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Factor of the noise at timesteps t, int64 [N] -> float32 [N]."""
+        return self.sigmas[t]
+
+    @abstractmethod
+    def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """The network's own prediction (eps, x0 or v, see `parameterization`).
+
+        Args:
+            x_t: Noised images [N, C, H, W] of any float dtype.
+            t: Timesteps, int64 [N].
+            labels: Class indices, int64 [N]; not read when `num_classes` is 0.
+
+        Returns:
+            [N, C, H, W] in `dtype`, differentiable with respect to `x_t`.
+        """
+
+    def predict_eps(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Predicted noise; arguments as `network`.
+
+        The conversions subtract nearly equal numbers where sigma_t is small, so they run in float32, and
+        `x_t` should arrive in float32 unless the network predicts eps.
+
+        Returns:
+            float32 [N, C, H, W] (float64 if `x_t` or the prediction is float64).
+        """
+        prediction = _at_least_float32(self.network(x_t, t, labels))
+        if self.parameterization == "eps":
+            return prediction
+        x_t = _at_least_float32(x_t)
+        alpha, sigma = self.alpha(t)[:, None, None, None], self.sigma(t)[:, None, None, None]
+        if self.parameterization == "x0":
+            return (x_t - alpha * prediction) / sigma
+        return alpha * prediction + sigma * x_t
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

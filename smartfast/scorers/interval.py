@@ -1,0 +1,66 @@
+"""The interval that t is drawn from, in both of its forms: timesteps, and noise-to-signal ratios sigma_t / alpha_t.
+
+An interval of timesteps means something only together with its schedule: t = 25..35 is a ratio of 0.10 to 0.13
+under the linear schedule of 1000 steps, and of 0.05 to 0.07 under the cosine one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from smartfast.config import SmartConfig
+from smartfast.errors import UserError
+from smartfast.scorers.base import Scorer
+
+
+@dataclass(frozen=True)
+class TimestepRange:
+    """Timesteps `first`..`last`, both included, with sigma_t / alpha_t at the two ends; str() is a line for the log."""
+
+    first: int
+    last: int
+    noise_to_signal_low: float
+    noise_to_signal_high: float
+    num_timesteps: int
+    schedule: str
+
+    def __str__(self) -> str:
+        return (
+            f"t = {self.first}..{self.last} of {self.num_timesteps} ({self.schedule}), "
+            f"sigma/alpha = {self.noise_to_signal_low:.3g}..{self.noise_to_signal_high:.3g}"
+        )
+
+
+def timestep_range(scorer: Scorer, config: SmartConfig) -> TimestepRange:
+    """The interval of `smart.timesteps` or `smart.noise_to_signal` under the scorer's schedule.
+
+    Raises:
+        UserError: Both or neither of the two keys set, an interval that is empty or leaves the schedule.
+    """
+    if (config.timesteps is None) == (config.noise_to_signal is None):
+        found = "neither is set" if config.timesteps is None else "both are set"
+        raise UserError(f"smart.timesteps, smart.noise_to_signal: {found}, expected exactly one of them")
+    ratios = (scorer.sigmas.to(torch.float64) / scorer.alphas.to(torch.float64)).tolist()
+    if config.timesteps is not None:
+        first, last = _checked_timesteps(config.timesteps, len(ratios))
+    else:
+        first, last = _timesteps_between(ratios, config.noise_to_signal)
+    return TimestepRange(first, last, ratios[first], ratios[last], len(ratios), scorer.schedule)
+
+
+def _checked_timesteps(timesteps: tuple[int, int], count: int) -> tuple[int, int]:
+    first, last = timesteps
+    if not 0 <= first <= last < count:
+        raise UserError(f"smart.timesteps: {first}, {last}, expected 0 <= first <= last <= {count - 1}")
+    return first, last
+
+
+def _timesteps_between(ratios: list[float], interval: tuple[float, float]) -> tuple[int, int]:
+    low, high = interval
+    inside = [t for t, ratio in enumerate(ratios) if low <= ratio <= high]
+    if not 0 < low <= high or not inside:
+        raise UserError(
+            f"smart.noise_to_signal: {low:g}, {high:g} holds no timestep, expected 0 < low <= high "
+            f"within {ratios[0]:.3g}..{ratios[-1]:.3g}, the scorer's sigma_t / alpha_t"
+        )
+    return inside[0], inside[-1]

@@ -1,0 +1,115 @@
+"""What the trainer says about itself: the status line of a tick, the time of each phase, the memory in use."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import psutil
+import torch
+
+PHASES = ("d_main", "d_r1", "g_main", "g_score", "g_path", "data")
+"""Phases in the order in which the status line shows them."""
+
+_GIB = 2**30
+
+
+class Memory(NamedTuple):
+    """Memory in use, in GiB; gpu is the largest amount allocated since the last look, 0 without a GPU."""
+
+    cpu_gib: float
+    gpu_gib: float
+
+
+def memory_gib(device: torch.device | str = "cpu") -> Memory:
+    """Memory of this process and its children (loader workers), and the peak on `device` since the last call."""
+    process = psutil.Process()
+    resident = process.memory_info().rss
+    for child in process.children(recursive=True):
+        try:
+            resident += child.memory_info().rss
+        except psutil.NoSuchProcess:  # it ended between the two calls
+            continue
+    gpu = 0
+    if torch.device(device).type == "cuda":
+        gpu = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    return Memory(resident / _GIB, gpu / _GIB)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people: `8s`, `3m 08s`, `2h 03m 08s`, `1d 02h 03m`."""
+    minutes, sec = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02}h {minutes:02}m"
+    if hours:
+        return f"{hours}h {minutes:02}m {sec:02}s"
+    return f"{minutes}m {sec:02}s" if minutes else f"{sec}s"
+
+
+def status_line(row: Mapping[str, float]) -> str:
+    """The line of one tick, always with the same columns; `-` where the tick has no value.
+
+    Args:
+        row: A tick row of metrics.jsonl.
+    """
+    cells = [
+        f"tick {_number(row.get('tick'), '.0f'):<5}",
+        f"kimg {_number(row.get('kimg'), '.1f'):<8}",
+        f"time {format_duration(row['time_sec']) if 'time_sec' in row else '-':<12}",
+        f"sec/tick {_number(row.get('sec_per_tick'), '.1f'):<7}",
+        f"sec/kimg {_number(row.get('sec_per_kimg'), '.2f'):<7}",
+        f"maintenance {_number(row.get('maintenance_sec'), '.1f'):<6}",
+        f"cpumem {_number(row.get('cpu_mem_gib'), '.2f'):<6}",
+        f"gpumem {_number(row.get('gpu_mem_gib'), '.2f'):<6}",
+        f"img/s {_number(row.get('images_per_sec'), '.1f'):<7}",
+        "ms",
+        *(f"{phase} {_number(row.get(f'ms/{phase}'), '.1f'):<6}" for phase in PHASES),
+        f"skipped {_number(row.get('skipped_steps'), '.0f')}",
+    ]
+    return " ".join(cells)
+
+
+class PhaseTimer:
+    """Mean time of each phase over a tick.
+
+    On a GPU it records events and waits for the device only in `read`, so that the loop never does.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._on_gpu = torch.device(device).type == "cuda"
+        self._spans: dict[str, list[tuple]] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time the `with` block as one run of `phase`; a block that raises does not count."""
+        start = self._now()
+        yield
+        self._spans.setdefault(phase, []).append((start, self._now()))
+
+    def read(self) -> dict[str, float]:
+        """`ms/<phase>`, mean milliseconds per run, and `count/<phase>`, runs since the last `read`; starts anew."""
+        if self._on_gpu and self._spans:
+            torch.cuda.synchronize()
+        values: dict[str, float] = {}
+        for phase, spans in self._spans.items():
+            values[f"ms/{phase}"] = sum(self._milliseconds(*span) for span in spans) / len(spans)
+            values[f"count/{phase}"] = len(spans)
+        self._spans = {}
+        return values
+
+    def _now(self) -> "float | torch.cuda.Event":
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _milliseconds(self, start, end) -> float:
+        return start.elapsed_time(end) if self._on_gpu else (end - start) * 1000
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)

@@ -1,0 +1,8 @@
+"""Entry point of `accelerate launch smartfast/train.py`; without arguments it trains configs/digits.yaml."""
+
+import sys
+
+from smartfast.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

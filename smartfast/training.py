@@ -1,0 +1,219 @@
+"""Everything one training run consists of, and one iteration of it."""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from smartfast.config import Config
+from smartfast.data import ImageDataset, RealBatch
+from smartfast.draws import LatentSampler, Purpose, batch_positions, draw_timesteps, one_hot
+from smartfast.engine import (
+    AveragedGenerator,
+    Phase,
+    Statistics,
+    StepGuard,
+    TrainedNetwork,
+    mean_over_processes,
+    run_phase,
+    with_gradients,
+)
+from smartfast.kernels.philox import philox_normal
+from smartfast.models.build import build_networks
+from smartfast.phases import ScoreBatch, d_main, d_r1, g_main, g_path
+from smartfast.scorers import Scorer, TimestepRange
+from smartfast.status import PhaseTimer
+
+
+class Training:
+    """State of a run and what computes the next iteration.
+
+    Args:
+        config: Checked configuration.
+        dataset: Training images.
+        scorer: Frozen diffusion model, None when smart.frequency is 0.
+        timesteps: Interval of the score term, None when there is none.
+        device: Where everything lives.
+        process_index, num_processes: This process among those that share a batch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: ImageDataset,
+        *,
+        scorer: Scorer | None = None,
+        timesteps: TimestepRange | None = None,
+        device: torch.device,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        self.config, self.scorer, self.timesteps, self.device = config, scorer, timesteps, device
+        self.num_classes = dataset.num_classes
+        self.images = 0
+        generator, discriminator = build_networks(
+            config.gan,
+            resolution=dataset.resolution,
+            channels=dataset.channels,
+            num_classes=dataset.num_classes,
+            precision=config.perf.precision,
+            seed=config.run.seed,
+        )
+        self.g = self._trained(generator, config.optim.lr_g, self._path_interval or None)
+        self.d = self._trained(discriminator, config.optim.lr_d, config.loss.r1_interval or None)
+        self.ema = AveragedGenerator(
+            self.g, half_life_kimg=config.optim.ema_kimg, rampup=config.optim.ema_rampup
+        )
+        self.path_mean = torch.zeros([], device=device)
+        self.guard, self.statistics, self.timer = StepGuard(device), Statistics(), PhaseTimer(device)
+        self.latents = LatentSampler(
+            seed=config.run.seed,
+            z_dim=generator.z_dim,
+            num_ws=generator.num_ws,
+            noise_shapes=generator.synthesis.noise_shapes,
+            data_labels=None if dataset.labels is None else dataset.labels.to(device),
+            num_classes=dataset.num_classes,
+            style_mixing_prob=config.loss.style_mixing_prob,
+        )
+        self.image_shape = (dataset.channels, dataset.resolution, dataset.resolution)
+        self.places = self._places(process_index, num_processes)
+        self.phases = self._phases()
+
+    @property
+    def _path_interval(self) -> int:
+        return self.config.loss.path_length_interval if self.config.loss.path_length_weight else 0
+
+    def _trained(self, module: torch.nn.Module, lr: float, lazy_interval: int | None) -> TrainedNetwork:
+        return TrainedNetwork(
+            module.to(self.device).train(),
+            lr=lr,
+            optim=self.config.optim,
+            lazy_interval=lazy_interval,
+            carried=1 + self.config.gan.w_dim,
+            channels_last=self.config.perf.channels_last,
+        )
+
+    def _places(self, process_index: int, num_processes: int) -> list[Tensor]:
+        """Places in the global batch of this process's rounds of gradient accumulation."""
+        optim, gan = self.config.optim, self.config.gan
+        rounds = optim.batch // (num_processes * (optim.batch_gpu or optim.batch // num_processes))
+        parts = batch_positions(optim.batch, num_processes * rounds, gan.mbstd_group if gan.mbstd_channels else 1)
+        return [part.to(self.device) for part in parts[process_index * rounds : (process_index + 1) * rounds]]
+
+    def _phases(self) -> dict[str, Phase]:
+        config, g, d = self.config, self.g.module, self.d.module
+        score = functools.partial(
+            g_main,
+            g,
+            d,
+            scorer=self.scorer,
+            score_weight=config.smart.weight,
+            seed=config.run.seed,
+            score_purpose=Purpose.SCORE_NOISE,
+        )
+        path = functools.partial(
+            g_path,
+            g,
+            weight=config.loss.path_length_weight,
+            decay=config.loss.path_length_decay,
+            mean_over_processes=mean_over_processes,
+        )
+        compiled = config.perf.compile
+        make = functools.partial(with_gradients, compile=compiled)
+        return {
+            phase.name: phase
+            for phase in [
+                Phase("g_main", self.g, make(functools.partial(g_main, g, d), self.g), ("w_mean",)),
+                Phase("g_score", self.g, make(score, self.g), ("w_mean",)),
+                Phase("g_path", self.g, make(path, self.g, gain=config.loss.path_length_interval), ("path_mean",)),
+                Phase("d_main", self.d, make(functools.partial(d_main, g, d), self.d)),
+                Phase(
+                    "d_r1",
+                    self.d,
+                    make(
+                        functools.partial(d_r1, d, gamma=config.loss.r1_gamma), self.d, gain=config.loss.r1_interval
+                    ),
+                ),
+            ]
+        }
+
+    @property
+    def offsets(self) -> Tensor:
+        """Places of this process's images in the global batch, int64, in the order of its rounds."""
+        return torch.cat(self.places)
+
+    def run_iteration(self, reals: RealBatch) -> None:
+        """One step of every phase that is due, then the averaged generator; `reals` are the images at `offsets`."""
+        config, index = self.config, self.images // self.config.optim.batch
+        streams = [place + self.images for place in self.places]
+
+        self._train_generator(streams, with_score=_due(index, config.smart.frequency))
+        if _due(index, self._path_interval):
+            self._regularize_path_length(streams)
+        real_rounds = list(self._real_rounds(reals))
+        self._run("d_main", [(self.latents(Purpose.D_MAIN, s), *r) for s, r in zip(streams, real_rounds, strict=True)])
+        if _due(index, config.loss.r1_interval):
+            self._run("d_r1", [(images.detach().requires_grad_(True), c) for images, c in real_rounds])
+
+        self.ema.update(images=self.images, batch=config.optim.batch)
+        self.images += config.optim.batch
+
+    def _run(self, name: str, rounds: list[tuple]) -> tuple[dict[str, Tensor], Tensor]:
+        with self.timer(name):
+            return run_phase(self.phases[name], rounds, self.guard, self.statistics)
+
+    def _train_generator(self, streams: list[Tensor], *, with_score: bool) -> None:
+        rounds = [(self.latents(Purpose.G_MAIN, stream),) for stream in streams]
+        if with_score:
+            rounds = [(*batch, self._score_batch(stream)) for batch, stream in zip(rounds, streams, strict=True)]
+        averages, bad = self._run("g_score" if with_score else "g_main", rounds)
+        w_avg = self.g.module.mapping.w_avg
+        moved = averages["w_mean"].lerp(w_avg, self.config.gan.w_avg_beta)
+        w_avg.copy_(torch.where(bad > 0, w_avg, moved))
+
+    def _score_batch(self, stream: Tensor) -> ScoreBatch:
+        t = draw_timesteps(self.config.run.seed, stream, self.timesteps.first, self.timesteps.last)
+        own_pass = self.config.smart.separate_pass
+        return ScoreBatch(t, stream, self.latents(Purpose.G_SCORE, stream) if own_pass else None)
+
+    def _regularize_path_length(self, streams: list[Tensor]) -> None:
+        rounds = []
+        for stream in streams:
+            stream = stream[: max(len(stream) // self.config.loss.path_length_shrink, 1)]
+            pixels = philox_normal(self.config.run.seed, stream, self._pixels, Purpose.PATH_PIXELS)
+            latents = self.latents(Purpose.G_PATH, stream)
+            rounds.append((latents, pixels.view(-1, *self.image_shape), self.path_mean))
+        averages, bad = self._run("g_path", rounds)
+        self.path_mean.copy_(torch.where(bad > 0, self.path_mean, averages["path_mean"]))
+
+    @property
+    def _pixels(self) -> int:
+        channels, height, width = self.image_shape
+        return channels * height * width
+
+    def _real_rounds(self, reals: RealBatch) -> Iterator[tuple[Tensor, Tensor | None]]:
+        c = one_hot(reals.labels, self.num_classes)
+        rounds = len(self.places)
+        yield from zip(
+            reals.images.chunk(rounds), [None] * rounds if c is None else c.chunk(rounds), strict=True
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next iterations depend on, by name; aliases, not copies."""
+        tensors = {"path_mean": self.path_mean, "bad/total": self.guard.total, "bad/consecutive": self.guard.consecutive}
+        for prefix, network in (("g", self.g), ("d", self.d)):
+            tensors |= {f"{prefix}/{name}": value for name, value in network.module.state_dict().items()}
+            tensors |= {f"{prefix}_adam/{name}": value for name, value in network.optimizer_state.items()}
+        return tensors | {f"ema/{name}": value for name, value in self.ema.module.named_parameters()}
+
+    def restore(self, tensors: dict[str, Tensor], *, images: int) -> None:
+        """Continue after `images` images from tensors that `state` returned; raises KeyError for a missing name."""
+        for name, value in self.state().items():
+            with torch.no_grad():
+                value.copy_(tensors[name])
+        self.images = images
+
+
+def _due(index: int, interval: int) -> bool:
+    return interval > 0 and index % interval == 0

@@ -1,0 +1,145 @@
+"""`hf:` data sets. The real `datasets` library is used where it is installed, and a stand-in everywhere."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smartfast.config import DataConfig
+from smartfast.data import open_dataset
+from smartfast.errors import UserError
+
+Maker = Callable[..., Image.Image]
+
+
+class FakeImage:
+    def __init__(self, decode: bool = True) -> None:
+        self.decode = decode
+
+
+class FakeClassLabel:
+    pass
+
+
+class FakeRows:
+    """As much of datasets.Dataset as is used."""
+
+    def __init__(self, features: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        self.features, self.rows = features, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | str) -> Any:
+        return [row[key] for row in self.rows] if isinstance(key, str) else self.rows[key]
+
+    def cast_column(self, column: str, kind: FakeImage) -> "FakeRows":
+        assert not kind.decode
+        return FakeRows(self.features | {column: kind}, self.rows)
+
+
+def encoded(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="png")
+    return file.getvalue()
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], FakeRows]:
+    """Data sets by (name, split), served by a stand-in for the library."""
+    served: dict[tuple[str, str], FakeRows] = {}
+
+    def load_dataset(name: str, split: str) -> FakeRows:
+        if (name, split) not in served:
+            raise ValueError(f"Unknown split {split!r}.\nMore lines.")
+        return served[name, split]
+
+    module = SimpleNamespace(Image=FakeImage, ClassLabel=FakeClassLabel, load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return served
+
+
+def test_rows_of_a_split(fake_hub: dict[tuple[str, str], FakeRows], random_image: Maker, tmp_path: Path) -> None:
+    pictures = [random_image(i) for i in range(3)]
+    pictures[1].save(tmp_path / "1.png")
+    cells = [{"bytes": encoded(image), "path": None} for image in pictures]
+    cells[1] = {"bytes": None, "path": str(tmp_path / "1.png")}
+    rows = [{"picture": cell, "kind": label} for cell, label in zip(cells, [1, 0, 1], strict=True)]
+    fake_hub["owner/name", "test"] = FakeRows({"kind": FakeClassLabel(), "picture": FakeImage()}, rows)
+    dataset = open_dataset(DataConfig(path="hf:owner/name:test", labels=True))
+    assert (dataset.name, dataset.resolution, dataset.channels, dataset.num_classes) == ("name", 16, 3, 2)
+    expected = np.stack([np.array(image).transpose(2, 0, 1) for image in pictures])
+    assert torch.equal(dataset.all_images(), torch.from_numpy(expected))
+    assert dataset.labels is not None and dataset.labels.tolist() == [1, 0, 1]
+
+
+def test_default_split_is_train(fake_hub: dict[tuple[str, str], FakeRows], random_image: Maker) -> None:
+    cell = {"bytes": encoded(random_image(0)), "path": None}
+    fake_hub["owner/name", "train"] = FakeRows({"image": FakeImage()}, [{"image": cell}])
+    assert len(open_dataset(DataConfig(path="hf:owner/name"))) == 1
+
+
+BAD: dict[str, tuple[FakeRows, str]] = {
+    "no image column": (
+        FakeRows({"text": object()}, [{"text": "x"}]),
+        "data.path: hf:a/b has columns text, expected one of type Image",
+    ),
+    "no row": (FakeRows({"image": FakeImage()}, []), "data.path: hf:a/b holds no image, expected at least one row"),
+    "no cell": (
+        FakeRows({"image": FakeImage()}, [{"image": None}]),
+        "hf:a/b: row 0: no image, expected one in every row",
+    ),
+    "corrupt cell": (
+        FakeRows({"image": FakeImage()}, [{"image": {"bytes": b"x", "path": None}}]),
+        "hf:a/b: row 0: not a readable image (cannot identify",
+    ),
+    "missing file": (
+        FakeRows({"image": FakeImage()}, [{"image": {"bytes": None, "path": "gone.png"}}]),
+        "hf:a/b: row 0: [Errno 2] No such file or directory: 'gone.png', expected a readable image file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rows(case: str, fake_hub: dict[tuple[str, str], FakeRows]) -> None:
+    fake_hub["a/b", "train"], message = BAD[case]
+    with pytest.raises(UserError) as refusal:
+        open_dataset(DataConfig(path="hf:a/b"))
+    assert str(refusal.value).startswith(message) and "\n" not in str(refusal.value)
+
+
+def test_failed_load_is_one_line(fake_hub: dict[tuple[str, str], FakeRows]) -> None:
+    with pytest.raises(UserError) as refusal:
+        open_dataset(DataConfig(path="hf:a/b:dev"))
+    assert (
+        str(refusal.value) == "data.path: hf:a/b:dev not loaded (Unknown split 'dev'.), expected hf:owner/name[:split]"
+    )
+
+
+def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"^data\.path: hf:a/b needs the package datasets: pip install datasets$"):
+        open_dataset(DataConfig(path="hf:a/b"))
+
+
+def test_real_library(random_image: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="the hf extra is not installed; the stand-in tests ran")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    pictures = [random_image(i) for i in range(4)]
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    table = datasets.Dataset.from_dict({"image": pictures, "label": [1, 0, 0, 1]}, features=kinds)
+    (tmp_path / "local").mkdir()
+    table.to_parquet(tmp_path / "local" / "train.parquet")
+    dataset = open_dataset(DataConfig(path=f"hf:{tmp_path}/local", labels=True))
+    assert dataset.labels is not None and dataset.labels.tolist() == [1, 0, 0, 1]
+    expected = np.stack([np.array(image).transpose(2, 0, 1) for image in pictures])
+    assert torch.equal(dataset.all_images(), torch.from_numpy(expected))
+    with pytest.raises(UserError, match="not loaded"):
+        open_dataset(DataConfig(path=f"hf:{tmp_path}/local:nosuchsplit"))

@@ -1,0 +1,171 @@
+"""Resampling against its definition in loops."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from smartfast.kernels import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+
+
+def definition(x: Tensor, f: Tensor, up, down, pads, flip_filter=False, gain=1.0) -> Tensor:
+    """Zero insertion, padding, filter and decimation, one output pixel at a time, in float64."""
+    x, f = x.double(), f.double()
+    f = torch.outer(f, f) if f.ndim == 1 else f
+    f = f if flip_filter else f.flip([0, 1])
+    n, c, h, w = x.shape
+    enlarged = torch.zeros(n, c, h * up[1], w * up[0], dtype=torch.float64)
+    enlarged[:, :, :: up[1], :: up[0]] = x
+    x0, x1, y0, y1 = pads
+    big = torch.zeros(n, c, h * up[1] + 40, w * up[0] + 40, dtype=torch.float64)
+    big[:, :, 20:-20, 20:-20] = enlarged
+    padded = big[:, :, 20 - y0 : h * up[1] + 20 + y1, 20 - x0 : w * up[0] + 20 + x1]
+    fh, fw = f.shape
+    rows = range(0, padded.shape[2] - fh + 1, down[1])
+    columns = range(0, padded.shape[3] - fw + 1, down[0])
+    pixels = [[(padded[:, :, i : i + fh, j : j + fw] * f).sum(dim=[2, 3]) for j in columns] for i in rows]
+    return torch.stack([torch.stack(row, dim=-1) for row in pixels], dim=-2) * gain
+
+
+CASES = {
+    "plain": dict(f=(3, 4), up=(1, 1), down=(1, 1), pads=(1, 2, 0, 3)),
+    "flip": dict(f=(3, 4), up=(1, 1), down=(1, 1), pads=(1, 2, 0, 3), flip_filter=True),
+    "up2": dict(f=(4, 4), up=(2, 2), down=(1, 1), pads=(2, 1, 2, 1), gain=4.0),
+    "down2": dict(f=(4, 4), up=(1, 1), down=(2, 2), pads=(1, 1, 1, 1)),
+    "separable": dict(f=(5,), up=(2, 1), down=(1, 3), pads=(3, 2, 2, 2), gain=0.5),
+    "up3 down2": dict(f=(5, 2), up=(3, 3), down=(2, 2), pads=(2, 1, 0, 4), gain=9.0),
+    "mixed axes": dict(f=(3, 5), up=(2, 1), down=(1, 2), pads=(2, 0, 1, 3)),
+    "crop": dict(f=(2, 3), up=(2, 2), down=(1, 1), pads=(-1, 2, 1, -2)),
+    "crop all sides": dict(f=(3, 3), up=(1, 1), down=(1, 1), pads=(-1, -2, -1, -1)),
+    "one tap": dict(f=(1, 1), up=(2, 2), down=(3, 3), pads=(0, 1, 2, 0)),
+    "much padding": dict(f=(2, 2), up=(1, 1), down=(4, 4), pads=(9, 8, 7, 6)),
+}
+
+
+def unpack(name: str, rng: torch.Generator) -> tuple[Tensor, dict]:
+    options = dict(CASES[name])
+    return torch.randn(options.pop("f"), generator=rng), options
+
+
+def call(x: Tensor, f: Tensor | None, options: dict) -> Tensor:
+    return upfirdn2d(x, f, padding=options["pads"], **{k: v for k, v in options.items() if k != "pads"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient(name, dtype, rng, assert_near) -> None:
+    f, options = unpack(name, rng)
+    x = torch.randn(2, 3, 7, 9, generator=rng).to(dtype).requires_grad_()
+    truth = x.detach().double().requires_grad_()
+    expected = definition(truth, f, **options)
+    y = call(x, f, options)
+    assert y.dtype == dtype
+    assert_near(y, expected)
+    upstream = torch.randn(y.shape, generator=rng).to(dtype)
+    (gradient,) = torch.autograd.grad(y, x, upstream)
+    assert_near(gradient, torch.autograd.grad(expected, truth, upstream.double())[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_of_every_order(name, rng) -> None:
+    f, options = unpack(name, rng)
+    x = torch.randn(1, 2, 5, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda x: call(x, f, options), x)
+    assert gradgradcheck(lambda x: call(x, f, options), x)
+
+
+def test_no_filter_is_one_tap(rng) -> None:
+    x = torch.randn(2, 3, 5, 6, generator=rng)
+    options = dict(up=(2, 3), down=(3, 2), pads=(1, 2, -1, 3), gain=1.5)
+    assert torch.allclose(call(x, None, options), call(x, torch.ones(1, 1), options))
+
+
+def test_argument_forms(rng) -> None:
+    x, f = torch.randn(1, 2, 6, 5, generator=rng), torch.randn(3, 3, generator=rng)
+    assert torch.equal(upfirdn2d(x, f, up=2, padding=2), upfirdn2d(x, f, up=(2, 2), padding=(2, 2, 2, 2)))
+    assert torch.equal(upfirdn2d(x, f, padding=[1, 3]), upfirdn2d(x, f, padding=[1, 1, 3, 3]))
+
+
+@pytest.mark.parametrize("options", [dict(), dict(up=2), dict(down=2), dict(up=(1, 2), down=(3, 1))], ids=str)
+def test_channels_last_stays(options, rng, assert_near) -> None:
+    f = torch.randn(3, 3, generator=rng)
+    x = torch.randn(2, 4, 6, 7, generator=rng)
+    expected = upfirdn2d(x, f, padding=2, **options)
+    x_last = x.to(memory_format=torch.channels_last).requires_grad_()
+    y = upfirdn2d(x_last, f, padding=2, **options)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert_near(y, expected.double())
+    (gradient,) = torch.autograd.grad(y, x_last, torch.randn(y.shape, generator=rng))
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_strided_input_and_expanded_gradient(rng, assert_near) -> None:
+    f = torch.randn(4, 4, generator=rng)
+    base = torch.randn(2, 3, 9, 12, generator=rng)
+    strided = base[:, :, 1:, ::2].requires_grad_()
+    dense = strided.detach().clone().requires_grad_()
+    outputs = [upfirdn2d(x, f, up=2, padding=1) for x in (strided, dense)]
+    assert_near(outputs[0], outputs[1].double())
+    upstream = torch.tensor(0.7).expand_as(outputs[0])
+    gradients = [torch.autograd.grad(y, x, upstream)[0] for y, x in zip(outputs, (strided, dense), strict=True)]
+    assert_near(gradients[0], gradients[1].double())
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8)], ids=["no images", "no channels"])
+def test_empty(shape) -> None:
+    x = torch.zeros(shape, requires_grad=True)
+    y = upfirdn2d(x, torch.ones(4, 4), up=2, down=1, padding=(2, 1, 2, 1))
+    assert y.shape == (shape[0], shape[1], 16, 16)
+    (gradient,) = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
+    assert gradient.shape == x.shape
+
+
+def test_resizing_keeps_constants() -> None:
+    f = setup_filter([1, 3, 3, 1])
+    x = torch.full((1, 1, 12, 12), 3.0)
+    assert torch.allclose(upsample2d(x, f)[:, :, 2:-2, 2:-2], torch.tensor(3.0))
+    assert torch.allclose(downsample2d(x, f)[:, :, 1:-1, 1:-1], torch.tensor(3.0))
+    assert torch.allclose(filter2d(x, f, gain=2.0)[:, :, 2:-2, 2:-2], torch.tensor(6.0))
+
+
+@pytest.mark.parametrize("taps", [2, 3, 4, 5, 12])
+def test_resizing_is_centred(taps) -> None:
+    """A symmetric filter moves no mass: the centre of gravity stays where it is, in units of the image."""
+    x = torch.zeros(1, 1, 16, 16)
+    x[0, 0, 7:9, 7:9] = 1
+    f = setup_filter(torch.ones(taps))
+    for y in (upsample2d(x, f), downsample2d(x, f), filter2d(x, f) if taps % 2 else filter2d(filter2d(x, f), f, padding=0)):
+        size = y.shape[3]
+        position = (torch.arange(size) + 0.5) / size
+        shift = 1 / 16 if taps % 2 == 0 and size == 16 else 0.0  # two even filters of equal phase move by one pixel
+        centre = (y.sum(dim=[0, 1, 2]) * position).sum() / y.sum()
+        assert abs(centre - 0.5) <= shift + 1e-5
+
+
+def test_setup_filter() -> None:
+    f = torch.tensor([1.0, 2.0, 5.0])
+    assert torch.allclose(setup_filter(f), torch.outer(f, f) / 64)
+    assert torch.allclose(setup_filter(f, flip_filter=True, gain=4.0), torch.outer(f, f).flip([0, 1]) / 16)
+    assert torch.allclose(setup_filter(f, separable=True, gain=4.0), f / 8 * 2)
+    assert setup_filter(torch.arange(8.0)).shape == (8,)
+    assert torch.equal(setup_filter(None), torch.ones(1, 1))
+    assert torch.equal(setup_filter(3, normalize=False), torch.full((1, 1), 9.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(x=torch.zeros(2, 3, 4)), "x is torch.float32 (2, 3, 4)"),
+        (dict(x=torch.zeros(1, 1, 4, 4, dtype=torch.int64)), "x is torch.int64"),
+        (dict(f=torch.zeros(2, 2, 2)), "f has shape (2, 2, 2)"),
+        (dict(up=0), "up is 0"),
+        (dict(down=(1, 2, 3)), "down is (1, 2, 3)"),
+        (dict(padding=(1, 2, 3)), "padding is (1, 2, 3)"),
+        (dict(padding=-2), "leaves 0x0 pixels"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_errors_name_the_argument(options, message) -> None:
+    arguments = dict(x=torch.zeros(1, 1, 4, 4), f=torch.ones(2, 2)) | options
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        upfirdn2d(arguments.pop("x"), arguments.pop("f"), **arguments)

@@ -1,0 +1,107 @@
+"""The score term against its closed form, eagerly and compiled."""
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from smartfast.kernels import philox_normal
+from smartfast.losses import score_loss
+from smartfast.scorers import GaussianMixtureScorer, UNetScorer
+from smartfast.scorers.schedule import schedule_from_config
+
+SHAPE = (5, 3, 7, 7)
+T = torch.tensor([25, 0, 35, 400, 999])
+NOISE = {"seed": 11, "stream": torch.tensor([4, 0, 7, 2**40, 1]), "purpose": 8}
+MEAN = torch.rand(SHAPE[1:], generator=torch.Generator().manual_seed(5)) - 0.5
+STD = 0.4
+
+
+def one_gaussian(parameterization="eps"):
+    return GaussianMixtureScorer(
+        schedule_from_config({}, "test"), MEAN[None], torch.tensor([STD]), parameterization=parameterization
+    )
+
+
+def random(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def closed_form(scorer, images, upstream):
+    """Loss per sample and its gradient for one Gaussian, by hand, in float64."""
+    alpha, sigma = (level(T).double()[:, None, None, None] for level in (scorer.alpha, scorer.sigma))
+    eps = philox_normal(NOISE["seed"], NOISE["stream"], MEAN.numel(), NOISE["purpose"]).reshape(SHAPE).double()
+    x_t = alpha * images.double() + sigma * eps
+    variance = (alpha * STD) ** 2 + sigma**2
+    error = sigma * (x_t - alpha * MEAN.double()) / variance - eps
+    loss = error.square().mean(dim=(1, 2, 3))
+    gradient = upstream.double()[:, None, None, None] * 2 / MEAN.numel() * error * sigma * alpha / variance
+    return loss, gradient
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+def test_loss_and_gradient_against_closed_form(parameterization):
+    scorer = one_gaussian(parameterization)
+    images, upstream = random(*SHAPE, seed=1).requires_grad_(True), random(SHAPE[0], seed=2)
+    loss = score_loss(scorer, images, None, T, **NOISE)
+    (gradient,) = torch.autograd.grad(loss, images, upstream)
+    expected_loss, expected_gradient = closed_form(scorer, images.detach(), upstream)
+    assert loss.dtype == torch.float32
+    # The difference of eps and its prediction is small at t = 999; x0 and v divide rounding by sigma, 0.01 at t = 0.
+    tolerance = 1e-4 if parameterization == "eps" else 1e-3
+    torch.testing.assert_close(loss.double(), expected_loss, rtol=tolerance, atol=0)
+    for n in range(SHAPE[0]):
+        error = (gradient[n].double() - expected_gradient[n]).norm() / expected_gradient[n].norm()
+        assert error < tolerance
+
+
+def test_samples_do_not_depend_on_their_batch():
+    scorer, images = one_gaussian(), random(*SHAPE, seed=1)
+    whole = score_loss(scorer, images, None, T, **NOISE)
+    for n in range(SHAPE[0]):
+        one = {**NOISE, "stream": NOISE["stream"][n : n + 1]}
+        torch.testing.assert_close(score_loss(scorer, images[n : n + 1], None, T[n : n + 1], **one)[0], whole[n])
+
+
+def test_empty_batch():
+    empty = torch.zeros(0, dtype=torch.int64)
+    loss = score_loss(one_gaussian(), torch.zeros(0, *SHAPE[1:]), None, empty, seed=0, stream=empty, purpose=8)
+    assert loss.shape == (0,)
+
+
+def test_labels_reach_the_scorer():
+    scorer = GaussianMixtureScorer(
+        schedule_from_config({}, "test"),
+        torch.stack([MEAN, -MEAN]),
+        torch.tensor([0.1, 0.1]),
+        classes=(0, 1),
+    )
+    images = MEAN.expand(SHAPE).clone()
+    right, wrong = (score_loss(scorer, images, torch.full((5,), c), T, **NOISE) for c in (0, 1))
+    assert (right[[0, 2]] < wrong[[0, 2]]).all()
+
+
+def loss_and_gradient(loss_function, scorer, labels):
+    images = random(5, 3, 8, 8, seed=1).requires_grad_(True)
+    loss = loss_function(scorer, images, labels, T, **NOISE)
+    loss.backward(random(5, seed=2))
+    return loss.detach(), images.grad
+
+
+def test_compiled_equals_eager_and_weights_get_no_gradient():
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+        num_class_embeds=3,
+    )
+    scorer = UNetScorer(unet, schedule_from_config({}, "test"), parameterization="v", dtype=torch.bfloat16)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    eager = loss_and_gradient(score_loss, scorer, labels)
+    compiled = loss_and_gradient(torch.compile(score_loss, fullgraph=True, backend="aot_eager"), scorer, labels)
+    for found, expected in zip(compiled, eager, strict=True):
+        assert (found - expected).norm() / expected.norm() < 2e-2
+    assert all(p.grad is None for p in scorer.parameters())

@@ -1,0 +1,200 @@
+"""Folders that diffusers writes, loaded as scorers, and everything that can be wrong with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from smartfast.errors import UserError
+from smartfast.scorers import check_scorer, load_scorer, loading
+from smartfast.scorers.loading import scorer_dtype
+
+T = torch.tensor([25, 900])
+LABELS = torch.tensor([2, 0])
+
+
+def image_batch():
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def expected_eps(prediction, prediction_type, x_t):
+    kept = DDPMScheduler().alphas_cumprod[T].double()[:, None, None, None]
+    alpha, sigma, prediction = kept.sqrt(), (1 - kept).sqrt(), prediction.double()
+    if prediction_type == "epsilon":
+        return prediction
+    if prediction_type == "sample":
+        return (x_t - alpha * prediction) / sigma
+    return alpha * prediction + sigma * x_t
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+@pytest.mark.parametrize("out_channels", [3, 6])
+@pytest.mark.parametrize("classes", [None, 4])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_round_trip(scorer_folder, tiny_unet, prediction_type, classes, out_channels, pipeline):
+    unet = tiny_unet(num_class_embeds=classes, out_channels=out_channels)
+    folder, unet = scorer_folder(unet=unet, scheduler=DDPMScheduler(prediction_type=prediction_type), pipeline=pipeline)
+    scorer = load_scorer(str(folder))
+    assert (scorer.resolution, scorer.channels, scorer.num_classes) == (8, 3, classes or 0)
+    x_t = image_batch()
+    again = UNet2DModel.from_pretrained(folder / "unet" if pipeline else folder).eval()
+    raw = again(x_t, T, class_labels=LABELS if classes else None).sample
+    torch.testing.assert_close(raw, unet(x_t, T, class_labels=LABELS if classes else None).sample)
+    expected = expected_eps(raw[:, :3], prediction_type, x_t)
+    # float32 rounding of the network, divided by sigma = 0.08 where x0 is predicted
+    found = scorer.predict_eps(x_t, T, LABELS)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_and_differentiable(scorer_folder):
+    folder, _ = scorer_folder()
+    scorer = load_scorer(str(folder)).train()
+    assert not scorer.training and not scorer.unet.training
+    x_t = image_batch().requires_grad_(True)
+    scorer.predict_eps(x_t, T).square().mean().backward()
+    assert x_t.grad.abs().max() > 0
+    assert all(p.grad is None and not p.requires_grad for p in scorer.parameters())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_half_precision(scorer_folder, precision, dtype):
+    folder, unet = scorer_folder(scheduler=DDIMScheduler())
+    scorer = load_scorer(str(folder), precision=precision)
+    assert scorer.dtype == scorer.unet.conv_in.weight.dtype == dtype
+    assert scorer.alphas.dtype == torch.float32
+    found = scorer.predict_eps(image_batch(), T)
+    assert found.dtype == torch.float32
+    expected = unet(image_batch(), T).sample
+    assert (found - expected).norm() / expected.norm() < 2e-2
+
+
+def test_auto_precision_on_a_cpu():
+    assert scorer_dtype("cpu", "auto") == torch.float32
+    assert scorer_dtype("cuda", "fp16") == torch.float16
+
+
+def remove(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def truncate(folder: Path):
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+
+def lose_one_weight(folder: Path):
+    file = folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["conv_out.bias"]
+    save_file(weights, file, {"format": "pt"})
+
+
+def edit(name, **changes):
+    def apply(folder: Path):
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(config | changes))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove("scheduler_config.json"), "has no scheduler_config.json, expected one"),
+        (remove("config.json"), "no config.json, expected a diffusers UNet2DModel"),
+        (remove("diffusion_pytorch_model.safetensors"), "expected a UNet2DModel with safetensors weights"),
+        (truncate, "expected a UNet2DModel with safetensors weights"),
+        (lose_one_weight, "the weights lack conv_out.bias, expected all that config.json needs"),
+        (edit("config.json", layers_per_block=2), "shape .*; expected a UNet2DModel with safetensors weights"),
+        (lambda folder: (folder / "scheduler_config.json").write_text("{"), "scheduler_config.json: not readable"),
+        (edit("scheduler_config.json", prediction_type="flow"), "prediction_type is 'flow', expected one of epsilon"),
+        (edit("scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"), "expected one of DDPMScheduler"),
+        (edit("config.json", sample_size=None), "sample_size is None, expected one number or a square"),
+        (edit("config.json", sample_size=[8, 16]), "expected one number or a square"),
+    ],
+)
+def test_damaged_folder(scorer_folder, damage, message):
+    folder, _ = scorer_folder()
+    damage(folder)
+    with pytest.raises(UserError, match=message) as error:
+        load_scorer(str(folder))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"out_channels": 4}, "out_channels is 4, expected in_channels"),
+        ({"class_embed_type": "timestep"}, "class_embed_type is 'timestep', expected null"),
+    ],
+)
+def test_unsupported_network(scorer_folder, tiny_unet, changes, message):
+    folder, _ = scorer_folder(unet=tiny_unet(**changes))
+    with pytest.raises(UserError, match=message):
+        load_scorer(str(folder))
+
+
+def test_weights_in_a_pickle_are_refused(scorer_folder, tiny_unet):
+    folder, unet = scorer_folder()
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(unet.state_dict(), folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match="expected a UNet2DModel with safetensors weights"):
+        load_scorer(str(folder))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "/no/such/folder", "./missing/folder", "a/b/c"])
+def test_missing_folder(name):
+    with pytest.raises(UserError, match="is no folder, expected `digits`, a diffusers folder or a hub id"):
+        load_scorer(name)
+
+
+def test_hub_id(scorer_folder, monkeypatch):
+    folder, unet = scorer_folder(pipeline=True)
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, [p for p in allow_patterns if p.endswith((".bin", ".py"))]))
+        return str(folder)
+
+    monkeypatch.setattr(loading, "snapshot_download", download)
+    found = load_scorer("owner/model").predict_eps(image_batch(), T)
+    assert asked == [("owner/model", [])]
+    torch.testing.assert_close(found, unet(image_batch(), T).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_hub_id_without_internet(monkeypatch):
+    def download(name, allow_patterns):
+        raise LocalEntryNotFoundError("no connection\nand nothing cached")
+
+    monkeypatch.setattr(loading, "snapshot_download", download)
+    with pytest.raises(UserError, match="'owner/model' is no folder and no hub download .no connection and nothing"):
+        load_scorer("owner/model")
+
+
+@pytest.mark.parametrize(
+    ("gan", "message"),
+    [
+        ({"resolution": 16}, "'mine' has resolution 8, expected the GAN's 16"),
+        ({"channels": 1}, "'mine' has 3 image channels, expected the GAN's 1"),
+        ({"num_classes": 10}, "'mine' has 4 classes, expected the GAN's 10"),
+        ({"num_classes": 0}, "'mine' has 4 classes, expected the GAN's 0"),
+    ],
+)
+def test_check_scorer(scorer_folder, tiny_unet, gan, message):
+    folder, _ = scorer_folder(unet=tiny_unet(num_class_embeds=4))
+    scorer = load_scorer(str(folder))
+    fitting = {"resolution": 8, "channels": 3, "num_classes": 4}
+    check_scorer(scorer, **fitting, name="mine")
+    with pytest.raises(UserError, match=message):
+        check_scorer(scorer, **fitting | gan, name="mine")
+
+
+def test_scorer_without_classes_fits_any_gan(scorer_folder):
+    scorer = load_scorer(str(scorer_folder()[0]))
+    check_scorer(scorer, resolution=8, channels=3, num_classes=10, name="mine")
+    x_t = image_batch()
+    assert torch.equal(scorer.predict_eps(x_t, T, LABELS), scorer.predict_eps(x_t, T))
