@@ -60,7 +60,7 @@ def modulated_conv2d(
         raise ValueError(f"styles has shape {tuple(styles.shape)}, expected {tuple(x.shape[:2])}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
-    if noise is not None and noise.shape[:-2] not in ((), (x.shape[0], 1)):
+    if noise is not None and noise.ndim != 2 and noise.shape[:-2] != (x.shape[0], 1):
         raise ValueError(f"noise has shape {tuple(noise.shape)}, expected [{x.shape[0]}, 1, H, W] or [H, W]")
     alpha, gain = check_activation(act, alpha, gain, clamp)
     return dispatch(

@@ -118,7 +118,9 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Gene
         generator.load_state_dict(load_file(weights))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{weights}: expected a generator with {options_file.name} beside it, found: {reason}") from error
+        raise UserError(
+            f"{weights}: expected a generator with {options_file.name} beside it, found: {reason}"
+        ) from error
     return generator.eval().requires_grad_(False).to(device)
 
 

@@ -42,7 +42,10 @@ def _check_lengths(config: Config) -> None:
             raise UserError(f"{name} is {value}, expected more than 0")
     not_negative = {"smart.frequency": config.smart.frequency, "smart.weight": config.smart.weight}
     not_negative |= {"loss.r1_interval": config.loss.r1_interval, "metrics.every_ticks": config.metrics.every_ticks}
-    not_negative |= {"loss.path_length_interval": config.loss.path_length_interval, "loss.r1_gamma": config.loss.r1_gamma}
+    not_negative |= {
+        "loss.path_length_interval": config.loss.path_length_interval,
+        "loss.r1_gamma": config.loss.r1_gamma,
+    }
     not_negative |= {"gan.mbstd_channels": config.gan.mbstd_channels, "run.seed": config.run.seed}
     for name, value in not_negative.items():
         if value < 0:
@@ -58,7 +61,9 @@ def _check_batch(config: Config, num_processes: int) -> None:
     local = batch // num_processes
     size = config.optim.batch_gpu or local
     if size <= 0 or local % size:
-        raise UserError(f"optim.batch_gpu is {size}, expected a divisor of the {local} images per process and iteration")
+        raise UserError(
+            f"optim.batch_gpu is {size}, expected a divisor of the {local} images per process and iteration"
+        )
     if gan.mbstd_channels and size % min(gan.mbstd_group, size):
         raise UserError(f"gan.mbstd_group is {gan.mbstd_group}, expected a divisor of the {size} images at a time")
 

@@ -88,7 +88,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def usage() -> str:
     """The help text of `smartfast`."""
     lines = [f"  {name:<14}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: smartfast COMMAND [options]", "", *lines, "", "smartfast COMMAND --help lists the options."])
+    return "\n".join(
+        ["usage: smartfast COMMAND [options]", "", *lines, "", "smartfast COMMAND --help lists the options."]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,6 +66,8 @@ class GanConfig:
     """Dimension of the intermediate latent w. Default: StyleGAN2."""
     mapping_layers: int = 8
     """Depth of the mapping network. Default: StyleGAN2; ADA's `auto` and `cifar` take 2."""
+    mapping_lr_multiplier: float = 0.01
+    """Learning-rate multiplier of the mapping network. Default: StyleGAN2."""
     channel_base: int = 32768
     """Feature maps at resolution r are min(channel_base / r, channel_max). Default: StyleGAN2 at 1024 pixels."""
     channel_max: int = 512

@@ -74,6 +74,7 @@ def _devices() -> list[str]:
     memory = psutil.virtual_memory()
     lines = [
         f"cpu: {psutil.cpu_count(logical=False)} cores, {torch.get_num_threads()} threads used, "
+        f"{torch.backends.cpu.get_cpu_capability()} instructions, "
         f"{memory.total / _GIB:.1f} GiB memory, {memory.available / _GIB:.1f} GiB free"
     ]
     if not torch.cuda.is_available():

@@ -140,7 +140,8 @@ def compile_phase(compute: Callable[..., ComputedPhase]) -> Callable[..., Comput
     """torch.compile as one graph; stays eager, and says so, where torch cannot trace autograd.grad."""
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         warnings.warn(
-            f"perf.compile: torch {torch.__version__} cannot trace torch.autograd.grad; phases run eagerly", stacklevel=2
+            f"perf.compile: torch {torch.__version__} cannot trace torch.autograd.grad; phases run eagerly",
+            stacklevel=2,
         )
         return compute
     torch._dynamo.config.trace_autograd_ops = True
@@ -155,10 +156,22 @@ def average_over_processes_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.forward(ctx, gradient)
+
+
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Differentiable mean over the processes."""
+    """Mean over the processes, differentiable once, in eager mode."""
     if dist.is_initialized() and dist.get_world_size() > 1:
-        return torch.distributed.nn.functional.all_reduce(value) / dist.get_world_size()
+        return _SumOverProcesses.apply(value) / dist.get_world_size()
     return value
 
 

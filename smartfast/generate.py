@@ -16,10 +16,9 @@ from torch import Tensor
 from smartfast.checkpoint import load_generator
 from smartfast.draws import Purpose, one_hot
 from smartfast.errors import UserError
-from smartfast.grids import grid_shape, save_grid
+from smartfast.grids import grid_shape, save_grid, to_uint8
 from smartfast.kernels import philox_normal
 from smartfast.models import Generator
-from smartfast.sampling import to_uint8
 
 MAX_SEED = 2**32 - 1
 
@@ -88,7 +87,7 @@ def generate(options: GenerateOptions) -> list[Path]:
 
 
 def make_request(generator: Generator, seeds: list[int], classes: str | None) -> Request:
-    """All seeds of a class follow one another's classes: seed 0 in every class, then seed 1, ...
+    """Which images to draw: the first seed in every wanted class, then the second seed, ...
 
     Raises:
         UserError: Classes that the generator does not have.

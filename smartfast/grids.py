@@ -40,6 +40,11 @@ def grid_shape(resolution: int, num_classes: int) -> GridShape:
     return GridShape(rows=max(3, min(10, fitting)), columns=columns)
 
 
+def to_uint8(images: Tensor) -> Tensor:
+    """Images of any float dtype in about [-1, 1] as uint8 0..255, same shape; values outside are clamped."""
+    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
 def to_pillow(images: Tensor, columns: int = 1, *, min_pixels: int = 0) -> Image.Image:
     """One picture of images uint8 [N, C, H, W], C in 1, 3, 4, filled row by row; missing cells stay black.
 

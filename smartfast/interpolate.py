@@ -2,9 +2,10 @@
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,8 @@ from smartfast.checkpoint import load_generator
 from smartfast.draws import one_hot
 from smartfast.errors import UserError
 from smartfast.generate import MAX_SEED, choose_device, latents, parse_numbers
-from smartfast.grids import save_grid, to_pillow, write_atomically
+from smartfast.grids import save_grid, to_pillow, to_uint8, write_atomically
 from smartfast.models import Generator
-from smartfast.sampling import to_uint8
 
 FORMATS = (".gif", ".mp4", ".png")
 
@@ -134,9 +134,10 @@ def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
     fraction = fraction[:, None]
     length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     direction_a, direction_b = a / length_a, b / length_b
-    cosine = (direction_a * direction_b).sum(dim=1, keepdim=True).clamp(-1, 1)
-    angle, sine = torch.acos(cosine), torch.sqrt(1 - cosine.square())
-    is_arc = sine > 2e-4
+    difference, total = direction_a - direction_b, direction_a + direction_b
+    angle = 2 * torch.atan2(difference.norm(dim=1, keepdim=True), total.norm(dim=1, keepdim=True))
+    sine = torch.sin(angle)
+    is_arc = sine > 1e-4
     safe_sine = torch.where(is_arc, sine, 1.0)
     weight_a = torch.where(is_arc, torch.sin((1 - fraction) * angle) / safe_sine, 1 - fraction)
     weight_b = torch.where(is_arc, torch.sin(fraction * angle) / safe_sine, fraction)
@@ -181,7 +182,7 @@ def _save_mp4(images: Tensor, out: Path, fps: int) -> None:
     writer.close()
 
 
-def _video_writer():
+def _video_writer() -> Callable[..., Any]:
     try:
         from imageio_ffmpeg import write_frames
     except ImportError as error:

@@ -34,7 +34,9 @@ def launch(config: Config) -> bool:
         UserError: Something in the configuration, the data, the scorer or the run folder cannot work.
     """
     accelerator = Accelerator(
-        log_with=None if config.run.tracker == "none" else config.run.tracker, project_dir=config.run.dir
+        cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
+        log_with=None if config.run.tracker == "none" else config.run.tracker,
+        project_dir=config.run.dir,
     )
     _set_up_arithmetic(config, accelerator)
     dataset = open_dataset(config.data)
@@ -43,7 +45,8 @@ def launch(config: Config) -> bool:
     if config.run.dry_run:
         accelerator.print(describe(config, dataset, scorer, timesteps))
         return True
-    check_metrics(config.metrics)
+    with accelerator.local_main_process_first():
+        check_metrics(config.metrics)
     training = Training(
         config,
         dataset,
@@ -141,9 +144,7 @@ def _flat(config: Config) -> dict[str, str | float | int | bool]:
     }
 
 
-def _opening_lines(
-    config: Config, dataset: ImageDataset, timesteps: TimestepRange | None, training: Training
-) -> str:
+def _opening_lines(config: Config, dataset: ImageDataset, timesteps: TimestepRange | None, training: Training) -> str:
     classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
     score = f"{config.smart.scorer}, lambda {config.smart.weight}, every {config.smart.frequency} steps, {timesteps}"
     start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"

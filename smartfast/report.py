@@ -1,11 +1,11 @@
-"""report.html of a run folder: figures, curves, sample sheets, an interpolation strip and where the time went.
+"""report.html of a run folder: the main numbers, curves, sample sheets, an interpolation strip and where the time went.
 
 One file without external parts. Whatever a run folder lacks is left out of the report or said in it.
 """
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from smartfast.errors import UserError
 from smartfast.grids import to_pillow, write_atomically
 from smartfast.interpolate import InterpolateOptions, draw_path
 from smartfast.models import Generator
-from smartfast.report_plots import LOSS_PANELS, METRIC_PANELS, draw_panels
+from smartfast.report_plots import LOSS_PANELS, METRIC_PANELS, Panel, draw_panels
 from smartfast.run_log import read_rows
 from smartfast.status import PHASES, format_duration
 
@@ -28,7 +28,16 @@ Row = Mapping[str, Any]
 
 _SHEETS = 6  # sample sheets over time, the first and the last among them
 _STRIP_COLUMNS, _STRIP_ROWS = 10, 5
-_HIGHER_IS_BETTER = {"fid": False, "kid": False, "isc": True, "precision": True, "recall": True, "diversity": True}
+
+# What is good, in words and as a key of which the least is the best.
+_METRICS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "fid": ("lower is better", lambda value: value),
+    "kid": ("lower is better", lambda value: value),
+    "isc": ("higher is better", lambda value: -value),
+    "precision": ("higher is better", lambda value: -value),
+    "recall": ("higher is better", lambda value: -value),
+    "diversity": ("1 = like the data", lambda value: abs(value - 1)),
+}
 
 
 class PhaseTime(NamedTuple):
@@ -59,7 +68,7 @@ def write_report(run_dir: str | Path) -> Path:
     config_file = run_dir / "config.yaml"
     config_text = config_file.read_text() if config_file.is_file() else ""
     sections = [
-        html.section("Figures", html.facts(headline(ticks, _checkpoint_info(run_dir)))),
+        html.section("Overview", html.facts(headline(ticks, _checkpoint_info(run_dir)))),
         _metrics_section(evaluations),
         _samples_section(run_dir),
         _strip_section(run_dir),
@@ -125,12 +134,12 @@ def _metrics_section(evaluations: Sequence[Row]) -> str:
     if not evaluations:
         return html.section("Metrics", html.paragraph("None were computed."))
     rows = []
-    for name, higher in _HIGHER_IS_BETTER.items():
+    for name, (meaning, badness) in _METRICS.items():
         values = [(row[f"metric/{name}"], row["kimg"]) for row in evaluations if f"metric/{name}" in row]
         if values:
-            best, best_kimg = (max if higher else min)(values)
+            best, best_kimg = min(values, key=lambda point: badness(point[0]))
             cells = [f"{values[0][0]:.4g}", f"{best:.4g} (at {best_kimg:g} kimg)", f"{values[-1][0]:.4g}"]
-            rows.append([f"{name} ({'higher' if higher else 'lower'} is better)", *cells])
+            rows.append([f"{name} ({meaning})", *cells])
     table = html.table(["metric", "first", "best", "last"], rows)
     return html.section("Metrics", table, _plot(METRIC_PANELS, evaluations, smoothed=False, caption=""))
 
@@ -140,7 +149,7 @@ def _losses_section(ticks: Sequence[Row]) -> str:
     return html.section("Losses", _plot(LOSS_PANELS, ticks, smoothed=True, caption=caption))
 
 
-def _plot(panels, rows: Sequence[Row], *, smoothed: bool, caption: str) -> str:
+def _plot(panels: Sequence[Panel], rows: Sequence[Row], *, smoothed: bool, caption: str) -> str:
     drawing = draw_panels(panels, rows, smoothed=smoothed)
     return html.paragraph("No data.") if drawing is None else html.figure(drawing, "image/svg+xml", caption)
 

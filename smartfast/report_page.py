@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -107,7 +108,7 @@ def page(title: str, subtitle: str, sections: Sequence[str]) -> str:
 """
 
 
-def _encode(picture: Image.Image, file_format: str, **options) -> bytes:
+def _encode(picture: Image.Image, file_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format=file_format, **options)
     return buffer.getvalue()

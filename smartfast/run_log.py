@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object per tick or evaluation, in the order in which they happened."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ class RunLog:
             self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row and flush it."""
+        """Append one row; a number that is not finite becomes null, which JSON can hold."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(finite) + "\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

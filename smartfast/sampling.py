@@ -5,14 +5,9 @@ from torch import Tensor
 
 from smartfast.data import ImageDataset
 from smartfast.draws import LatentSampler, Purpose, one_hot
-from smartfast.grids import GridShape
+from smartfast.grids import GridShape, to_uint8
 from smartfast.models import Generator
 from smartfast.training import Training
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Images float in about [-1, 1] to uint8, same shape."""
-    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 class Sampler:

@@ -23,6 +23,9 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class Parser(ArgumentParser):
     """An argument parser whose errors are one line, and name the nearest option where one is misspelt."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(explain(message, option_names(self)))
 
@@ -36,12 +39,12 @@ def explain(message: str, names: Sequence[str]) -> str:
     """One line for an error of jsonargparse, with the nearest of `names` for an option that does not exist."""
     line = " ".join(message.split())
     wrong = None
-    if match := re.search(r"[Gg]roup '([\w.]+)' does not accept (?:option|nested key) '([\w.]+)'", line):
+    if match := re.search(r"[Gg]roup '([\w.]+)' does not accept option '([\w.]+)'", line):
         wrong = f"{match[1]}.{match[2]}"
     elif match := re.search(r"[Uu]nrecognized arguments: --([\w.\-]+)", line):
         wrong = match[1]
-    elif match := re.search(r"[Kk]ey '([\w.]+)' is not expected|does not accept (?:option|nested key) '([\w.]+)'", line):
-        wrong = match[1] or match[2]
+    elif match := re.search(r"[Oo]ption '([\w.]+)' is not accepted", line):
+        wrong = match[1]
     if wrong is None:
         return line
     nearest = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
@@ -54,7 +57,6 @@ def config_parser(prog: str = "smartfast train") -> Parser:
     parser = Parser(
         prog=prog,
         description="Train a StyleGAN2 with score-matching regularity. Rerunning the same command resumes the run.",
-        exit_on_error=True,
     )
     parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
     parser.add_class_arguments(Config)

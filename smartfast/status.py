@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -100,14 +100,14 @@ class PhaseTimer:
         self._spans = {}
         return values
 
-    def _now(self) -> "float | torch.cuda.Event":
+    def _now(self) -> float | torch.cuda.Event:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def _milliseconds(self, start, end) -> float:
+    def _milliseconds(self, start: Any, end: Any) -> float:
         return start.elapsed_time(end) if self._on_gpu else (end - start) * 1000
 
 

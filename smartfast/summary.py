@@ -4,12 +4,13 @@ A multiply-add counts as 2 FLOPs, as in torch.utils.flop_counter: convolutions, 
 elementwise work does not. Nothing is computed: the networks run on fake tensors, so any size is instant.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smartfast import kernels
@@ -19,7 +20,7 @@ from smartfast.scorers import Scorer
 
 
 class Layer(NamedTuple):
-    """One row of a network's table: shape and FLOPs are those of the first input's batch."""
+    """One row of a network's table: shape of an image's output, parameters, FLOPs of a forward pass."""
 
     name: str
     output_shape: tuple[int, ...] | None
@@ -45,7 +46,7 @@ def describe_layers(module: nn.Module, inputs: Sequence[Tensor | None]) -> list[
 
     Args:
         module: On any device; it is neither computed with nor changed.
-        inputs: Its positional arguments; only shapes and dtypes matter.
+        inputs: Its positional arguments for a batch of one; only shapes and dtypes matter.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     handles = [m.register_forward_hook(_shape_recorder(shapes, name)) for name, m in module.named_modules()]
@@ -158,18 +159,20 @@ def _scorer_flops(scorer: Scorer) -> int:
     return _count_flops(scorer, [images, index, index if scorer.num_classes else None], scorer.network)[""]
 
 
-def _count_flops(module: nn.Module, inputs: Sequence[Tensor | None], function=None) -> dict[str, int]:
+def _count_flops(
+    module: nn.Module, inputs: Sequence[Tensor | None], function: Callable[..., Tensor] | None = None
+) -> dict[str, int]:
     """FLOPs of each submodule by name, "" = all, when `function` (default: the module) runs on `inputs`."""
+    counter = FlopCounterMode(display=False)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, kernels.use("reference"):
-        counter = FlopCounterMode(display=False)
-        with counter:
+        with sdpa_kernel(SDPBackend.MATH), counter:  # the CPU's fused attention is unknown to the counter
             (function or module)(*(None if x is None else fake.from_tensor(x) for x in inputs))
     prefix = f"{type(module).__name__}."
     counts = {name.removeprefix(prefix): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     return {**counts, "": counter.get_total_flops()}
 
 
-def _shape_recorder(shapes: dict[str, tuple[int, ...]], name: str):
+def _shape_recorder(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None]:
     def record(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
         first = output[0] if isinstance(output, tuple) else output
         shapes[name] = tuple(first.shape[1:])

@@ -225,5 +225,7 @@ class Trainer:
             if complete:
                 print(f"report: {write_report(self.run_dir)}")
             else:
-                print(f"{signal_name}: saved at {self.kimg:.3f} kimg in {self.run_dir}; the same command goes on from there")
+                print(
+                    f"{signal_name}: saved at {self.kimg:.3f} kimg in {self.run_dir}; the same command goes on from there"
+                )
         return complete

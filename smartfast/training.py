@@ -50,7 +50,7 @@ class Training:
         num_processes: int = 1,
     ) -> None:
         self.config, self.scorer, self.timesteps, self.device = config, scorer, timesteps, device
-        self.num_classes = dataset.num_classes
+        self.num_classes, self.num_processes = dataset.num_classes, num_processes
         self.images = 0
         generator, discriminator = build_networks(
             config.gan,
@@ -62,9 +62,7 @@ class Training:
         )
         self.g = self._trained(generator, config.optim.lr_g, self._path_interval or None)
         self.d = self._trained(discriminator, config.optim.lr_d, config.loss.r1_interval or None)
-        self.ema = AveragedGenerator(
-            self.g, half_life_kimg=config.optim.ema_kimg, rampup=config.optim.ema_rampup
-        )
+        self.ema = AveragedGenerator(self.g, half_life_kimg=config.optim.ema_kimg, rampup=config.optim.ema_rampup)
         self.path_mean = torch.zeros([], device=device)
         self.guard, self.statistics, self.timer = StepGuard(device), Statistics(), PhaseTimer(device)
         self.latents = LatentSampler(
@@ -77,7 +75,7 @@ class Training:
             style_mixing_prob=config.loss.style_mixing_prob,
         )
         self.image_shape = (dataset.channels, dataset.resolution, dataset.resolution)
-        self.places = self._places(process_index, num_processes)
+        self.places = self._places(process_index)
         self.phases = self._phases()
 
     @property
@@ -94,9 +92,9 @@ class Training:
             channels_last=self.config.perf.channels_last,
         )
 
-    def _places(self, process_index: int, num_processes: int) -> list[Tensor]:
+    def _places(self, process_index: int) -> list[Tensor]:
         """Places in the global batch of this process's rounds of gradient accumulation."""
-        optim, gan = self.config.optim, self.config.gan
+        optim, gan, num_processes = self.config.optim, self.config.gan, self.num_processes
         rounds = optim.batch // (num_processes * (optim.batch_gpu or optim.batch // num_processes))
         parts = batch_positions(optim.batch, num_processes * rounds, gan.mbstd_group if gan.mbstd_channels else 1)
         return [part.to(self.device) for part in parts[process_index * rounds : (process_index + 1) * rounds]]
@@ -119,21 +117,20 @@ class Training:
             decay=config.loss.path_length_decay,
             mean_over_processes=mean_over_processes,
         )
-        compiled = config.perf.compile
-        make = functools.partial(with_gradients, compile=compiled)
+        make = functools.partial(with_gradients, compile=config.perf.compile)
+        # The average of path lengths over processes is an autograd.Function, which torch.compile differentiates wrongly.
+        make_path = functools.partial(with_gradients, compile=config.perf.compile and self.num_processes == 1)
         return {
             phase.name: phase
             for phase in [
                 Phase("g_main", self.g, make(functools.partial(g_main, g, d), self.g), ("w_mean",)),
                 Phase("g_score", self.g, make(score, self.g), ("w_mean",)),
-                Phase("g_path", self.g, make(path, self.g, gain=config.loss.path_length_interval), ("path_mean",)),
+                Phase("g_path", self.g, make_path(path, self.g, gain=config.loss.path_length_interval), ("path_mean",)),
                 Phase("d_main", self.d, make(functools.partial(d_main, g, d), self.d)),
                 Phase(
                     "d_r1",
                     self.d,
-                    make(
-                        functools.partial(d_r1, d, gamma=config.loss.r1_gamma), self.d, gain=config.loss.r1_interval
-                    ),
+                    make(functools.partial(d_r1, d, gamma=config.loss.r1_gamma), self.d, gain=config.loss.r1_interval),
                 ),
             ]
         }
@@ -195,13 +192,15 @@ class Training:
     def _real_rounds(self, reals: RealBatch) -> Iterator[tuple[Tensor, Tensor | None]]:
         c = one_hot(reals.labels, self.num_classes)
         rounds = len(self.places)
-        yield from zip(
-            reals.images.chunk(rounds), [None] * rounds if c is None else c.chunk(rounds), strict=True
-        )
+        yield from zip(reals.images.chunk(rounds), [None] * rounds if c is None else c.chunk(rounds), strict=True)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next iterations depend on, by name; aliases, not copies."""
-        tensors = {"path_mean": self.path_mean, "bad/total": self.guard.total, "bad/consecutive": self.guard.consecutive}
+        tensors = {
+            "path_mean": self.path_mean,
+            "bad/total": self.guard.total,
+            "bad/consecutive": self.guard.consecutive,
+        }
         for prefix, network in (("g", self.g), ("d", self.d)):
             tensors |= {f"{prefix}/{name}": value for name, value in network.module.state_dict().items()}
             tensors |= {f"{prefix}_adam/{name}": value for name, value in network.optimizer_state.items()}

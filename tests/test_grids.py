@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smartfast.grids import grid_shape, save_grid, to_pillow, write_atomically
+from smartfast.grids import grid_shape, save_grid, to_pillow, to_uint8, write_atomically
 
 
 def random_images(count: int, channels: int, height: int, width: int) -> torch.Tensor:
@@ -64,6 +64,13 @@ def test_one_image_has_no_border():
 def test_wrong_images_are_refused(images):
     with pytest.raises(ValueError, match="expected uint8"):
         to_pillow(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_bytes_and_back(dtype):
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8((levels.double() / 127.5 - 1).to(torch.promote_types(dtype, torch.float32))), levels)
+    assert to_uint8(torch.tensor([-3.0, -1.0, 1.0, 7.0], dtype=dtype)).tolist() == [0, 0, 255, 255]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

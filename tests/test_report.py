@@ -59,7 +59,10 @@ def run_dir(make_checkpoint, tmp_path) -> Path:
     """A run folder as training leaves it, with nine sample sheets."""
     (tmp_path / "checkpoints").symlink_to(make_checkpoint(c_dim=3) / "checkpoints")
     (tmp_path / "config.yaml").write_text(CONFIG)
-    metrics = [{"kind": "metrics", "kimg": k, "metric/fid": fid} for k, fid in [(0.0, 90.0), (2.0, 8.0), (4.0, 9.5)]]
+    metrics = [
+        {"kind": "metrics", "kimg": kimg, "metric/fid": fid, "metric/diversity": diversity}
+        for kimg, fid, diversity in [(0.0, 90.0, 1.4), (2.0, 8.0, 0.5), (4.0, 9.5, 0.875)]
+    ]
     write_log(tmp_path, [tick(1), tick(2), *metrics])
     for name in ["reals", "fakes_init", *(f"fakes{k:06d}" for k in range(2, 20, 2))]:
         save_grid(torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), tmp_path / f"{name}.png", columns=3)
@@ -101,10 +104,11 @@ def test_report_is_complete_and_needs_no_other_file(run_dir):
     text = " ".join(page.text)
     assert all(source.startswith("data:image/") for source in page.sources)
     assert not re.search(r"https?://", target.read_text())
-    for title in ("Figures", "Metrics", "Samples", "Interpolation", "Losses", "Cost of each phase", "Configuration"):
+    for title in ("Overview", "Metrics", "Samples", "Interpolation", "Losses", "Cost of each phase", "Configuration"):
         assert title in text
     assert "Data <digits>, batch 32, score term of digits with weight 0.01 every 8 steps" in text
     assert "8 (at 2 kimg)" in text and "9.5" in text  # the best and the last fid
+    assert "0.875 (at 4 kimg)" in text  # the diversity that is nearest to that of the data
     sheets = [caption for caption in page.captions if caption.startswith("At ")]
     assert len(sheets) == 6 and sheets[0] == "At 2 kimg" and sheets[-1] == "At 18 kimg"
     assert page.captions.index("Real images") < page.captions.index("Before training") < page.captions.index(sheets[0])

@@ -75,6 +75,29 @@ def test_phase_timer_means_and_counts():
     assert timer.read() == {}
 
 
+def test_phase_timer_waits_for_the_gpu_only_when_it_is_read(monkeypatch):
+    waits, clock = [], iter([1.0, 4.0, 10.0, 15.0])
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.ms = next(clock)
+
+        def elapsed_time(self, end):
+            assert waits, "read before the GPU was done"
+            return end.ms - self.ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    timer = PhaseTimer("cuda:0")
+    for _ in range(2):
+        with timer("g_main"):
+            assert not waits
+    assert timer.read() == {"ms/g_main": 4.0, "count/g_main": 2} and waits == [1]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_phase_timer_measures_the_gpu():
     timer = PhaseTimer("cuda")

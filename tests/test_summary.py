@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartfast.config import Config, GanConfig, LossConfig, SmartConfig
@@ -51,6 +52,18 @@ def test_layers_by_hand():
         Layer("inner.linear", (7,), 35, 2 * 5 * 7),
         Layer("(itself)", (7,), 49, 2 * 7 * 7),
     ]
+
+
+class Attention(nn.Module):
+    """Fused attention, which every device runs with another op."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+def test_attention_counts():
+    heads, tokens, width = 2, 64, 16
+    assert total_flops(Attention(), [torch.zeros(1, heads, tokens, width)]) == 2 * 2 * heads * tokens**2 * width
 
 
 def test_describing_changes_nothing():

@@ -26,10 +26,30 @@ def score_loss(
     Returns:
         float32 [N].
     """
-    # The conversion from x0 or v needs x_t in full precision; an eps network takes it as it computes.
-    dtype = scorer.dtype if scorer.parameterization == "eps" else torch.promote_types(scorer.dtype, torch.float32)
+    # An eps network takes x_t as it computes; the conversion from x0 or v, and fp16's gradient, need full precision.
+    direct = scorer.parameterization == "eps" and scorer.dtype != torch.float16
+    dtype = scorer.dtype if direct else torch.promote_types(scorer.dtype, torch.float32)
     x_t = noise_forward(
         images, scorer.alpha(t), scorer.sigma(t), seed=seed, stream=stream, purpose=purpose, dtype=dtype
     )
-    prediction = scorer.predict_eps(x_t, t, labels)
+    if scorer.dtype == torch.float16:
+        prediction = _predict_eps_in_fp16(scorer, x_t, t, labels)
+    else:
+        prediction = scorer.predict_eps(x_t, t, labels)
     return denoise_distance(prediction, seed=seed, stream=stream, purpose=purpose)
+
+
+def _predict_eps_in_fp16(scorer: Scorer, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """`predict_eps` whose backward stays within fp16's range.
+
+    The gradient of a mean over a batch of images is about 1 / numel, which fp16 rounds to zero: it is multiplied by
+    a power of two near numel on its way through the network.
+    """
+    scale = 2.0 ** max(x_t.numel(), 1).bit_length()
+    return _scale_gradient(scorer.predict_eps(_scale_gradient(x_t, 1 / scale), t, labels), scale)
+
+
+def _scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """x itself, with a gradient that is `factor` times as large."""
+    fixed = x.detach()
+    return fixed + (x - fixed) * factor

@@ -63,8 +63,8 @@ class RunningStatistics:
 
     def __init__(self) -> None:
         self.count = 0
-        self._sum: Tensor | float = 0.0
-        self._products: Tensor | float = 0.0
+        self._sum = torch.zeros(())
+        self._products = torch.zeros(())
 
     def add(self, features: Tensor) -> None:
         """Takes features [N, D] of any floating dtype."""
@@ -86,13 +86,13 @@ class Collected:
     """What is known of a set of images. Everything is on the CPU.
 
     statistics: mean and covariance of the features of all images. features float32 [n, D], logits float32 [n, K] and
-    labels int64 [n]: of the images that were kept; None when none was, labels also when there are no labels.
+    labels int64 [n] (None without labels): of the images that were kept; empty when none was.
     """
 
     statistics: dict[str, np.ndarray]
-    features: Tensor | None = None
-    logits: Tensor | None = None
-    labels: Tensor | None = None
+    features: Tensor
+    logits: Tensor
+    labels: Tensor | None
 
 
 def collect(
@@ -118,7 +118,9 @@ def collect(
         progress: Show the bar (in the first process only).
     """
     statistics = RunningStatistics()
-    features_kept, logits_kept, labels_kept = [], [], []
+    features_kept: list[Tensor] = []
+    logits_kept: list[Tensor] = []
+    labels_kept: list[Tensor] = []
     is_kept = torch.zeros(count, dtype=torch.bool)
     is_kept[torch.arange(min(keep, count)) * count // max(min(keep, count), 1)] = True
     with tqdm(total=count, desc=title, unit="img", leave=False, disable=not progress or processes.index > 0) as bar:
@@ -134,5 +136,9 @@ def collect(
                 logits_kept.append(processes.in_order(logits)[: len(chosen)].cpu()[chosen])
             if keep and labels is not None:
                 labels_kept.append(processes.in_order(labels.to(device))[: len(chosen)].cpu()[chosen])
-    columns = [torch.cat(rows) if rows else None for rows in (features_kept, logits_kept, labels_kept)]
-    return Collected(statistics.result(), *columns)
+    return Collected(
+        statistics.result(),
+        torch.cat(features_kept) if keep else torch.empty(0),
+        torch.cat(logits_kept) if keep else torch.empty(0),
+        torch.cat(labels_kept) if labels_kept else None,
+    )

@@ -27,6 +27,8 @@ class DigitClassifier(nn.Module):
     features are multiplied by `feature_scale`, which gives them a mean variance of 1 over the training images.
     """
 
+    feature_scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1)

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,8 +74,8 @@ def evaluate(
     device = torch.device(device)
     processes = Processes(process_index, num_processes, gather)
     extractor = _build_extractor_together(config, device, processes)
-    names = set(config.names)
-    shared = dict(batch=config.batch, device=device, processes=processes, progress=progress)
+    names: set[str] = set(config.names)
+    shared: dict[str, Any] = dict(batch=config.batch, device=device, processes=processes, progress=progress)
     reals = None
     if names - {"isc"}:
         needs_features = bool(names - {"isc", "fid"})
@@ -96,7 +97,8 @@ def _build_extractor_together(config: MetricsConfig, device: torch.device, proce
         extractor = build_extractor(config, device)
     except MetricUnavailable as error:
         reason = str(error)
-    if not processes.all_agree(extractor is not None, device):
+    everywhere = processes.all_agree(extractor is not None, device)
+    if extractor is None or not everywhere:
         raise MetricUnavailable(reason)
     return extractor
 
@@ -106,13 +108,15 @@ def compute_metrics(
 ) -> dict[str, float]:
     """The metrics called `names` of what is known of fakes and reals; `reals` may be None for isc alone."""
     values: dict[str, float] = {}
+    if "isc" in names:
+        splits = min(ISC_SPLITS, len(fakes.logits))
+        values["isc"] = isc_features_to_metric(fakes.logits, splits=splits)[KEY_METRIC_ISC_MEAN]
+    if reals is None:
+        return values
     if "fid" in names:
         values["fid"] = fid_statistics_to_metric(fakes.statistics, reals.statistics, verbose=False)[KEY_METRIC_FID]
     if "kid" in names:
         values["kid"] = _kid(fakes.features, reals.features)
-    if "isc" in names:
-        splits = min(ISC_SPLITS, len(fakes.logits))
-        values["isc"] = isc_features_to_metric(fakes.logits, splits=splits)[KEY_METRIC_ISC_MEAN]
     if "prc" in names:
         values["precision"], values["recall"] = _precision_recall(fakes.features, reals.features, device)
     if "diversity" in names:

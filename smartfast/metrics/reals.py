@@ -58,7 +58,8 @@ def real_features(
     entry = _describe(dataset, extractor, keep_features)
     path = cache_dir / f"{dataset.fingerprint}-{extractor.tag}-{'features' if keep_features else 'statistics'}"
     cached = _load(path, entry)
-    if processes.all_agree(cached is not None, device):
+    everywhere = processes.all_agree(cached is not None, device)
+    if cached is not None and everywhere:
         return cached
     with ThreadPoolExecutor(default_workers()) as pool:
 
@@ -104,16 +105,17 @@ def _load(path: Path, entry: dict[str, Any]) -> Collected | None:
             return None
         found = load_file(tensors)
         statistics = {name: found[name].numpy() for name in ("mu", "sigma")}
+        features = found["features"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         warnings.warn(f"metrics cache {tensors} cannot be read and is computed anew: {error}", stacklevel=2)
         return None
-    return Collected(statistics, found.get("features"), None, found.get("labels"))
+    return Collected(statistics, features, torch.empty(0), found.get("labels"))
 
 
 def _save(path: Path, entry: dict[str, Any], reals: Collected) -> None:
     """Writes both files under temporary names and renames them, the index last: it makes the entry valid."""
     tensors = {name: torch.from_numpy(value) for name, value in reals.statistics.items()}
-    tensors |= {} if reals.features is None else {"features": reals.features}
+    tensors["features"] = reals.features
     tensors |= {} if reals.labels is None else {"labels": reals.labels}
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:

@@ -118,7 +118,11 @@ class Mapping(nn.Module):
         return w[:, None].expand(-1, self.num_ws, -1)
 
     def forward(
-        self, z: Tensor | None, c: Tensor | None = None, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
+        self,
+        z: Tensor | None,
+        c: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
     ) -> Tensor:
         """Latents for the layers.
 

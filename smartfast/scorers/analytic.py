@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smartfast.scorers.base import Parameterization, Scorer
-from smartfast.scorers.schedule import NoiseSchedule
+from smartfast.scorers.base import Scorer
+from smartfast.scorers.schedule import NoiseSchedule, Parameterization
 
 
 class GaussianMixtureScorer(Scorer):

@@ -6,14 +6,12 @@ been trained to predict eps, the clean image x0, or v = alpha_t eps - sigma_t x0
 """
 
 from abc import abstractmethod
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from smartfast.scorers.schedule import NoiseSchedule
-
-Parameterization = Literal["eps", "x0", "v"]
+from smartfast.scorers.schedule import NoiseSchedule, Parameterization
 
 
 class Scorer(nn.Module):

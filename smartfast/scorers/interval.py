@@ -37,14 +37,15 @@ def timestep_range(scorer: Scorer, config: SmartConfig) -> TimestepRange:
     Raises:
         UserError: Both or neither of the two keys set, an interval that is empty or leaves the schedule.
     """
-    if (config.timesteps is None) == (config.noise_to_signal is None):
-        found = "neither is set" if config.timesteps is None else "both are set"
-        raise UserError(f"smart.timesteps, smart.noise_to_signal: {found}, expected exactly one of them")
+    if config.timesteps is not None and config.noise_to_signal is not None:
+        raise UserError("smart.timesteps, smart.noise_to_signal: both are set, expected exactly one of them")
     ratios = (scorer.sigmas.to(torch.float64) / scorer.alphas.to(torch.float64)).tolist()
     if config.timesteps is not None:
         first, last = _checked_timesteps(config.timesteps, len(ratios))
-    else:
+    elif config.noise_to_signal is not None:
         first, last = _timesteps_between(ratios, config.noise_to_signal)
+    else:
+        raise UserError("smart.timesteps, smart.noise_to_signal: neither is set, expected exactly one of them")
     return TimestepRange(first, last, ratios[first], ratios[last], len(ratios), scorer.schedule)
 
 

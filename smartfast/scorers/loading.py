@@ -14,6 +14,7 @@ from smartfast.scorers.base import Scorer
 from smartfast.scorers.schedule import parameterization_of, schedule_from_config
 from smartfast.scorers.unet import UNetScorer
 
+# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config configs/digits_scorer.yaml`.
 BUNDLED = {"digits": Path(__file__).with_name("digits")}
 SCHEDULER_FILE = "scheduler_config.json"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")

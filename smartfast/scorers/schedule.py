@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import (
@@ -32,7 +32,8 @@ SCHEDULER_CLASSES = tuple(
     )
 )
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PARAMETERIZATIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+Parameterization = Literal["eps", "x0", "v"]
+PARAMETERIZATIONS: dict[str, Parameterization] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr")
 
 
@@ -56,7 +57,7 @@ def schedule_from_betas(betas: Tensor, name: str) -> NoiseSchedule:
     return NoiseSchedule(name, kept.sqrt(), (1 - kept).sqrt())
 
 
-def parameterization_of(config: Mapping[str, Any], where: str) -> str:
+def parameterization_of(config: Mapping[str, Any], where: str) -> Parameterization:
     """`eps`, `x0` or `v`, from `prediction_type` of a diffusers scheduler config.
 
     Raises:

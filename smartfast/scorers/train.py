@@ -47,7 +47,11 @@ def train_scorer(options: TrainScorerOptions) -> Path:
     """
     folder = Path(options.dir)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[options.precision])
+    accelerator = Accelerator(
+        mixed_precision="bf16" if options.precision == "bf16" else "no",
+        # Without it, several processes on a CPU would not find one another and each train alone.
+        cpu=not torch.accelerator.is_available(),
+    )
     if options.batch % accelerator.num_processes:
         raise UserError(f"batch: {options.batch}, expected a multiple of the {accelerator.num_processes} processes")
     training, held_out = split(open_dataset(options.data), options.holdout)
@@ -61,6 +65,7 @@ def train_scorer(options: TrainScorerOptions) -> Path:
         images = load_state(folder / STATE_FILE, unet, ema, optimizer, options)
     run = _Run(options, folder, accelerator, scheduler, unet, ema, optimizer, held_out)
     run.train(training, images)
+    accelerator.end_training()
     return folder / SCORER_FOLDER
 
 
@@ -177,7 +182,7 @@ class _Run:
         offsets = torch.arange(local) + local * self.accelerator.process_index
         last = math.ceil(1000 * options.kimg)
         batches = iterate_batches(
-            training,
+            training,  # type: ignore[arg-type]  # a part has all of a data set that is asked for here
             seed=options.seed,
             batch=options.batch,
             offsets=offsets,
@@ -188,7 +193,13 @@ class _Run:
             workers=options.data.workers,
         )
         silent = not self.accelerator.is_main_process
-        bar = tqdm(total=last, initial=images, unit="img", unit_scale=True, disable=silent)
+        bar = tqdm(
+            total=math.ceil(last / options.batch) * options.batch,
+            initial=images,
+            unit="img",
+            unit_scale=True,
+            disable=silent,
+        )
         losses, started = [], time.monotonic()
         offsets = offsets.to(device)
         while images < last:

@@ -5,10 +5,12 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.optim import Optimizer
 
 from smartfast.errors import UserError
@@ -46,7 +48,7 @@ def load_state(path: Path, unet: UNet2DModel, ema: EMAModel, optimizer: Optimize
             header = json.loads((file.metadata() or {}).get("state", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a readable training state ({error}), expected one; delete it to start") from error
+        raise UserError(f"{path}: not a readable training state ({error}); delete it to start anew") from error
     _check_options(path, header.get("options", {}), _fixed_options(options))
     groups = {part: {} for part in ("model", "ema", "optimizer")}
     for key, tensor in tensors.items():
@@ -56,9 +58,13 @@ def load_state(path: Path, unet: UNet2DModel, ema: EMAModel, optimizer: Optimize
     for (name, _), shadow in zip(unet.named_parameters(), ema.shadow_params, strict=True):
         shadow.copy_(groups["ema"][name])
     ema.optimization_step = header["ema_step"]
-    moments: dict[int, dict] = {}
+    parameters = list(unet.parameters())
+    moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in groups["optimizer"].items():
         index, _, name = key.partition(".")
+        if tensor.ndim:
+            # Fused Adam walks through memory: the moments must lie in the parameter's memory format.
+            tensor = torch.empty_like(parameters[int(index)], requires_grad=False).copy_(tensor)
         moments.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return header["images"]

@@ -5,8 +5,8 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from smartfast.errors import UserError
-from smartfast.scorers.base import Parameterization, Scorer
-from smartfast.scorers.schedule import NoiseSchedule
+from smartfast.scorers.base import Scorer
+from smartfast.scorers.schedule import NoiseSchedule, Parameterization
 
 
 class UNetScorer(Scorer):

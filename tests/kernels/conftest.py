@@ -29,9 +29,11 @@ def assert_near() -> Callable[..., None]:
 
 @pytest.fixture
 def second_order() -> Callable[..., list[Tensor]]:
-    """Output, gradient for x, and gradients of a random projection of that gradient, as R1 and path length need them."""
+    """Output, gradient for x, and gradients of a random projection of that gradient, as in R1 and path length."""
 
-    def compute(op: Callable[..., Tensor], x: Tensor, others: list[Tensor], upstream: Tensor, v: Tensor) -> list[Tensor]:
+    def compute(
+        op: Callable[..., Tensor], x: Tensor, others: list[Tensor], upstream: Tensor, v: Tensor
+    ) -> list[Tensor]:
         y = op(x, *others)
         (dx,) = torch.autograd.grad(y, x, upstream, create_graph=True)
         rest = torch.autograd.grad((dx * v).sum(), [upstream, *others], allow_unused=True)

@@ -27,7 +27,9 @@ def random123(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS, ids=["zeros", "ones", "pi"])
-def test_python_twin_gives_the_known_answers(counter, key, answer) -> None:
+def test_python_twin_gives_the_known_answers(
+    counter: tuple[int, ...], key: tuple[int, ...], answer: tuple[int, ...]
+) -> None:
     assert random123(counter, key) == answer
 
 

@@ -80,14 +80,14 @@ def test_labels_reach_the_scorer():
     assert (right[[0, 2]] < wrong[[0, 2]]).all()
 
 
-def loss_and_gradient(loss_function, scorer, labels):
+def loss_and_gradient(loss_function, scorer, *, upstream_scale=1.0):
     images = random(5, 3, 8, 8, seed=1).requires_grad_(True)
-    loss = loss_function(scorer, images, labels, T, **NOISE)
-    loss.backward(random(5, seed=2))
+    loss = loss_function(scorer, images, torch.tensor([0, 1, 2, 0, 1]), T, **NOISE)
+    loss.backward(random(5, seed=2) * upstream_scale)
     return loss.detach(), images.grad
 
 
-def test_compiled_equals_eager_and_weights_get_no_gradient():
+def unet_scorer(parameterization, dtype):
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8,
@@ -98,10 +98,24 @@ def test_compiled_equals_eager_and_weights_get_no_gradient():
         norm_num_groups=4,
         num_class_embeds=3,
     )
-    scorer = UNetScorer(unet, schedule_from_config({}, "test"), parameterization="v", dtype=torch.bfloat16)
-    labels = torch.tensor([0, 1, 2, 0, 1])
-    eager = loss_and_gradient(score_loss, scorer, labels)
-    compiled = loss_and_gradient(torch.compile(score_loss, fullgraph=True, backend="aot_eager"), scorer, labels)
+    return UNetScorer(unet, schedule_from_config({}, "test"), parameterization=parameterization, dtype=dtype)
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_small_gradients_survive_fp16(parameterization):
+    full, half = (
+        loss_and_gradient(score_loss, unet_scorer(parameterization, dtype), upstream_scale=1e-4)
+        for dtype in (torch.float32, torch.float16)
+    )
+    for found, expected in zip(half, full, strict=True):
+        assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_compiled_equals_eager_and_weights_get_no_gradient(dtype):
+    scorer = unet_scorer("v", dtype)
+    eager = loss_and_gradient(score_loss, scorer)
+    compiled = loss_and_gradient(torch.compile(score_loss, fullgraph=True, backend="aot_eager"), scorer)
     for found, expected in zip(compiled, eager, strict=True):
         assert (found - expected).norm() / expected.norm() < 2e-2
     assert all(p.grad is None for p in scorer.parameters())

@@ -1,6 +1,9 @@
 """Training a scorer: targets, schedule of the learning rate, resume, and what is saved."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -65,6 +68,28 @@ def test_resumed_run_equals_uninterrupted(finished, tmp_path, monkeypatch):
     expected, found = (load_file(folder / "state.safetensors") for folder in (finished, tmp_path))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_two_processes_equal_one(finished, tmp_path):
+    """Same data, noise and timesteps, the batch split over two processes; equal to rounding."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from smartfast.config import DataConfig\n"
+        "from smartfast.scorers.train import train_scorer\n"
+        "from smartfast.scorers.train_options import TrainScorerOptions, UNetOptions\n"
+        f"train_scorer({options(tmp_path / 'run')!r})\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert done.stdout.count(b"sec/kimg") == 1, "each process trained alone"
+    one, two = (load_file(folder / "state.safetensors") for folder in (finished, tmp_path / "run"))
+    assert one.keys() == two.keys()
+    # Adam divides a gradient by its size, so rounding may turn the step of an almost dead weight: compare to the step.
+    steps = 4 * options(tmp_path).lr
+    assert all((one[key] - two[key]).abs().max() < 0.05 * steps for key in one if key.startswith("model."))
+    rows = [json.loads((folder / "metrics.jsonl").read_text()) for folder in (finished, tmp_path / "run")]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
 
 
 def _after(function, *, calls, then):

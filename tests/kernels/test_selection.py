@@ -1,0 +1,87 @@
+"""Which implementation runs, and that a program can know."""
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from smartfast.errors import UserError
+from smartfast.kernels import implementation_of, registered_ops, selection, use
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
+    """An op with both implementations."""
+    monkeypatch.setitem(selection._REGISTRY, "toy", {})
+    selection.register("toy", "reference", lambda x: x + 1)
+    selection.register("toy", "triton", lambda x: x + 2)
+    return lambda x: selection.dispatch("toy", x.device, x)
+
+
+def test_every_op_has_a_reference() -> None:
+    ops = ["bias_act", "conv2d_resample", "denoise_distance", "modulated_conv2d", "noise_forward", "upfirdn2d"]
+    assert registered_ops() == ops
+    with use("reference"):
+        assert all(implementation_of(op, "cpu") == ("reference", "asked for") for op in ops)
+
+
+def test_auto(toy: Callable[[Tensor], Tensor]) -> None:
+    with use("auto"):
+        assert implementation_of("toy", "cpu")[0] == "reference"
+        assert implementation_of("toy", "cuda:0")[0] == "triton"
+        del selection._REGISTRY["toy"]["triton"]
+        assert implementation_of("toy", "cuda") == ("reference", "toy has no Triton implementation")
+
+
+def test_use_nests_and_ends(toy: Callable[[Tensor], Tensor]) -> None:
+    x = torch.zeros(())
+    with use("triton"):
+        assert toy(x) == 2
+        with use("reference"):
+            assert toy(x) == 1
+        assert toy(x) == 2
+        with pytest.raises(ZeroDivisionError), use("reference"):
+            raise ZeroDivisionError
+        assert toy(x) == 2
+
+
+def test_compiled_code_follows_the_choice(toy: Callable[[Tensor], Tensor]) -> None:
+    compiled = torch.compile(toy, fullgraph=True, backend="aot_eager")
+    with use("reference"):
+        assert compiled(torch.zeros(())) == 1
+    with use("triton"):
+        assert compiled(torch.zeros(())) == 2
+
+
+def test_triton_where_there_is_none_raises(toy: Callable[[Tensor], Tensor]) -> None:
+    del selection._REGISTRY["toy"]["triton"]
+    with use("triton"), pytest.raises(UserError, match="toy has no Triton implementation"):
+        toy(torch.zeros(()))
+
+
+def test_unknown_choice_raises() -> None:
+    with pytest.raises(UserError, match=r"use\(\): found 'cuda', expected one of auto, triton, reference"), use("cuda"):
+        pass
+
+
+def test_fallback_warns_once(toy: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "_warned", set())
+    del selection._REGISTRY["toy"]["triton"]
+    with use("auto"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            selection.dispatch("toy", torch.device("cuda"), 0)
+    assert [str(w.message) for w in caught] == ["toy runs as plain PyTorch on cuda: toy has no Triton implementation"]
+
+
+@pytest.mark.parametrize(("value", "output"), [("reference", "asked for"), ("fast", "SMARTFAST_KERNELS: found 'fast'")])
+def test_environment_variable(value: str, output: str) -> None:
+    code = "from smartfast.kernels import implementation_of as i; print(i('bias_act', 'cpu')[1])"
+    environment = os.environ | {"SMARTFAST_KERNELS": value}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert output in run.stdout + run.stderr
