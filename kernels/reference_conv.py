@@ -28,8 +28,8 @@ def conv2d_resample(
 
     Upsampling is a transposed convolution with stride `up` and then the filter, which skips the inserted zeros;
     downsampling filters first and then convolves with stride `down`; a 1x1 convolution works on the smaller image.
-    One strided convolution with the filter convolved into the weight costs twice as much on a CPU, also in its
-    gradients: four times the arithmetic for the price of the cheap depthwise filter.
+    One strided convolution with the filter convolved into the weight takes twice as long on a CPU with its gradients:
+    four times the arithmetic to save a cheap depthwise filter.
     """
     x0, x1, y0, y1 = pads
     kh, kw = weight.shape[2:]

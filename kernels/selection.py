@@ -76,7 +76,10 @@ def implementation_of(op: str, device: torch.device | str) -> tuple[str, str]:
 
 
 def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
-    """Call the chosen implementation of `op`, with autocast off: ops choose their precision themselves."""
+    """Call the chosen implementation of `op`, with autocast off: ops choose their precision themselves.
+
+    A GPU that falls back to plain PyTorch is told once; compiled code cannot warn, `implementation_of` always tells.
+    """
     name, reason = implementation_of(op, device)
     if name == "reference" and device.type == "cuda" and _choice == "auto" and not torch.compiler.is_compiling():
         _warn_once(f"{op} runs as plain PyTorch on {device.type}: {reason}")

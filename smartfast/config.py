@@ -181,7 +181,7 @@ class PerfConfig:
     channels_last: bool = False
     """Keep activations in NHWC memory order. Default: ours."""
     cpu_threads: int | None = None
-    """Threads per process when training on a CPU; unset: physical cores / processes. `accelerate launch` alone sets 1."""
+    """Threads per process on a CPU; unset: physical cores / processes (`accelerate launch` alone would set 1)."""
 
 
 @dataclass(frozen=True)

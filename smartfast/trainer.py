@@ -157,9 +157,9 @@ class Trainer:
         bad = int(self.training.guard.consecutive.item())
         if bad >= self.config.run.max_bad_steps:
             raise UserError(
-                f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped because the loss or a gradient was "
-                f"not finite (limit run.max_bad_steps = {self.config.run.max_bad_steps}); the checkpoints in {self.run_dir} "
-                "are from before; try a lower optim.lr_g and optim.lr_d, or perf.precision fp32"
+                f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped because the loss or a gradient "
+                f"was not finite (limit run.max_bad_steps = {self.config.run.max_bad_steps}); the checkpoints in "
+                f"{self.run_dir} are from before; try a lower optim.lr_g and optim.lr_d, or perf.precision fp32"
             )
 
     def _snapshot(self) -> None:

@@ -118,7 +118,7 @@ class Training:
             mean_over_processes=mean_over_processes,
         )
         make = functools.partial(with_gradients, compile=config.perf.compile)
-        # The average of path lengths over processes is an autograd.Function, which torch.compile differentiates wrongly.
+        # The average over processes is an autograd.Function, which torch.compile differentiates wrongly without a word.
         make_path = functools.partial(with_gradients, compile=config.perf.compile and self.num_processes == 1)
         return {
             phase.name: phase

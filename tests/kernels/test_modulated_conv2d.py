@@ -79,6 +79,7 @@ def test_value_and_gradients(
     gradients = torch.autograd.grad(y, tensors, upstream)
     for gradient, truth in zip(gradients, torch.autograd.grad(expected, truths, upstream.double()), strict=True):
         assert gradient.dtype == dtype
+        # Rounding to half precision moves outputs across the clamp, where the gradient jumps.
         if dtype in (torch.float64, torch.float32) or options.get("clamp") is None:
             assert_near(gradient, truth)
 
