@@ -1,6 +1,7 @@
 """Checks of a configuration that need more than one field; all of them before anything is trained."""
 
 import dataclasses
+import importlib.util
 
 import torch
 
@@ -14,7 +15,10 @@ def check_config(config: Config, dataset: ImageDataset, *, device: torch.device,
     _check_lengths(config)
     _check_batch(config, num_processes)
     _check_images(config, dataset)
-    _check_performance(config, device)
+    _check_labels(config, dataset)
+    if not config.run.dry_run:
+        _check_performance(config, device)
+        _check_tracker(config)
 
 
 def check_resumed_config(saved: Config, config: Config, run_dir: str) -> None:
@@ -79,6 +83,15 @@ def _check_images(config: Config, dataset: ImageDataset) -> None:
         raise UserError(f"gan.channel_base is {config.gan.channel_base}, expected at least the resolution {resolution}")
 
 
+def _check_labels(config: Config, dataset: ImageDataset) -> None:
+    if config.gan.mbstd_by_class and not dataset.num_classes:
+        raise UserError("gan.mbstd_by_class is true, expected data.labels true with it")
+    if config.gan.mbstd_by_class and config.optim.batch % config.gan.mbstd_group:
+        raise UserError(
+            f"gan.mbstd_group is {config.gan.mbstd_group}, expected a divisor of optim.batch {config.optim.batch}"
+        )
+
+
 def _check_performance(config: Config, device: torch.device) -> None:
     perf = config.perf
     if perf.cuda_graphs:
@@ -89,3 +102,10 @@ def _check_performance(config: Config, device: torch.device) -> None:
         raise UserError("perf.precision is fp16, expected fp32 or bf16 on a CPU")
     if perf.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError("perf.precision is bf16, expected fp16, tf32 or fp32 on this GPU")
+
+
+def _check_tracker(config: Config) -> None:
+    if config.run.tracker == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "run.tracker is wandb, expected an installed wandb (pip install 'smartfast[wandb]') or tensorboard"
+        )

@@ -97,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it is done, 2 when the input was wrong (one line on stderr says what), 3 when training was stopped by
-        a signal and can be resumed.
+        0 when it is done, 2 when the input was wrong (one line on stderr says what), 3 when it was interrupted; the
+        same training command then goes on.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -111,6 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"smartfast: error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("smartfast: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

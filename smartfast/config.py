@@ -78,6 +78,9 @@ class GanConfig:
     """Group size of the minibatch standard deviation, in images. Default: StyleGAN2; ADA's `cifar` takes 32."""
     mbstd_channels: int = 1
     """Channels of the minibatch standard deviation; 0 turns it off. Default: StyleGAN2."""
+    mbstd_by_class: bool = False
+    """Fill the groups of the minibatch standard deviation with one class each, as far as the batch allows, so that the
+    discriminator sees a class collapse; fakes then take the labels of the reals. Default: StyleGAN2 mixes classes."""
     half_resolutions: int = 4
     """Highest resolutions that run in half precision when perf.precision is fp16 or bf16. Default: ADA."""
     conv_clamp: float | None = 256.0

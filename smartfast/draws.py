@@ -81,15 +81,17 @@ class LatentSampler:
         self.data_labels, self.num_classes = data_labels, num_classes
         self.style_mixing_prob = style_mixing_prob
 
-    def __call__(self, purpose: Purpose, stream: Tensor) -> Latents:
-        """Latents of the images numbered `stream` (int64 [N]) for the pass named by `purpose`."""
+    def __call__(self, purpose: Purpose, stream: Tensor, labels: Tensor | None = None) -> Latents:
+        """Latents of the images numbered `stream` (int64 [N]) for the pass named by `purpose`.
+
+        labels: int64 [N], None = those of random training images.
+        """
         mixes = self.style_mixing_prob > 0
         sizes = [self.z_dim] * (2 if mixes else 1) + [h * w for h, w in self.noise_shapes]
         normal = philox_normal(self.seed, stream, sum(sizes), purpose).split(sizes, dim=1)
         coin, place, which = philox_uniform(self.seed, stream, 3, purpose + Purpose.CHOICES).unbind(dim=1)
         noise = normal[2 if mixes else 1 :]
-        labels = None
-        if self.data_labels is not None:
+        if labels is None and self.data_labels is not None:
             labels = self.data_labels[(which * len(self.data_labels)).to(torch.int64)]
         cutoff = torch.where(coin < self.style_mixing_prob, 1 + (place * (self.num_ws - 1)).floor(), float(self.num_ws))
         return Latents(

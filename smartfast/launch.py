@@ -1,7 +1,7 @@
 """From a configuration to a running trainer: every check, the scorer, resume, trackers."""
 
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -14,7 +14,7 @@ from smartfast.checks import check_config, check_resumed_config
 from smartfast.config import Config
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
-from smartfast.kernels import use
+from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.models.build import build_networks
 from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
@@ -64,7 +64,7 @@ def launch(config: Config) -> bool:
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
     accelerator.print(_opening_lines(config, dataset, timesteps, training))
-    with nullcontext() if config.perf.kernels == "auto" else use(config.perf.kernels):
+    with _kernels(config):
         return Trainer(training, dataset, accelerator, checkpoint).run()
 
 
@@ -152,6 +152,26 @@ def _opening_lines(config: Config, dataset: ImageDataset, timesteps: TimestepRan
         [
             f"data: {dataset.name}, {len(dataset)} images {training.image_shape}{classes}",
             f"score term: {score if timesteps else 'off'}",
+            f"ops: {_implementations(config, training.device)}",
             f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}",
         ]
     )
+
+
+def _implementations(config: Config, device: torch.device) -> str:
+    """Which implementation the ops take, and why: `reference (auto takes plain PyTorch on cpu)`."""
+    with _kernels(config):
+        ops: dict[tuple[str, str], list[str]] = {}
+        for op in registered_ops():
+            ops.setdefault(implementation_of(op, device), []).append(op)
+    parts = [f"{name} ({reason})" for name, reason in ops]
+    return (
+        parts[0]
+        if len(ops) == 1
+        else "; ".join(f"{', '.join(o)}: {p}" for o, p in zip(ops.values(), parts, strict=True))
+    )
+
+
+def _kernels(config: Config) -> AbstractContextManager[None]:
+    """The configured choice of implementation; `auto` leaves it to the environment variable SMARTFAST_KERNELS."""
+    return nullcontext() if config.perf.kernels == "auto" else use(config.perf.kernels)

@@ -50,7 +50,7 @@ class Sampler:
     def grid(self, shape: GridShape, *, batch: int = 64) -> Tensor:
         """uint8 [cells, C, H, W], row by row; with labels each column is one class."""
         numbers = torch.arange(shape.cells, device=self._device)
-        labels = numbers % shape.columns % self.generator.c_dim if self.generator.c_dim else None
+        labels = column_class(numbers, shape, self.generator.c_dim).to(self._device) if self.generator.c_dim else None
         pieces = []
         for start in range(0, len(numbers), batch):
             piece = slice(start, start + batch)
@@ -64,14 +64,19 @@ class Sampler:
         return next(self.generator.parameters()).device
 
 
+def column_class(cells: Tensor, shape: GridShape, num_classes: int) -> Tensor:
+    """The class of each cell of a sheet, int64: one per column, evenly spread where there are more classes."""
+    columns = cells % shape.columns
+    return columns % num_classes if num_classes <= shape.columns else columns * num_classes // shape.columns
+
+
 def real_grid(dataset: ImageDataset, shape: GridShape) -> Tensor:
     """uint8 [cells, C, H, W] of evenly spaced training images; with labels each column is one class."""
     if dataset.labels is None:
         indices = torch.arange(shape.cells) * len(dataset) // shape.cells
     else:
         members = [torch.nonzero(dataset.labels == label)[:, 0] for label in range(dataset.num_classes)]
-        indices = torch.empty(shape.cells, dtype=torch.int64)
-        for cell in range(shape.cells):
-            of_class = members[cell % shape.columns % dataset.num_classes]
-            indices[cell] = of_class[cell // shape.columns % len(of_class)]
+        classes = column_class(torch.arange(shape.cells), shape, dataset.num_classes).tolist()
+        of_class = [members[label] for label in classes]
+        indices = torch.stack([m[cell // shape.columns % len(m)] for cell, m in enumerate(of_class) if len(m)])
     return torch.stack([dataset[int(i)][0] for i in indices])

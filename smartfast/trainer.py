@@ -1,5 +1,6 @@
 """The training loop: iterations, ticks, snapshots, evaluations."""
 
+import importlib.metadata
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather
 from tqdm import tqdm
 
-import smartfast
 from smartfast.checkpoint import Checkpoint, save_checkpoint
 from smartfast.config import Config
 from smartfast.data import ImageDataset, iterate_batches
@@ -23,6 +23,8 @@ from smartfast.run_log import RunLog
 from smartfast.sampling import Sampler, real_grid
 from smartfast.status import memory_gib, status_line
 from smartfast.training import Training
+
+_VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
 
 
 class Trainer:
@@ -66,6 +68,11 @@ class Trainer:
             UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row.
         """
         training, config = self.training, self.config
+        if training.images >= self.total_images:
+            self.accelerator.print(
+                f"{self.run_dir} is complete at {self.kimg:g} kimg; a larger run.kimg goes on from there"
+            )
+            return True
         if not self.is_resumed:
             self._begin()
         reals = iterate_batches(
@@ -78,6 +85,7 @@ class Trainer:
             mirror=config.data.mirror,
             cache=config.data.cache,
             workers=config.data.workers,
+            class_group=training.mbstd_group if config.gan.mbstd_by_class else 1,
         )
         with Interruption(training.device) as interruption, self._progress_bar() as progress:
             while training.images < self.total_images:
@@ -157,9 +165,9 @@ class Trainer:
         bad = int(self.training.guard.consecutive.item())
         if bad >= self.config.run.max_bad_steps:
             raise UserError(
-                f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped because the loss or a gradient "
-                f"was not finite (limit run.max_bad_steps = {self.config.run.max_bad_steps}); the checkpoints in "
-                f"{self.run_dir} are from before; try a lower optim.lr_g and optim.lr_d, or perf.precision fp32"
+                f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped, limit run.max_bad_steps: the "
+                f"loss or a gradient was not finite; {self.run_dir} has the checkpoints from before; "
+                "try a lower optim.lr_g and optim.lr_d, or perf.precision fp32"
             )
 
     def _snapshot(self) -> None:
@@ -181,7 +189,7 @@ class Trainer:
             info={
                 "time_sec": self.elapsed_sec,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-                "versions": {"smartfast": smartfast.__version__, "torch": torch.__version__},
+                "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
                 "dataset": {"name": dataset.name, "images": len(dataset), "fingerprint": dataset.fingerprint},
             },
             keep=self.config.run.keep_checkpoints,
@@ -225,7 +233,5 @@ class Trainer:
             if complete:
                 print(f"report: {write_report(self.run_dir)}")
             else:
-                print(
-                    f"{signal_name}: saved at {self.kimg:.3f} kimg in {self.run_dir}; the same command goes on from there"
-                )
+                print(f"{signal_name}: saved at {self.kimg:.3f} kimg; the same command goes on from there")
         return complete

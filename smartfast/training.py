@@ -1,14 +1,14 @@
 """Everything one training run consists of, and one iteration of it."""
 
 import functools
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from smartfast.config import Config
 from smartfast.data import ImageDataset, RealBatch
-from smartfast.draws import LatentSampler, Purpose, batch_positions, draw_timesteps, one_hot
+from smartfast.draws import Latents, LatentSampler, Purpose, batch_positions, draw_timesteps, one_hot
 from smartfast.engine import (
     AveragedGenerator,
     Phase,
@@ -24,6 +24,22 @@ from smartfast.models.build import build_networks
 from smartfast.phases import ScoreBatch, d_main, d_r1, g_main, g_path
 from smartfast.scorers import Scorer, TimestepRange
 from smartfast.status import PhaseTimer
+
+
+class Round(NamedTuple):
+    """The images of one round of gradient accumulation in one process.
+
+    stream: their numbers int64 [N]; images [N, C, H, W]; c: label vectors [N, classes] and labels int64 [N], or None.
+    """
+
+    stream: Tensor
+    images: Tensor
+    c: Tensor | None
+    labels: Tensor | None
+
+    def first(self, count: int) -> "Round":
+        """The first `count` images."""
+        return Round(*(None if value is None else value[:count] for value in self))
 
 
 class Training:
@@ -94,9 +110,9 @@ class Training:
 
     def _places(self, process_index: int) -> list[Tensor]:
         """Places in the global batch of this process's rounds of gradient accumulation."""
-        optim, gan, num_processes = self.config.optim, self.config.gan, self.num_processes
+        optim, num_processes = self.config.optim, self.num_processes
         rounds = optim.batch // (num_processes * (optim.batch_gpu or optim.batch // num_processes))
-        parts = batch_positions(optim.batch, num_processes * rounds, gan.mbstd_group if gan.mbstd_channels else 1)
+        parts = batch_positions(optim.batch, num_processes * rounds, self.mbstd_group)
         return [part.to(self.device) for part in parts[process_index * rounds : (process_index + 1) * rounds]]
 
     def _phases(self) -> dict[str, Phase]:
@@ -140,59 +156,64 @@ class Training:
         """Places of this process's images in the global batch, int64, in the order of its rounds."""
         return torch.cat(self.places)
 
+    @property
+    def mbstd_group(self) -> int:
+        """Group size of the minibatch standard deviation, 1 when it is off."""
+        return self.config.gan.mbstd_group if self.config.gan.mbstd_channels else 1
+
     def run_iteration(self, reals: RealBatch) -> None:
         """One step of every phase that is due, then the averaged generator; `reals` are the images at `offsets`."""
         config, index = self.config, self.images // self.config.optim.batch
-        streams = [place + self.images for place in self.places]
+        rounds = self._rounds(reals)
 
-        self._train_generator(streams, with_score=_due(index, config.smart.frequency))
+        self._train_generator(rounds, with_score=_due(index, config.smart.frequency))
         if _due(index, self._path_interval):
-            self._regularize_path_length(streams)
-        real_rounds = list(self._real_rounds(reals))
-        self._run("d_main", [(self.latents(Purpose.D_MAIN, s), *r) for s, r in zip(streams, real_rounds, strict=True)])
+            self._regularize_path_length(rounds)
+        self._run("d_main", [(self._latents(Purpose.D_MAIN, r), r.images, r.c) for r in rounds])
         if _due(index, config.loss.r1_interval):
-            self._run("d_r1", [(images.detach().requires_grad_(True), c) for images, c in real_rounds])
+            self._run("d_r1", [(r.images.detach().requires_grad_(True), r.c) for r in rounds])
 
         self.ema.update(images=self.images, batch=config.optim.batch)
         self.images += config.optim.batch
 
-    def _run(self, name: str, rounds: list[tuple]) -> tuple[dict[str, Tensor], Tensor]:
-        with self.timer(name):
-            return run_phase(self.phases[name], rounds, self.guard, self.statistics)
+    def _rounds(self, reals: RealBatch) -> list[Round]:
+        images = reals.images.chunk(len(self.places))
+        labels = [None] * len(images) if reals.labels is None else reals.labels.chunk(len(images))
+        return [
+            Round(place + self.images, image, one_hot(label, self.num_classes), label)
+            for place, image, label in zip(self.places, images, labels, strict=True)
+        ]
 
-    def _train_generator(self, streams: list[Tensor], *, with_score: bool) -> None:
-        rounds = [(self.latents(Purpose.G_MAIN, stream),) for stream in streams]
+    def _latents(self, purpose: Purpose, batch: Round) -> Latents:
+        return self.latents(purpose, batch.stream, batch.labels if self.config.gan.mbstd_by_class else None)
+
+    def _run(self, name: str, batches: list[tuple]) -> tuple[dict[str, Tensor], Tensor]:
+        with self.timer(name):
+            return run_phase(self.phases[name], batches, self.guard, self.statistics)
+
+    def _train_generator(self, rounds: list[Round], *, with_score: bool) -> None:
+        batches = [(self._latents(Purpose.G_MAIN, r),) for r in rounds]
         if with_score:
-            rounds = [(*batch, self._score_batch(stream)) for batch, stream in zip(rounds, streams, strict=True)]
-        averages, bad = self._run("g_score" if with_score else "g_main", rounds)
+            batches = [(*batch, self._score_batch(r)) for batch, r in zip(batches, rounds, strict=True)]
+        averages, bad = self._run("g_score" if with_score else "g_main", batches)
         w_avg = self.g.module.mapping.w_avg
         moved = averages["w_mean"].lerp(w_avg, self.config.gan.w_avg_beta)
         w_avg.copy_(torch.where(bad > 0, w_avg, moved))
 
-    def _score_batch(self, stream: Tensor) -> ScoreBatch:
-        t = draw_timesteps(self.config.run.seed, stream, self.timesteps.first, self.timesteps.last)
+    def _score_batch(self, batch: Round) -> ScoreBatch:
+        t = draw_timesteps(self.config.run.seed, batch.stream, self.timesteps.first, self.timesteps.last)
         own_pass = self.config.smart.separate_pass
-        return ScoreBatch(t, stream, self.latents(Purpose.G_SCORE, stream) if own_pass else None)
+        return ScoreBatch(t, batch.stream, self._latents(Purpose.G_SCORE, batch) if own_pass else None)
 
-    def _regularize_path_length(self, streams: list[Tensor]) -> None:
-        rounds = []
-        for stream in streams:
-            stream = stream[: max(len(stream) // self.config.loss.path_length_shrink, 1)]
-            pixels = philox_normal(self.config.run.seed, stream, self._pixels, Purpose.PATH_PIXELS)
-            latents = self.latents(Purpose.G_PATH, stream)
-            rounds.append((latents, pixels.view(-1, *self.image_shape), self.path_mean))
-        averages, bad = self._run("g_path", rounds)
-        self.path_mean.copy_(torch.where(bad > 0, self.path_mean, averages["path_mean"]))
-
-    @property
-    def _pixels(self) -> int:
+    def _regularize_path_length(self, rounds: list[Round]) -> None:
         channels, height, width = self.image_shape
-        return channels * height * width
-
-    def _real_rounds(self, reals: RealBatch) -> Iterator[tuple[Tensor, Tensor | None]]:
-        c = one_hot(reals.labels, self.num_classes)
-        rounds = len(self.places)
-        yield from zip(reals.images.chunk(rounds), [None] * rounds if c is None else c.chunk(rounds), strict=True)
+        batches = []
+        for batch in rounds:
+            part = batch.first(max(len(batch.stream) // self.config.loss.path_length_shrink, 1))
+            pixels = philox_normal(self.config.run.seed, part.stream, channels * height * width, Purpose.PATH_PIXELS)
+            batches.append((self._latents(Purpose.G_PATH, part), pixels.view(-1, *self.image_shape), self.path_mean))
+        averages, bad = self._run("g_path", batches)
+        self.path_mean.copy_(torch.where(bad > 0, self.path_mean, averages["path_mean"]))
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next iterations depend on, by name; aliases, not copies."""

@@ -98,6 +98,10 @@ CASES = {
     "both forms of the interval": (["--smart.noise_to_signal=[0.1, 0.2]"], "smart.noise_to_signal"),
     "batch not divisible": (["--optim.batch_gpu=5"], "optim.batch_gpu is 5, expected a divisor of the"),
     "group not divisible": (["--gan.mbstd_group=5"], "gan.mbstd_group is 5, expected a divisor"),
+    "class groups without labels": (
+        ["--gan.mbstd_by_class=true", "--data.labels=false", "--smart.frequency=0"],
+        "gan.mbstd_by_class is true, expected data.labels true",
+    ),
     "negative weight": (["--smart.weight=-1"], "smart.weight is -1"),
     "probability above one": (["--loss.style_mixing_prob=1.5"], "loss.style_mixing_prob is 1.5, expected 0 to 1"),
     "no length": (["--run.kimg=0"], "run.kimg is 0"),

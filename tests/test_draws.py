@@ -45,6 +45,13 @@ def test_labels_follow_the_data_and_mixing_follows_its_probability() -> None:
     assert plain.z_mix is None and plain.cutoff is None and plain.labels is None and plain.c is None
 
 
+def test_labels_can_be_given() -> None:
+    given = torch.tensor([2, 1, 0])
+    latents = sampler()(Purpose.G_MAIN, torch.arange(3), given)
+    assert torch.equal(latents.labels, given) and torch.equal(latents.c, torch.eye(3)[given])
+    assert torch.equal(latents.z, sampler()(Purpose.G_MAIN, torch.arange(3)).z)
+
+
 def test_timesteps_are_uniform_over_both_ends() -> None:
     t = draw_timesteps(1, torch.arange(30_000), 40, 44)
     share = t.bincount(minlength=45)[40:] / 30_000

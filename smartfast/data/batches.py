@@ -73,6 +73,7 @@ def iterate_batches(
     mirror: bool,
     cache: Literal["auto", "device", "stream"],
     workers: int,
+    class_group: int = 1,
 ) -> Iterator[RealBatch]:
     """The endless sequence of this process's real batches.
 
@@ -90,6 +91,8 @@ def iterate_batches(
         cache: Keep all images on the device as uint8, or stream them; auto keeps what fits in a quarter of the
             free memory of the device.
         workers: Loader processes when streaming; 0 loads in this process.
+        class_group: Order each global batch by class so that the places that are equal modulo batch / class_group hold
+            as few classes as possible; needs labels. 1 leaves the order as it is.
 
     Raises:
         UserError: An image cannot be decoded (while streaming: when its batch is due), or `cache` is "device"
@@ -97,7 +100,8 @@ def iterate_batches(
     """
     device = torch.device(device)
     labels = None if dataset.labels is None else dataset.labels.to(device)
-    plans = _plans(seed, len(dataset), batch, offsets.cpu(), start_images, mirror)
+    order = _ClassOrder(dataset.labels, class_group) if class_group > 1 and dataset.labels is not None else None
+    plans = _plans(seed, len(dataset), batch, offsets.cpu(), start_images, mirror, order)
     if _fits_on_device(dataset, device, cache):
         return _cached_batches(dataset.all_images().to(device), labels, plans, device)
     return _streamed_batches(dataset, labels, plans, device, workers)
@@ -109,11 +113,28 @@ def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
     return torch.randperm(size, generator=torch.Generator().manual_seed(int(mixed[0])))
 
 
-def _plans(seed: int, size: int, batch: int, offsets: Tensor, start_images: int, mirror: bool) -> Iterator[_Plan]:
+class _ClassOrder:
+    """Orders global batches by class, for `class_group` of `iterate_batches`."""
+
+    def __init__(self, labels: Tensor, group: int) -> None:
+        self.labels, self.group = labels.cpu(), group
+
+    def __call__(self, indices: Tensor) -> Tensor:
+        """Permutation of each row of data indices [iterations, batch], for torch.gather."""
+        by_class = self.labels[indices].argsort(dim=1, stable=True)
+        return by_class.unflatten(1, (-1, self.group)).transpose(1, 2).flatten(1)
+
+
+def _plans(
+    seed: int, size: int, batch: int, offsets: Tensor, start_images: int, mirror: bool, order: _ClassOrder | None
+) -> Iterator[_Plan]:
     """Plans of many iterations each: drawing a flip takes some hundred small operations, however many are drawn."""
-    block = torch.arange(_PLANNED_ITERATIONS)[:, None] * batch + offsets
+    block = torch.arange(_PLANNED_ITERATIONS * batch).view(-1, batch)
     for first in count(start_images, _PLANNED_ITERATIONS * batch):
         positions = block + first
+        if order is not None:
+            positions = positions.gather(1, order(sample_indices(seed, positions, size)))
+        positions = positions[:, offsets]
         flip = None
         if mirror:
             draws = philox_uniform(seed, positions.flatten(), 1, purpose=Purpose.MIRROR)

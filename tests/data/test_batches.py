@@ -51,6 +51,21 @@ def test_every_epoch_is_one_permutation(size: int) -> None:
         assert len({tuple(epoch.tolist()) for epoch in order}) == 5
 
 
+def test_class_groups_hold_the_same_images_ordered_by_class(dataset: ImageDataset) -> None:
+    """Places that are equal modulo batch / group form a group: the runs of the batch sorted by class."""
+    options = dict(batch=12, offsets=torch.arange(12), mirror=False)
+    plain, grouped = batches(dataset, 4, **options), batches(dataset, 4, **options, class_group=3)
+    for before, after in zip(plain, grouped, strict=True):
+        groups = after.labels.reshape(3, 4).t()
+        assert torch.equal(groups.flatten(), before.labels.sort().values)
+        assert sorted(map(bytes, before.images.numpy())) == sorted(map(bytes, after.images.numpy()))
+    split = [batches(dataset, 4, **(options | {"offsets": torch.tensor(o)}), class_group=3) for o in ([0, 5], [11])]
+    for whole, *parts in zip(grouped, *split, strict=True):
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images[[0, 5, 11]])
+    resumed = batches(dataset, 3, **options, class_group=3, start_images=12)
+    assert_equal(resumed, grouped[1:])
+
+
 def test_order_is_a_function_of_seed_and_position_alone() -> None:
     whole = sample_indices(3, torch.arange(70), SIZE)
     scattered = torch.tensor([[69, 0, 23], [22, 46, 45]])
