@@ -56,12 +56,7 @@ def modulated_conv2d(
         ValueError: Shapes or arguments that do not fit.
     """
     check_conv(x, weight, up, down, groups=1)
-    if styles.shape != x.shape[:2]:
-        raise ValueError(f"styles has shape {tuple(styles.shape)}, expected {tuple(x.shape[:2])}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
-    if noise is not None and noise.ndim != 2 and noise.shape[:-2] != (x.shape[0], 1):
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected [{x.shape[0]}, 1, H, W] or [H, W]")
+    _check_shapes(x, weight, styles, noise, bias)
     alpha, gain = check_activation(act, alpha, gain, clamp)
     return dispatch(
         "modulated_conv2d",
@@ -83,6 +78,15 @@ def modulated_conv2d(
         gain,
         clamp,
     )
+
+
+def _check_shapes(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, bias: Tensor | None) -> None:
+    if styles.shape != x.shape[:2]:
+        raise ValueError(f"styles has shape {tuple(styles.shape)}, expected {tuple(x.shape[:2])}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
+    if noise is not None and noise.ndim != 2 and noise.shape[:-2] != (x.shape[0], 1):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected [{x.shape[0]}, 1, H, W] or [H, W]")
 
 
 register("modulated_conv2d", "reference", reference_conv.modulated_conv2d)

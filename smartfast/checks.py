@@ -8,12 +8,17 @@ import torch
 from smartfast.config import Config
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
+from smartfast.models.layers import feature_maps
 
 
-def check_config(config: Config, dataset: ImageDataset, *, device: torch.device, num_processes: int) -> None:
-    """Raise UserError, one line, for the first setting that cannot work."""
-    _check_lengths(config)
+def check_settings(config: Config, *, num_processes: int) -> None:
+    """Raise UserError, one line, for the first setting that cannot work whatever the data."""
+    _check_ranges(config)
     _check_batch(config, num_processes)
+
+
+def check_config(config: Config, dataset: ImageDataset, *, device: torch.device) -> None:
+    """Raise UserError, one line, for the first setting that does not fit the data or the device."""
     _check_images(config, dataset)
     _check_labels(config, dataset)
     if not config.run.dry_run:
@@ -22,7 +27,12 @@ def check_config(config: Config, dataset: ImageDataset, *, device: torch.device,
 
 
 def check_resumed_config(saved: Config, config: Config, run_dir: str) -> None:
-    """Raise UserError if networks or data differ from those of the run that is to be continued."""
+    """Raise UserError if networks, data or seed differ from those of the run that is to be continued."""
+    if saved.run.seed != config.run.seed:
+        raise UserError(
+            f"run.seed is {config.run.seed}, but the run in {run_dir} was started with {saved.run.seed}; "
+            "choose another run.dir or the old value"
+        )
     for group in ("gan", "data"):
         before, now = getattr(saved, group), getattr(config, group)
         for field in dataclasses.fields(before):
@@ -34,28 +44,39 @@ def check_resumed_config(saved: Config, config: Config, run_dir: str) -> None:
                 )
 
 
-def _check_lengths(config: Config) -> None:
-    positive = {"run.kimg": config.run.kimg, "run.tick_kimg": config.run.tick_kimg}
-    positive |= {"run.snapshot_ticks": config.run.snapshot_ticks, "run.keep_checkpoints": config.run.keep_checkpoints}
-    positive |= {"optim.lr_g": config.optim.lr_g, "optim.lr_d": config.optim.lr_d, "optim.batch": config.optim.batch}
-    positive |= {"gan.z_dim": config.gan.z_dim, "gan.w_dim": config.gan.w_dim}
-    positive |= {"loss.path_length_shrink": config.loss.path_length_shrink}
-    positive |= {"metrics.samples": config.metrics.samples, "metrics.batch": config.metrics.batch}
+def _check_ranges(config: Config) -> None:
+    run, gan, loss, smart, optim, metrics = (
+        getattr(config, group) for group in ("run", "gan", "loss", "smart", "optim", "metrics")
+    )
+    positive = {"run.kimg": run.kimg, "run.tick_kimg": run.tick_kimg, "run.snapshot_ticks": run.snapshot_ticks}
+    positive |= {"run.keep_checkpoints": run.keep_checkpoints, "run.max_bad_steps": run.max_bad_steps}
+    positive |= {"optim.lr_g": optim.lr_g, "optim.lr_d": optim.lr_d, "optim.batch": optim.batch}
+    positive |= {"gan.z_dim": gan.z_dim, "gan.w_dim": gan.w_dim, "gan.mbstd_group": gan.mbstd_group}
+    positive |= {"gan.mapping_layers": gan.mapping_layers, "gan.d_mapping_layers": gan.d_mapping_layers}
+    positive |= {"gan.mapping_lr_multiplier": gan.mapping_lr_multiplier, "gan.channel_max": gan.channel_max}
+    positive |= {"loss.path_length_shrink": loss.path_length_shrink, "metrics.samples": metrics.samples}
+    positive |= {"metrics.batch": metrics.batch, "perf.cpu_threads": config.perf.cpu_threads}
     for name, value in positive.items():
-        if value <= 0:
+        if value is not None and value <= 0:
             raise UserError(f"{name} is {value}, expected more than 0")
-    not_negative = {"smart.frequency": config.smart.frequency, "smart.weight": config.smart.weight}
-    not_negative |= {"loss.r1_interval": config.loss.r1_interval, "metrics.every_ticks": config.metrics.every_ticks}
-    not_negative |= {
-        "loss.path_length_interval": config.loss.path_length_interval,
-        "loss.r1_gamma": config.loss.r1_gamma,
-    }
-    not_negative |= {"gan.mbstd_channels": config.gan.mbstd_channels, "run.seed": config.run.seed}
+    not_negative = {"smart.frequency": smart.frequency, "smart.weight": smart.weight, "loss.r1_gamma": loss.r1_gamma}
+    not_negative |= {"loss.r1_interval": loss.r1_interval, "loss.path_length_interval": loss.path_length_interval}
+    not_negative |= {"loss.path_length_weight": loss.path_length_weight, "metrics.every_ticks": metrics.every_ticks}
+    not_negative |= {"gan.mbstd_channels": gan.mbstd_channels, "data.workers": config.data.workers}
     for name, value in not_negative.items():
         if value < 0:
             raise UserError(f"{name} is {value}, expected 0 or more")
-    if not 0 <= config.loss.style_mixing_prob <= 1:
-        raise UserError(f"loss.style_mixing_prob is {config.loss.style_mixing_prob}, expected 0 to 1")
+    if not 0 <= run.seed < 2**32:
+        raise UserError(f"run.seed is {run.seed}, expected 0 to 2**32 - 1")
+    if not 0 <= loss.style_mixing_prob <= 1:
+        raise UserError(f"loss.style_mixing_prob is {loss.style_mixing_prob}, expected 0 to 1")
+    if not all(0 <= beta < 1 for beta in optim.betas):
+        raise UserError(f"optim.betas is {list(optim.betas)}, expected two numbers of at least 0 and below 1")
+    maps = feature_maps(4, gan.channel_base, gan.channel_max)
+    if gan.mbstd_channels and maps % gan.mbstd_channels:
+        raise UserError(
+            f"gan.mbstd_channels is {gan.mbstd_channels}, expected a divisor of the {maps} feature maps at 4x4"
+        )
 
 
 def _check_batch(config: Config, num_processes: int) -> None:

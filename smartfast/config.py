@@ -65,9 +65,11 @@ class GanConfig:
     w_dim: int = 512
     """Dimension of the intermediate latent w. Default: StyleGAN2."""
     mapping_layers: int = 8
-    """Depth of the mapping network. Default: StyleGAN2; ADA's `auto` and `cifar` take 2."""
+    """Depth of the generator's mapping network. Default: StyleGAN2; ADA's `auto` and `cifar` take 2."""
+    d_mapping_layers: int = 8
+    """Depth of the discriminator's label mapping. Default: StyleGAN2; ADA keeps 8 in every configuration."""
     mapping_lr_multiplier: float = 0.01
-    """Learning-rate multiplier of the mapping network. Default: StyleGAN2."""
+    """Learning-rate multiplier of both mapping networks. Default: StyleGAN2."""
     channel_base: int = 32768
     """Feature maps at resolution r are min(channel_base / r, channel_max). Default: StyleGAN2 at 1024 pixels."""
     channel_max: int = 512
@@ -98,9 +100,9 @@ class LossConfig:
     r1_interval: int = 16
     """Iterations between two R1 steps; 0 = off. Default: StyleGAN2."""
     path_length_weight: float = 2.0
-    """Weight of the path-length penalty; 0 = off. Default: StyleGAN2."""
+    """Weight of the path-length penalty; 0 = off, though Adam's correction for it stays (ADA). Default: StyleGAN2."""
     path_length_interval: int = 4
-    """Iterations between two path-length steps. Default: StyleGAN2."""
+    """Iterations between two path-length steps; 0 = off, without Adam's correction. Default: StyleGAN2."""
     path_length_decay: float = 0.01
     """Step of the running mean of path lengths. Default: StyleGAN2."""
     path_length_shrink: int = 2
@@ -174,15 +176,15 @@ class PerfConfig:
     """Speed. Nothing here changes what is computed beyond rounding."""
 
     kernels: Literal["auto", "triton", "reference"] = "auto"
-    """Implementation of the ops; auto takes Triton on a GPU and plain PyTorch on a CPU."""
+    """Implementation of the ops; auto takes Triton on a GPU where an op has it, else plain PyTorch (reference)."""
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
-    """Arithmetic of the networks; fp16 and bf16 apply to gan.half_resolutions. Default: ours."""
+    """Arithmetic of the networks; fp16 and bf16 apply to gan.half_resolutions, tf32 to the rest. Default: ours."""
     compile: bool = False
     """torch.compile every phase as one graph. Costs a minute or more at the start. Default: ours."""
     cuda_graphs: bool = False
     """Replay each phase as one captured CUDA graph. Not available on a CPU. Default: ours."""
     channels_last: bool = False
-    """Keep activations in NHWC memory order. Default: ours."""
+    """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
     cpu_threads: int | None = None
     """Threads per process on a CPU; unset: physical cores / processes (`accelerate launch` alone would set 1)."""
 

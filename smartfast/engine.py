@@ -51,6 +51,22 @@ class FlatParameters:
         return views
 
 
+class StepGuard:
+    """Counts a network's optimizer steps that were skipped because a loss or gradient was not finite, on the device.
+
+    total: Skipped steps of the run. consecutive: Those since the last good step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.total = torch.zeros([], device=device)
+        self.consecutive = torch.zeros([], device=device)
+
+    def update(self, bad: Tensor) -> None:
+        """bad: 1.0 if the step was skipped, else 0.0."""
+        self.total += bad
+        self.consecutive.add_(1).mul_(bad)
+
+
 class TrainedNetwork:
     """A network with its flat gradient and its Adam.
 
@@ -94,15 +110,22 @@ class TrainedNetwork:
         self.optimizer.grad_scale = None
         self.optimizer.found_inf = torch.zeros([], device=flat.device)
         self._create_optimizer_state()
+        self.guard = StepGuard(flat.device)
 
     def _create_optimizer_state(self) -> None:
         self.optimizer.found_inf.fill_(1.0)
         self.optimizer.step()
 
-    @property
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Adam's moments and step count, by name; in place changes reach the optimizer."""
-        return self.optimizer.state[self.weights]
+    def state(self) -> dict[str, Tensor]:
+        """Parameters, buffers, Adam's moments per parameter and step count, skipped steps, by name; aliases."""
+        adam = self.optimizer.state[self.weights]
+        names = [name for name, _ in self.module.named_parameters()]
+        tensors = {f"module/{name}": value for name, value in self.module.state_dict().items()}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            views = self.parameters.views(adam[moment])
+            tensors |= {f"{moment}/{name}": view for name, view in zip(names, views, strict=True)}
+        counts = {"step": adam["step"], "skipped": self.guard.total, "skipped_in_a_row": self.guard.consecutive}
+        return tensors | counts
 
 
 @dataclass
@@ -175,22 +198,6 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return value
 
 
-class StepGuard:
-    """Counts optimizer steps that were skipped because a loss or gradient was not finite, on the device.
-
-    total: Skipped steps of the run. consecutive: Of which without a good step of any network in between.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.total = torch.zeros([], device=device)
-        self.consecutive = torch.zeros([], device=device)
-
-    def update(self, bad: Tensor) -> None:
-        """bad: 1.0 if the step was skipped, else 0.0."""
-        self.total += bad
-        self.consecutive.add_(1).mul_(bad)
-
-
 class Statistics:
     """Sums of statistics on the device, read once per tick."""
 
@@ -214,9 +221,7 @@ class Statistics:
         return dict(zip(names, means.tolist(), strict=True))
 
 
-def run_phase(
-    phase: Phase, rounds: Sequence[tuple], guard: StepGuard, statistics: Statistics
-) -> tuple[dict[str, Tensor], Tensor]:
+def run_phase(phase: Phase, rounds: Sequence[tuple], statistics: Statistics) -> tuple[dict[str, Tensor], Tensor]:
     """Accumulate a phase's gradient over `rounds`, average it over the processes and take the optimizer step.
 
     Args:
@@ -239,7 +244,7 @@ def run_phase(
     bad = (~torch.isfinite(network.buffer.sum())).float()
     network.optimizer.found_inf.copy_(bad)
     network.optimizer.step()
-    guard.update(bad)
+    network.guard.update(bad)
     _, *averages = network.carried[: sum(sizes)].split(sizes)
     shaped = [average.view(value.shape) for average, value in zip(averages, carried[1:], strict=True)]
     return dict(zip(phase.carried, shaped, strict=True)), bad

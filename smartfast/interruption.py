@@ -39,6 +39,8 @@ class Interruption:
             return self.signal_name is not None
         if iteration % _AGREEMENT_ITERATIONS:
             return False
-        wanted = torch.tensor(float(self.signal_name is not None), device=self.device)
-        dist.all_reduce(wanted)
-        return wanted.item() > 0
+        number = torch.tensor(signal.Signals[self.signal_name] if self.signal_name else 0, device=self.device)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        if number.item():
+            self.signal_name = signal.Signals(number.item()).name
+        return number.item() > 0

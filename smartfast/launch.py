@@ -7,13 +7,14 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 
-from smartfast.checkpoint import load_newest
-from smartfast.checks import check_config, check_resumed_config
+from smartfast.checkpoint import Checkpoint, load_newest
+from smartfast.checks import check_config, check_resumed_config, check_settings
 from smartfast.config import Config
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
+from smartfast.grids import write_atomically
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.models.build import build_networks
@@ -38,9 +39,10 @@ def launch(config: Config) -> bool:
         log_with=None if config.run.tracker == "none" else config.run.tracker,
         project_dir=config.run.dir,
     )
+    check_settings(config, num_processes=accelerator.num_processes)
     _set_up_arithmetic(config, accelerator)
     dataset = open_dataset(config.data)
-    check_config(config, dataset, device=accelerator.device, num_processes=accelerator.num_processes)
+    check_config(config, dataset, device=accelerator.device)
     scorer, timesteps = _open_scorer(config, dataset, accelerator)
     if config.run.dry_run:
         accelerator.print(describe(config, dataset, scorer, timesteps))
@@ -57,7 +59,12 @@ def launch(config: Config) -> bool:
         num_processes=accelerator.num_processes,
     )
     run_dir = Path(config.run.dir)
-    checkpoint = _resume(training, run_dir)
+    checkpoint = _resume(training, dataset, run_dir)
+    starts = set(gather_object([training.images]))
+    if len(starts) > 1:
+        raise UserError(
+            f"run.dir {run_dir}: processes found checkpoints at {sorted(starts)} images, expected one shared folder"
+        )
     if accelerator.is_main_process:
         _prepare_folder(run_dir, config)
     accelerator.wait_for_everyone()
@@ -85,7 +92,7 @@ def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, times
 def _set_up_arithmetic(config: Config, accelerator: Accelerator) -> None:
     set_seed(config.run.seed)
     if accelerator.device.type == "cpu":
-        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
         torch.set_num_threads(config.perf.cpu_threads or max(cores // accelerator.num_processes, 1))
     elif config.perf.precision != "fp32":
         torch.set_float32_matmul_precision("high")
@@ -100,6 +107,8 @@ def _open_scorer(
 ) -> tuple[Scorer | None, TimestepRange | None]:
     if not config.smart.frequency:
         return None, None
+    if config.smart.scorer is None and config.run.dry_run:
+        return None, None
     if config.smart.scorer is None:
         raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
     scorer = load_scorer(config.smart.scorer, device=accelerator.device, precision=config.smart.precision)
@@ -113,12 +122,18 @@ def _open_scorer(
     return scorer, timestep_range(scorer, config.smart)
 
 
-def _resume(training: Training, run_dir: Path):
+def _resume(training: Training, dataset: ImageDataset, run_dir: Path) -> Checkpoint | None:
     checkpoint = load_newest(run_dir)
     if checkpoint is None:
         return None
     if (run_dir / "config.yaml").is_file():
         check_resumed_config(load_config(run_dir / "config.yaml"), training.config, str(run_dir))
+    fingerprint = checkpoint.info["dataset"]["fingerprint"]
+    if fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"data.path {training.config.data.path}: fingerprint {dataset.fingerprint}, expected {fingerprint}, that of "
+            f"the run in {run_dir}; choose another run.dir or the old data"
+        )
     try:
         training.restore(checkpoint.state, images=checkpoint.info["images"])
     except (KeyError, RuntimeError) as error:
@@ -131,7 +146,7 @@ def _resume(training: Training, run_dir: Path):
 def _prepare_folder(run_dir: Path, config: Config) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(config_to_yaml(config))
+        write_atomically(run_dir / "config.yaml", config_to_yaml(config).encode())
     except OSError as error:
         raise UserError(f"run.dir {run_dir}: expected a folder that can be written ({error.strerror})") from error
 

@@ -135,7 +135,7 @@ def _metrics_section(evaluations: Sequence[Row]) -> str:
         return html.section("Metrics", html.paragraph("None were computed."))
     rows = []
     for name, (meaning, badness) in _METRICS.items():
-        values = [(row[f"metric/{name}"], row["kimg"]) for row in evaluations if f"metric/{name}" in row]
+        values = [(row[f"metric/{name}"], row["kimg"]) for row in evaluations if row.get(f"metric/{name}") is not None]
         if values:
             best, best_kimg = min(values, key=lambda point: badness(point[0]))
             cells = [f"{values[0][0]:.4g}", f"{best:.4g} (at {best_kimg:g} kimg)", f"{values[-1][0]:.4g}"]

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from smartfast.grids import write_atomically
+
 
 class RunLog:
     """Appends rows to metrics.jsonl of a run folder.
@@ -19,7 +21,8 @@ class RunLog:
         self.path = run_dir / "metrics.jsonl"
         if self.path.exists():
             kept = [row for row in read_rows(self.path) if row["kimg"] <= kimg]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            write_atomically(self.path, text.encode())
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; a number that is not finite becomes null, which JSON can hold."""

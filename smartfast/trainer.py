@@ -56,7 +56,7 @@ class Trainer:
         self.saved_images = training.images if checkpoint else -1
         self.evaluated_images = -1
         if self.is_main:
-            self.log = RunLog(self.run_dir, kimg=training.images / 1000)
+            self.log = RunLog(self.run_dir, kimg=training.images / 1000 if checkpoint else -1.0)
 
     def run(self) -> bool:
         """Train until run.kimg, or until SIGTERM or Ctrl-C, and leave a checkpoint and a report.
@@ -68,7 +68,7 @@ class Trainer:
             UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row.
         """
         training, config = self.training, self.config
-        if training.images >= self.total_images:
+        if training.images >= self.total_images and (self.run_dir / "report.html").is_file():
             self.accelerator.print(
                 f"{self.run_dir} is complete at {self.kimg:g} kimg; a larger run.kimg goes on from there"
             )
@@ -133,16 +133,18 @@ class Trainer:
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=self.training.images)
         self._stop_if_not_finite()
         maintenance_start_sec = time.perf_counter()
-        if row["tick"] % self.config.run.snapshot_ticks == 0:
-            self._snapshot()
         if self.config.metrics.every_ticks and row["tick"] % self.config.metrics.every_ticks == 0:
             self._evaluate()
+        if row["tick"] % self.config.run.snapshot_ticks == 0:  # last: what a checkpoint claims is on disk before it
+            self._snapshot()
         self.maintenance_sec = time.perf_counter() - maintenance_start_sec
         self.tick_start_sec, self.tick_start_images = time.perf_counter(), self.training.images
 
     def _tick_row(self) -> dict[str, float | int | str]:
         training = self.training
-        sec = time.perf_counter() - self.tick_start_sec
+        skipped = sum(int(network.guard.total.item()) for network in (training.g, training.d))
+        means = {**training.statistics.read(), **training.timer.read()}
+        sec = time.perf_counter() - self.tick_start_sec  # after the reads above, which wait for the device
         images = training.images - self.tick_start_images
         cpu_mem_gib, gpu_mem_gib = memory_gib(training.device)
         return {
@@ -156,13 +158,12 @@ class Trainer:
             "cpu_mem_gib": cpu_mem_gib,
             "gpu_mem_gib": gpu_mem_gib,
             "images_per_sec": images / sec,
-            "skipped_steps": int(training.guard.total.item()),
-            **training.statistics.read(),
-            **training.timer.read(),
+            "skipped_steps": skipped,
+            **means,
         }
 
     def _stop_if_not_finite(self) -> None:
-        bad = int(self.training.guard.consecutive.item())
+        bad = max(int(network.guard.consecutive.item()) for network in (self.training.g, self.training.d))
         if bad >= self.config.run.max_bad_steps:
             raise UserError(
                 f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped, limit run.max_bad_steps: the "
@@ -225,9 +226,9 @@ class Trainer:
 
     def _finish(self, signal_name: str | None) -> bool:
         complete = self.training.images >= self.total_images
-        self._snapshot()
         if complete and self.evaluated_images != self.training.images:
             self._evaluate()
+        self._snapshot()
         self.accelerator.end_training()
         if self.is_main:
             if complete:

@@ -13,7 +13,6 @@ from smartfast.engine import (
     AveragedGenerator,
     Phase,
     Statistics,
-    StepGuard,
     TrainedNetwork,
     mean_over_processes,
     run_phase,
@@ -76,11 +75,11 @@ class Training:
             precision=config.perf.precision,
             seed=config.run.seed,
         )
-        self.g = self._trained(generator, config.optim.lr_g, self._path_interval or None)
+        self.g = self._trained(generator, config.optim.lr_g, config.loss.path_length_interval or None)
         self.d = self._trained(discriminator, config.optim.lr_d, config.loss.r1_interval or None)
         self.ema = AveragedGenerator(self.g, half_life_kimg=config.optim.ema_kimg, rampup=config.optim.ema_rampup)
         self.path_mean = torch.zeros([], device=device)
-        self.guard, self.statistics, self.timer = StepGuard(device), Statistics(), PhaseTimer(device)
+        self.statistics, self.timer = Statistics(), PhaseTimer(device)
         self.latents = LatentSampler(
             seed=config.run.seed,
             z_dim=generator.z_dim,
@@ -189,7 +188,7 @@ class Training:
 
     def _run(self, name: str, batches: list[tuple]) -> tuple[dict[str, Tensor], Tensor]:
         with self.timer(name):
-            return run_phase(self.phases[name], batches, self.guard, self.statistics)
+            return run_phase(self.phases[name], batches, self.statistics)
 
     def _train_generator(self, rounds: list[Round], *, with_score: bool) -> None:
         batches = [(self._latents(Purpose.G_MAIN, r),) for r in rounds]
@@ -217,14 +216,9 @@ class Training:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next iterations depend on, by name; aliases, not copies."""
-        tensors = {
-            "path_mean": self.path_mean,
-            "bad/total": self.guard.total,
-            "bad/consecutive": self.guard.consecutive,
-        }
+        tensors = {"path_mean": self.path_mean}
         for prefix, network in (("g", self.g), ("d", self.d)):
-            tensors |= {f"{prefix}/{name}": value for name, value in network.module.state_dict().items()}
-            tensors |= {f"{prefix}_adam/{name}": value for name, value in network.optimizer_state.items()}
+            tensors |= {f"{prefix}/{name}": value for name, value in network.state().items()}
         return tensors | {f"ema/{name}": value for name, value in self.ema.module.named_parameters()}
 
     def restore(self, tensors: dict[str, Tensor], *, images: int) -> None:

@@ -51,7 +51,7 @@ def empty_zip(p: Path) -> list[str]:
 
 
 def rgb_data_for_grey_scorer(p: Path) -> list[str]:
-    return [f"--data.path={images(p / 'x', mode='RGB')}", "--data.labels=false"]
+    return [f"--data.path={images(p / 'x', mode='RGB')}", "--data.labels=false", "--gan.mbstd_by_class=false"]
 
 
 def foreign_checkpoint(p: Path) -> list[str]:
@@ -92,7 +92,10 @@ CASES = {
     "no scorer": (["--smart.scorer=null"], "smart.scorer is not set"),
     "scorer of another resolution": (["--data.resolution=32"], "has resolution 16, expected the GAN's 32"),
     "scorer of other channels": (rgb_data_for_grey_scorer, "1 image channels, expected the GAN's 3"),
-    "scorer with classes, GAN without": (["--data.labels=false"], "10 classes, expected the GAN's 0"),
+    "scorer with classes, GAN without": (
+        ["--data.labels=false", "--gan.mbstd_by_class=false"],
+        "10 classes, expected the GAN's 0",
+    ),
     "empty timestep interval": (["--smart.timesteps=[9, 3]"], "smart.timesteps"),
     "timestep outside the schedule": (["--smart.timesteps=[900, 1200]"], "smart.timesteps"),
     "both forms of the interval": (["--smart.noise_to_signal=[0.1, 0.2]"], "smart.noise_to_signal"),
@@ -104,6 +107,11 @@ CASES = {
     ),
     "negative weight": (["--smart.weight=-1"], "smart.weight is -1"),
     "probability above one": (["--loss.style_mixing_prob=1.5"], "loss.style_mixing_prob is 1.5, expected 0 to 1"),
+    "negative seed": (["--run.seed=-1"], "run.seed is -1, expected 0 to 2**32 - 1"),
+    "no threads": (["--perf.cpu_threads=0"], "perf.cpu_threads is 0"),
+    "no mapping layers": (["--gan.mapping_layers=0"], "gan.mapping_layers is 0"),
+    "beta of one": (["--optim.betas=[0.0, 1.0]"], "optim.betas is [0.0, 1.0], expected"),
+    "statistics that do not divide": (["--gan.mbstd_channels=3"], "expected a divisor of the 64 feature maps"),
     "no length": (["--run.kimg=0"], "run.kimg is 0"),
     "CUDA graphs": (["--perf.cuda_graphs=true"], "perf.cuda_graphs is true"),
     "unknown metric": (["--metrics.names=[nonsense]"], "metrics.names"),

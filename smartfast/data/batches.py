@@ -181,8 +181,9 @@ def _streamed_batches(
 
 
 def _leave_interrupts_to_trainer(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; workers must live on while the trainer saves."""
+    """Ctrl-C, and the SIGTERM of a scheduler, reach every process of the group; workers must outlive the save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _BatchReader(Dataset[Tensor | UserError]):

@@ -35,7 +35,7 @@ def discriminator_options(gan: GanConfig, *, resolution: int, channels: int, num
         c_dim=num_classes,
         resolution=resolution,
         channels=channels,
-        mapping_layers=gan.mapping_layers,
+        mapping_layers=gan.d_mapping_layers,
         mapping_lr_multiplier=gan.mapping_lr_multiplier,
         architecture=gan.architecture_d,
         channel_base=gan.channel_base,

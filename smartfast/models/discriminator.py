@@ -155,14 +155,12 @@ class Discriminator(nn.Module):
         super().__init__()
         self.c_dim, self.resolution, self.channels = c_dim, resolution, channels
         self.resolutions = block_resolutions(resolution)[:0:-1]
-        in_channels = 0
+        widths = [feature_maps(res, channel_base, channel_max) for res in (*self.resolutions, 4)]
         for i, res in enumerate(self.resolutions):
-            mid_channels = feature_maps(res, channel_base, channel_max)
-            out_channels = feature_maps(res // 2, channel_base, channel_max)
             block = DiscriminatorBlock(
-                in_channels,
-                mid_channels,
-                out_channels,
+                widths[i] if i else 0,
+                widths[i],
+                widths[i + 1],
                 channels,
                 architecture=architecture,
                 act=act,
@@ -171,8 +169,7 @@ class Discriminator(nn.Module):
                 half_dtype=half_dtype if i < half_resolutions else None,
             )
             setattr(self, f"b{res}", block)
-            in_channels = out_channels
-        cmap_dim = (cmap_dim or in_channels) if c_dim else 0
+        cmap_dim = (cmap_dim or widths[-1]) if c_dim else 0
         if c_dim:
             self.mapping = Mapping(
                 0,
@@ -186,7 +183,7 @@ class Discriminator(nn.Module):
                 lr_multiplier=mapping_lr_multiplier,
             )
         self.b4 = DiscriminatorEpilogue(
-            in_channels,
+            widths[-1],
             cmap_dim,
             channels,
             architecture=architecture,
