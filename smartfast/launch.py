@@ -131,8 +131,8 @@ def _resume(training: Training, dataset: ImageDataset, run_dir: Path) -> Checkpo
     fingerprint = checkpoint.info["dataset"]["fingerprint"]
     if fingerprint != dataset.fingerprint:
         raise UserError(
-            f"data.path {training.config.data.path}: fingerprint {dataset.fingerprint}, expected {fingerprint}, that of "
-            f"the run in {run_dir}; choose another run.dir or the old data"
+            f"data.path {training.config.data.path}: found {dataset.fingerprint}, expected {fingerprint}, "
+            f"the fingerprint of the run in {run_dir}; choose another run.dir or the old data"
         )
     try:
         training.restore(checkpoint.state, images=checkpoint.info["images"])
