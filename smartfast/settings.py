@@ -84,7 +84,7 @@ def _preset_path(argument: str, before: str) -> str:
         preset = CONFIGS / f"{name}.yaml"
         if not Path(name).exists():
             if not preset.exists():
-                presets = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+                presets = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml") if not p.stem.endswith("_scorer")))
                 raise UserError(f"--config {name}: no such file; the presets are {presets}")
             return argument.removesuffix(name) + str(preset)
     return argument

@@ -58,7 +58,7 @@ class EvaluateOptions:
     truncation_psi: float = 1.0
     """Truncation: 1 = none, 0 = the mean image. Published metrics are without."""
     seed: int | None = None
-    """Seed of the samples, 0 to 2**64 - 1. Unset: the run's, which repeats the figures of the training log."""
+    """Seed of the samples, 0 to 2**64 - 1. Unset: the run's, which draws the samples of the training log."""
     device: str = "auto"
     """Torch device such as `cpu` or `cuda:1`; auto takes a GPU where there is one."""
 

@@ -126,7 +126,7 @@ def _inception_weights(config: MetricsConfig) -> Path:
     if config.weights is not None:
         path = Path(config.weights).expanduser()
         if not path.is_file():
-            raise MetricUnavailable(f"metrics.weights: no file {path}; download {URL_INCEPTION_V3} and point to it")
+            raise UserError(f"metrics.weights: no file {path}, expected the InceptionV3 weights of {URL_INCEPTION_V3}")
         if not _sha256(path).startswith(_INCEPTION_SHA256_START):
             warnings.warn(
                 f"metrics.weights: {path} is not {_INCEPTION_FILE} byte for byte; "

@@ -6,7 +6,7 @@
     <dir>/metrics.jsonl        loss, learning rate, and loss by noise level on the images kept out
 
 Timesteps and noise are functions of the image's place in the whole training, as everywhere in this project, so a
-resumed run repeats what an uninterrupted one computes.
+resumed run repeats what an uninterrupted one computes (not with dropout, whose random numbers are torch's own).
 """
 
 import copy
@@ -45,8 +45,12 @@ def train_scorer(options: TrainScorerOptions) -> Path:
     Raises:
         UserError: Unusable data or options, another run's folder, or a loss that is not finite.
     """
+    _check_options(options)
     folder = Path(options.dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"dir: {folder}, expected a folder that can be written ({error.strerror})") from error
     accelerator = Accelerator(
         mixed_precision="bf16" if options.precision == "bf16" else "no",
         # Without it, several processes on a CPU would not find one another and each train alone.
@@ -67,6 +71,14 @@ def train_scorer(options: TrainScorerOptions) -> Path:
     run.train(training, images)
     accelerator.end_training()
     return folder / SCORER_FOLDER
+
+
+def _check_options(options: TrainScorerOptions) -> None:
+    positive = {"batch": options.batch, "kimg": options.kimg, "snapshot_kimg": options.snapshot_kimg, "lr": options.lr}
+    positive |= {"unet.norm_groups": options.unet.norm_groups, "num_timesteps": options.num_timesteps}
+    for name, value in positive.items():
+        if value <= 0:
+            raise UserError(f"{name}: {value}, expected more than 0")
 
 
 def build_scheduler(options: TrainScorerOptions) -> DDPMScheduler:

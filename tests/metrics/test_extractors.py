@@ -109,7 +109,7 @@ def test_wrong_weights_files_are_found_before_training(tmp_path, content, messag
 
 
 def test_missing_weights_file(tmp_path):
-    with pytest.raises(MetricUnavailable, match=r"metrics.weights: no file .*nowhere.pth; download https://") as caught:
+    with pytest.raises(UserError, match=r"metrics.weights: no file .*nowhere.pth, expected .* https://") as caught:
         build_extractor(MetricsConfig(weights=str(tmp_path / "nowhere.pth")), CPU)
     assert "\n" not in str(caught.value)
 

@@ -127,6 +127,8 @@ def test_finished_run_does_nothing_more(finished):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"batch": 0}, "batch: 0, expected more than 0"),
+        ({"snapshot_kimg": 0.0}, "snapshot_kimg: 0.0, expected more than 0"),
         ({"seed": 1}, "a run with seed = 0, expected 1; choose another dir"),
         ({"beta_schedule": "scaled_linear"}, "a run with beta_schedule = linear, expected scaled_linear"),
         ({"holdout": 1797}, "holdout: 1797, expected 0..1796"),
