@@ -130,7 +130,8 @@ def test_no_warning_for_a_plain_set(random_image: Maker, write_files: Writer) ->
     path = write_files({"a/0.png": random_image(0), "b/1.png": random_image(1), ".DS_Store": b"x"}, "set.zip")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        open_dataset(DataConfig(path=str(path), labels=True))
+        dataset = open_dataset(DataConfig(path=str(path), labels=True))
+    assert (len(dataset), dataset.num_classes) == (2, 2)
 
 
 def test_classes_without_images_are_named_in_a_warning(tmp_path: Path) -> None:
