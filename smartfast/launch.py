@@ -1,10 +1,8 @@
 """From a configuration to a running trainer: every check, the scorer, resume, trackers."""
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
@@ -12,6 +10,7 @@ from accelerate.utils import gather_object, set_seed
 from smartfast.checkpoint import Checkpoint, load_newest
 from smartfast.checks import check_config, check_resumed_config, check_settings
 from smartfast.config import Config
+from smartfast.cpu import set_up_cpu
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
 from smartfast.grids import write_atomically
@@ -92,8 +91,7 @@ def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, times
 def _set_up_arithmetic(config: Config, accelerator: Accelerator) -> None:
     set_seed(config.run.seed)
     if accelerator.device.type == "cpu":
-        cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
-        torch.set_num_threads(config.perf.cpu_threads or max(cores // accelerator.num_processes, 1))
+        set_up_cpu(config.perf.cpu_threads, accelerator.num_processes)
     elif config.perf.precision != "fp32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True

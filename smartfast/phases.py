@@ -45,8 +45,7 @@ def d_main(g: Generator, d: Discriminator, latents: Latents, reals: Tensor, real
     with torch.no_grad():
         ws, _ = style_latents(g, latents)
         fakes = g.synthesis(ws, latents.noise)
-    fake_logits = d(fakes, latents.c)
-    real_logits = d(reals, real_c)
+    fake_logits, real_logits = d.compare(fakes, latents.c, reals, real_c)
     loss_fake, loss_real = discriminator_loss(fake_logits, real_logits)
     loss = loss_fake.mean() + loss_real.mean()
     return loss, {

@@ -31,6 +31,18 @@ def test_minibatch_std_against_loops(group: int | None, channels: int) -> None:
             assert torch.allclose(y[sample, c + f], expected.expand(h, w))
 
 
+@pytest.mark.parametrize("mbstd", [(1, 1), (2, 2), (3, 1), (6, 1), (4, 0), (None, 1), (8, 1)])
+@pytest.mark.parametrize("c_dim", [0, 3])
+def test_one_pass_over_fakes_and_reals_equals_two(mbstd: tuple[int | None, int], c_dim: int) -> None:
+    group, channels = mbstd
+    options = dict(c_dim=c_dim, resolution=8, channels=2, channel_base=64, channel_max=8, mapping_layers=1)
+    d = Discriminator(mbstd_group=group, mbstd_channels=channels, **options).double()
+    fakes, reals = torch.randn(2, 6, 2, 8, 8, dtype=torch.float64)
+    labels = torch.randn(2, 6, c_dim, dtype=torch.float64) if c_dim else (None, None)
+    results, expected = d.compare(fakes, labels[0], reals, labels[1]), (d(fakes, labels[0]), d(reals, labels[1]))
+    torch.testing.assert_close(results, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("resolution", [0, 2, 12, 100])
 def test_resolution_must_be_a_power_of_two(resolution: int) -> None:
     with pytest.raises(ValueError, match=f"resolution is {resolution}, expected a power of two"):
