@@ -44,6 +44,7 @@ def bias_act(
     alpha: float | None = None,
     gain: float | None = None,
     clamp: float | None = None,
+    impl: str | None = None,
 ) -> Tensor:
     """Add a bias, apply an activation, scale and clamp.
 
@@ -55,6 +56,7 @@ def bias_act(
         alpha: Slope of lrelu for negative inputs; None = 0.2.
         gain: Factor after the activation; None = sqrt(2) for relu, lrelu and swish, else 1.
         clamp: Largest magnitude of the result; None = no clamp.
+        impl: "triton", "reference" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         Shape and dtype of x.
@@ -65,7 +67,7 @@ def bias_act(
     alpha, gain = check_activation(act, alpha, gain, clamp)
     if b is not None and (x.ndim == 0 or not -x.ndim <= dim < x.ndim or b.shape != (x.shape[dim],)):
         raise ValueError(f"b has shape {tuple(b.shape)}, expected the size of dimension {dim} of x {tuple(x.shape)}")
-    return dispatch("bias_act", x.device, x, b, dim, act, alpha, gain, clamp)
+    return dispatch("bias_act", x.device, x, b, dim, act, alpha, gain, clamp, impl=impl)
 
 
 def check_activation(act: str, alpha: float | None, gain: float | None, clamp: float | None) -> tuple[float, float]:

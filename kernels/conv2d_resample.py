@@ -27,6 +27,7 @@ def conv2d_resample(
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
+    impl: str | None = None,
 ) -> Tensor:
     """Convolve images and enlarge or shrink them on the way.
 
@@ -40,6 +41,7 @@ def conv2d_resample(
         groups: Groups of input and output channels that only see each other.
         flip_weight: True = correlation (as torch's conv2d), False = convolution.
         flip_filter: True = correlation with f, False = convolution.
+        impl: "triton", "reference" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         [N, O, H', W'] in the dtype of x after autocast.
@@ -51,7 +53,7 @@ def conv2d_resample(
     x = autocast(x)
     pads = aligned_padding(f, up, down, padding)
     weight = weight.to(x.dtype)
-    return dispatch("conv2d_resample", x.device, x, weight, f, up, down, pads, groups, flip_weight, flip_filter)
+    return dispatch("conv2d_resample", x.device, x, weight, f, up, down, pads, groups, flip_weight, flip_filter, impl=impl)
 
 
 def aligned_padding(f: Tensor | None, up: int, down: int, padding: int | Sequence[int]) -> tuple[int, int, int, int]:

@@ -13,7 +13,13 @@ from smartfast.kernels.selection import dispatch, register
 
 
 def denoise_distance(
-    prediction: Tensor, *, seed: int, stream: Tensor, purpose: int = 0, weight: Tensor | None = None
+    prediction: Tensor,
+    *,
+    seed: int,
+    stream: Tensor,
+    purpose: int = 0,
+    weight: Tensor | None = None,
+    impl: str | None = None,
 ) -> Tensor:
     """Mean squared error of each noise prediction (SMaRt, arXiv 2311.18208, eq. 10).
 
@@ -21,6 +27,7 @@ def denoise_distance(
         prediction: [N, C, H, W], any floating dtype; half precision is computed in float32.
         seed, stream, purpose: Those of the `noise_forward` call.
         weight: float32 [N] or None for 1.
+        impl: "triton", "reference" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         float32 [N], float64 if the prediction is.
@@ -31,7 +38,7 @@ def denoise_distance(
     check_noise(prediction, "prediction", stream)
     if weight is not None:
         check_per_image(weight, "weight", prediction)
-    return dispatch("denoise_distance", prediction.device, prediction, seed, stream, purpose, weight)
+    return dispatch("denoise_distance", prediction.device, prediction, seed, stream, purpose, weight, impl=impl)
 
 
 register("denoise_distance", "reference", reference.denoise_distance)

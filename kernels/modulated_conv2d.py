@@ -1,10 +1,10 @@
 """StyleGAN2's convolution: weights scaled per sample, normalised, with noise, bias and activation behind it.
 
     w'[n, o, i] = weight[o, i] * styles[n, i],   d[n, o] = 1 / sqrt(sum over i, k of w'^2 + 1e-8)
-    y[n, o] = clamp(gain * act(d[n, o] * resample(conv(x[n], w'[n, o])) + noise + bias[o]))
+    y[n, o] = s[n, o] * clamp(gain * act(d[n, o] * resample(conv(x[n], w'[n, o])) + noise + bias[o]))
 
-(Karras et al., arXiv 1912.04958, section 2.2). Gradients flow to x, weight, styles, noise and bias, to second
-order and beyond. The weights of single samples are never formed.
+with s = next_styles or 1 (Karras et al., arXiv 1912.04958, section 2.2). Gradients flow to x, weight, styles, noise,
+bias and next_styles, to second order and beyond. The weights of single samples are never formed.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,9 @@ def modulated_conv2d(
     alpha: float | None = None,
     gain: float = 1.0,
     clamp: float | None = None,
+    input_is_scaled: bool = False,
+    next_styles: Tensor | None = None,
+    impl: str | None = None,
 ) -> Tensor:
     """Convolve every sample with its own scaled weights, then add noise and bias and activate.
 
@@ -48,6 +51,10 @@ def modulated_conv2d(
         demodulate: Divide by the norm of the scaled weights, d above.
         act, alpha, clamp: See `bias_act`.
         gain: Factor after the activation (no default that depends on the activation).
+        input_is_scaled: x carries the styles already, from the `next_styles` of the layer before.
+        next_styles: [N, O] that multiply the result: the styles of the layer behind, which then need not read and
+            write it once more. None = none.
+        impl: "triton", "reference" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         [N, O, H', W'] in the dtype of x after autocast.
@@ -57,6 +64,10 @@ def modulated_conv2d(
     """
     check_conv(x, weight, up, down, groups=1)
     _check_shapes(x, weight, styles, noise, bias)
+    if next_styles is not None and next_styles.shape != (x.shape[0], weight.shape[0]):
+        raise ValueError(
+            f"next_styles has shape {tuple(next_styles.shape)}, expected {(x.shape[0], weight.shape[0])}"
+        )
     alpha, gain = check_activation(act, alpha, gain, clamp)
     return dispatch(
         "modulated_conv2d",
@@ -77,6 +88,9 @@ def modulated_conv2d(
         alpha,
         gain,
         clamp,
+        input_is_scaled,
+        next_styles,
+        impl=impl,
     )
 
 

@@ -22,6 +22,7 @@ def noise_forward(
     stream: Tensor,
     purpose: int = 0,
     dtype: torch.dtype | None = None,
+    impl: str | None = None,
 ) -> Tensor:
     """Images at their noise levels (SMaRt, arXiv 2311.18208, eq. 10).
 
@@ -31,6 +32,7 @@ def noise_forward(
         seed, purpose: Key of the noise, see `philox_words`.
         stream: int64 [N], the noise's identity; equal streams get equal noise.
         dtype: Dtype of the result; None = that of x. The computation is in float32 (float64 if x is).
+        impl: "triton", "reference" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         x_t [N, C, H, W], in the memory format of x.
@@ -42,7 +44,7 @@ def noise_forward(
     check_per_image(alpha, "alpha", x)
     check_per_image(sigma, "sigma", x)
     dtype = x.dtype if dtype is None else dtype
-    return dispatch("noise_forward", x.device, x, alpha, sigma, seed, stream, purpose, dtype)
+    return dispatch("noise_forward", x.device, x, alpha, sigma, seed, stream, purpose, dtype, impl=impl)
 
 
 def check_noise(images: Tensor, name: str, stream: Tensor) -> None:

@@ -78,33 +78,41 @@ def modulated_conv2d(
     alpha: float,
     gain: float,
     clamp: float | None,
+    input_is_scaled: bool,
+    next_styles: Tensor | None,
 ) -> Tensor:
     """`kernels.modulated_conv2d`: scaling a sample's weights is scaling its inputs before and its outputs after."""
     dtype = x.dtype
     weight, styles = wide(weight), wide(styles)
     if demodulate and dtype == torch.float16:
-        weight, styles = _limit(weight, styles)
-    x = x * styles.to(dtype)[:, :, None, None]
+        weight, styles = limit_weight(weight), styles if input_is_scaled else limit_styles(styles)
+    if not input_is_scaled:
+        x = x * styles.to(dtype)[:, :, None, None]
     x = conv2d_resample(x, weight.to(dtype), f, up, down, pads, 1, flip_weight, flip_filter)
     if demodulate:
-        x = x * _demodulation(weight, styles).to(dtype)[:, :, None, None]
+        x = x * demodulation(weight, styles).to(dtype)[:, :, None, None]
     if noise is not None:
         x = x + noise.to(dtype)
-    return bias_act(x, bias, 1, act, alpha, gain, clamp)
+    x = bias_act(x, bias, 1, act, alpha, gain, clamp)
+    return x if next_styles is None else x * next_styles.to(dtype)[:, :, None, None]
 
 
-def _demodulation(weight: Tensor, styles: Tensor) -> Tensor:
+def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
     """One over the norm of each sample's modulated weights, [N, O], without forming those weights."""
     energy = styles.square() @ weight.square().sum(dim=[2, 3]).t()
     return torch.rsqrt(energy + DEMODULATION_EPS)
 
 
-def _limit(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale weights per output and styles per sample, which demodulation undoes, so that float16 does not overflow.
+def limit_weight(weight: Tensor) -> Tensor:
+    """Scale weights per output, which demodulation undoes, so that float16 does not overflow.
 
     With styles of at most 1 and weights of at most 1 / sqrt(fan-in), an output is at most sqrt(fan-in) times the
     largest input.
     """
     largest = weight.detach().abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(weight[0].numel())
-    largest_style = styles.detach().abs().amax(dim=1, keepdim=True)
-    return weight / largest.clamp(min=1e-30), styles / largest_style.clamp(min=1e-30)
+    return weight / largest.clamp(min=1e-30)
+
+
+def limit_styles(styles: Tensor) -> Tensor:
+    """Scale styles per sample to at most 1, which demodulation undoes; see `limit_weight`."""
+    return styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp(min=1e-30)

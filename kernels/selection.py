@@ -48,8 +48,8 @@ def use(choice: str) -> Iterator[None]:
         _choice = outer
 
 
-def implementation_of(op: str, device: torch.device | str) -> tuple[str, str]:
-    """What `op` runs on `device` under the current choice.
+def implementation_of(op: str, device: torch.device | str, impl: str | None = None) -> tuple[str, str]:
+    """What `op` runs on `device` under the current choice, or under `impl` where a call gives one.
 
     Returns:
         ("reference" or "triton", the reason in a few words).
@@ -58,11 +58,12 @@ def implementation_of(op: str, device: torch.device | str) -> tuple[str, str]:
         UserError: The choice is not known, or is "triton" and the op has no Triton implementation.
         KeyError: No such op.
     """
-    _check(_choice, "SMARTFAST_KERNELS")
+    choice = _choice if impl is None else impl
+    _check(choice, "SMARTFAST_KERNELS" if impl is None else "impl")
     available, device_type = _REGISTRY[op], torch.device(device).type
-    if _choice == "reference":
+    if choice == "reference":
         return "reference", "asked for"
-    if _choice == "triton":
+    if choice == "triton":
         if "triton" not in available:
             raise UserError(
                 f"kernels: found 'triton', but {op} has no Triton implementation; expected auto or reference"
@@ -75,19 +76,21 @@ def implementation_of(op: str, device: torch.device | str) -> tuple[str, str]:
     return "triton", "auto takes Triton on cuda"
 
 
-def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
+def dispatch(op: str, device: torch.device, *args: Any, impl: str | None = None) -> Any:
     """Call the chosen implementation of `op`, with autocast off: ops choose their precision themselves.
+
+    impl: "reference", "triton" or "auto" for this call; None = the current choice.
 
     A GPU that falls back to plain PyTorch is told once; compiled code cannot warn, `implementation_of` always tells.
     """
-    name, reason = implementation_of(op, device)
-    if name == "reference" and device.type == "cuda" and _choice == "auto" and not torch.compiler.is_compiling():
+    name, reason = implementation_of(op, device, impl)
+    if name == "reference" and device.type == "cuda" and reason != "asked for" and not torch.compiler.is_compiling():
         _warn_once(f"{op} runs as plain PyTorch on {device.type}: {reason}")
     implementation = _REGISTRY[op][name]
     if torch.is_autocast_enabled(device.type):
         with torch.autocast(device.type, enabled=False):
-            return implementation(*args, **kwargs)
-    return implementation(*args, **kwargs)
+            return implementation(*args)
+    return implementation(*args)
 
 
 def _check(choice: str, source: str) -> None:

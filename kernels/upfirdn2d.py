@@ -68,6 +68,7 @@ def upfirdn2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1.0,
+    impl: str | None = None,
 ) -> Tensor:
     """Upsample, pad, filter and downsample a batch of images.
 
@@ -80,6 +81,7 @@ def upfirdn2d(
             Negative numbers crop.
         flip_filter: False = convolution, True = correlation.
         gain: Factor of the result.
+        impl: "triton", "reference" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         [N, C, H', W'] in the dtype of x, H' = (H * up + y_before + y_after - kh) // down + 1.
@@ -89,16 +91,22 @@ def upfirdn2d(
     """
     up_xy, down_xy, pads = parse_pair(up, "up"), parse_pair(down, "down"), parse_padding(padding)
     _check(x, f, up_xy, pads)
-    return dispatch("upfirdn2d", x.device, x, f, up_xy, down_xy, pads, flip_filter, gain)
+    return dispatch("upfirdn2d", x.device, x, f, up_xy, down_xy, pads, flip_filter, gain, impl=impl)
 
 
 def filter2d(
-    x: Tensor, f: Tensor | None, *, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1.0
+    x: Tensor,
+    f: Tensor | None,
+    *,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+    impl: str | None = None,
 ) -> Tensor:
     """Filter without changing the size; `padding` is added to what keeps it. See `upfirdn2d`."""
     fw, fh = filter_size(f)
     pads = _add(padding, fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2)
-    return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
 def upsample2d(
@@ -109,11 +117,12 @@ def upsample2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1.0,
+    impl: str | None = None,
 ) -> Tensor:
     """Enlarge by `up`, keeping the mean; `padding` is added to what aligns the pixels. See `upfirdn2d`."""
     up_x, up_y = parse_pair(up, "up")
     pads = _add(padding, *upsample_padding(f, up_x, up_y))
-    return upfirdn2d(x, f, up=(up_x, up_y), padding=pads, flip_filter=flip_filter, gain=gain * up_x * up_y)
+    return upfirdn2d(x, f, up=(up_x, up_y), padding=pads, flip_filter=flip_filter, gain=gain * up_x * up_y, impl=impl)
 
 
 def downsample2d(
@@ -124,11 +133,12 @@ def downsample2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1.0,
+    impl: str | None = None,
 ) -> Tensor:
     """Shrink by `down`; `padding` is added to what aligns the pixels. See `upfirdn2d`."""
     down_x, down_y = parse_pair(down, "down")
     pads = _add(padding, *downsample_padding(f, down_x, down_y))
-    return upfirdn2d(x, f, down=(down_x, down_y), padding=pads, flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(x, f, down=(down_x, down_y), padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
 def upsample_padding(f: Tensor | None, up_x: int, up_y: int) -> tuple[int, int, int, int]:

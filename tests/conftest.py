@@ -1,10 +1,14 @@
 """Fixtures that several test files share."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: the kernels then run on the CPU
 
 from smartfast.checkpoint import save_checkpoint
 from smartfast.models import Generator

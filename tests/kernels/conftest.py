@@ -1,13 +1,22 @@
 """Fixtures that the tests of the ops share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
+from smartfast.kernels import use
+
 LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 """Largest ||actual - expected|| / ||expected||, by dtype (design.md, section 4)."""
+
+
+@pytest.fixture(params=["reference", "triton"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test once with each implementation of the ops."""
+    with use(request.param):
+        yield request.param
 
 
 @pytest.fixture
