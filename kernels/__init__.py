@@ -1,7 +1,9 @@
-"""The ops: one public function each, with a plain-PyTorch implementation and room for a Triton one.
+"""The ops: one public function each, with a plain-PyTorch implementation and a Triton one.
 
 `use(...)` or the environment variable SMARTFAST_KERNELS choose between them, `implementation_of` says which one runs.
 """
+
+import importlib.util
 
 from smartfast.kernels.bias_act import bias_act
 from smartfast.kernels.conv2d import conv2d
@@ -12,6 +14,9 @@ from smartfast.kernels.noise_forward import noise_forward
 from smartfast.kernels.philox import philox_normal, philox_uniform, philox_words
 from smartfast.kernels.selection import implementation_of, registered_ops, use
 from smartfast.kernels.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+
+if importlib.util.find_spec("triton") is not None:
+    import smartfast.kernels.triton_ops  # noqa: F401, registers the Triton implementations
 
 __all__ = [
     "bias_act",

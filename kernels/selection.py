@@ -6,6 +6,7 @@ where the op has it, plain PyTorch ("reference") otherwise. Only dictionary look
 torch.compile(fullgraph=True) traces through and recompiles when the choice changes.
 """
 
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -65,14 +66,12 @@ def implementation_of(op: str, device: torch.device | str, impl: str | None = No
         return "reference", "asked for"
     if choice == "triton":
         if "triton" not in available:
-            raise UserError(
-                f"kernels: found 'triton', but {op} has no Triton implementation; expected auto or reference"
-            )
+            raise UserError(f"kernels: found 'triton', but {_why_no_triton(op)}; expected auto or reference")
         return "triton", "asked for"
     if device_type != "cuda":
         return "reference", f"auto takes plain PyTorch on {device_type}"
     if "triton" not in available:
-        return "reference", f"{op} has no Triton implementation"
+        return "reference", _why_no_triton(op)
     return "triton", "auto takes Triton on cuda"
 
 
@@ -91,6 +90,12 @@ def dispatch(op: str, device: torch.device, *args: Any, impl: str | None = None)
         with torch.autocast(device.type, enabled=False):
             return implementation(*args)
     return implementation(*args)
+
+
+def _why_no_triton(op: str) -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return f"{op} has no Triton implementation"
 
 
 def _check(choice: str, source: str) -> None:

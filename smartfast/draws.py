@@ -10,7 +10,6 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from smartfast.kernels.philox import philox_normal, philox_uniform
@@ -49,8 +48,13 @@ class Latents(NamedTuple):
 
 
 def one_hot(labels: Tensor | None, num_classes: int) -> Tensor | None:
-    """Label vectors float32 [N, num_classes] of class indices int64 [N]; None stays None."""
-    return None if labels is None else F.one_hot(labels, num_classes).to(torch.float32)
+    """Label vectors float32 [N, num_classes] of class indices int64 [N]; None stays None.
+
+    Unlike `torch.nn.functional.one_hot`, it reads nothing back from the device to check the labels.
+    """
+    if labels is None:
+        return None
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).to(torch.float32)
 
 
 class LatentSampler:

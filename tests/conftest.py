@@ -14,6 +14,16 @@ from smartfast.checkpoint import save_checkpoint
 from smartfast.models import Generator
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests of ops and networks put tensors: cpu or cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") != "cpu":
+        torch.set_default_device(config.getoption("--device"))
+    torch.backends.cudnn.allow_tf32 = False  # comparisons with float64 mean float32
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A run folder with one checkpoint of a tiny random generator; arguments: c_dim and channels."""

@@ -7,17 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smartfast.checkpoint import load_newest
+from smartfast.data import RealBatch, open_dataset
 from smartfast.launch import launch
 from smartfast.run_log import read_rows
+from smartfast.scorers import load_scorer, timestep_range
 from smartfast.settings import parse_config
+from smartfast.training import Training
 
 TRAIN = Path(__file__).parents[1] / "smartfast" / "train.py"
 KILLS = int(os.environ.get("SMARTFAST_TEST_KILLS", "3"))
@@ -208,3 +213,28 @@ def test_dry_run_describes_and_trains_nothing(tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "run").exists()
     for word in ("frequency: 2", "synthesis.b16.conv1", "b4.conv", "sigma/alpha", "GF"):
         assert word in text, word
+
+
+class ReadBacks(TorchDispatchMode):
+    """Lists what copies a value from the device to Python, which would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.found.append("".join(traceback.format_stack(limit=8)))
+        return function(*args, **(kwargs or {}))
+
+
+def test_an_iteration_reads_nothing_back_from_the_device(tmp_path: Path) -> None:
+    config = parse_config(options(tmp_path, 1, gan__mbstd_by_class="true"))
+    device, dataset, scorer = torch.device("cpu"), open_dataset(config.data), load_scorer("digits")
+    training = Training(config, dataset, scorer=scorer, timesteps=timestep_range(scorer, config.smart), device=device)
+    reals = RealBatch(torch.randn(8, 1, 16, 16), torch.arange(8) % 4)
+    training.run_iteration(reals)
+    with ReadBacks() as read_backs:
+        for _ in range(4):
+            training.run_iteration(reals)
+    assert read_backs.found == []

@@ -106,24 +106,39 @@ def _build_extractor_together(config: MetricsConfig, device: torch.device, proce
 def compute_metrics(
     fakes: Collected, reals: Collected | None, names: set[str], device: torch.device
 ) -> dict[str, float]:
-    """The metrics called `names` of what is known of fakes and reals; `reals` may be None for isc alone."""
+    """The metrics called `names` of what is known of fakes and reals; `reals` may be None for isc alone.
+
+    A metric that fails is nan, and a warning says why: it must not end a training run.
+    """
+    computations: dict[str, Callable[[], tuple[float, ...]]] = {"isc": lambda: (_inception_score(fakes.logits),)}
+    if reals is not None:
+        computations |= {
+            "fid": lambda: (fid_statistics_to_metric(fakes.statistics, reals.statistics, False)[KEY_METRIC_FID],),
+            "kid": lambda: (_kid(fakes.features, reals.features),),
+            "prc": lambda: _precision_recall(fakes.features, reals.features, device),
+            "diversity": lambda: (_diversity(fakes, reals),),
+        }
     values: dict[str, float] = {}
-    if "isc" in names:
-        splits = min(ISC_SPLITS, len(fakes.logits))
-        values["isc"] = isc_features_to_metric(fakes.logits, splits=splits)[KEY_METRIC_ISC_MEAN]
-    if reals is None:
-        return values
-    if "fid" in names:
-        values["fid"] = fid_statistics_to_metric(fakes.statistics, reals.statistics, verbose=False)[KEY_METRIC_FID]
-    if "kid" in names:
-        values["kid"] = _kid(fakes.features, reals.features)
-    if "prc" in names:
-        values["precision"], values["recall"] = _precision_recall(fakes.features, reals.features, device)
-    if "diversity" in names:
-        values["diversity"] = within_class_diversity(fakes.features, fakes.labels, reals.features, reals.labels)
-        if math.isnan(values["diversity"]):
-            warnings.warn("diversity: nan, no class has two samples and two different real images", stacklevel=2)
+    for name in (name for name in computations if name in names):
+        try:
+            found = computations[name]()
+        except Exception as error:  # out of memory, a singular matrix: whatever it is, the run goes on
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(f"{name}: not computed, {reason}", stacklevel=2)
+            found = (math.nan,) * len(KEYS[name])
+        values |= dict(zip(KEYS[name], found, strict=True))
     return values
+
+
+def _inception_score(logits: Tensor) -> float:
+    return isc_features_to_metric(logits, splits=min(ISC_SPLITS, len(logits)))[KEY_METRIC_ISC_MEAN]
+
+
+def _diversity(fakes: Collected, reals: Collected) -> float:
+    value = within_class_diversity(fakes.features, fakes.labels, reals.features, reals.labels)
+    if math.isnan(value):
+        warnings.warn("diversity: nan, no class has two samples and two different real images", stacklevel=2)
+    return value
 
 
 def _kid(fakes: Tensor, reals: Tensor) -> float:

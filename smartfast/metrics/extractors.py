@@ -58,12 +58,21 @@ class Extractor:
         if self.channels is not None:
             images = images.expand(-1, self.channels, -1, -1)
         # Metrics must not depend on the precision that training runs in.
-        with (
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-            torch.autocast(images.device.type, enabled=False),
-        ):
+        with _full_float32(), torch.autocast(images.device.type, enabled=False):
             features, logits = self.module(images)
         return features.float(), logits.float()
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32 in convolutions and matrix products."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def without_alpha(images: Tensor) -> Tensor:

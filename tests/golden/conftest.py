@@ -28,7 +28,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from smartfast.kernels import use
+
 FOLDER = Path(os.environ.get("SMARTFAST_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
+DEVICE = torch.get_default_device()
 SUPPORTED_TOPICS = (
     "upfirdn2d",
     "bias_act",
@@ -110,7 +113,7 @@ class Case:
         return self._cast(stored[entry["key"]])
 
     def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor.clone()
+        return tensor.to(DEVICE, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 class Compare:
@@ -171,6 +174,15 @@ def _cases(topics: tuple[str, ...]) -> list[Any]:
 
 def _is_present() -> bool:
     return (FOLDER / "manifest.json").is_file()
+
+
+@pytest.fixture(params=["reference", "triton"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test once with each implementation of the ops; Triton on a GPU or in its interpreter."""
+    if request.param == "triton" and os.environ.get("TRITON_INTERPRET") != "1" and DEVICE.type != "cuda":
+        pytest.skip("Triton needs tensors on a GPU: pytest --device cuda")
+    with use(request.param):
+        yield request.param
 
 
 @pytest.fixture

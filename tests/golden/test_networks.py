@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -16,6 +17,8 @@ GOLDEN_TOPIC = ("stylegan2_generator", "stylegan2_discriminator", "stylegan2_los
 RENAMED = {"img_resolution": "resolution", "img_channels": "channels", "activation": "act"}
 IGNORED = {"num_fp16_res", "w_avg_beta", "fp16_channels_last", "freeze_layers", "fused_modconv"}
 """Arguments of the reference that choose precision, order of computation or training, not the function."""
+
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def mapping_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def gradients(of: Tensor, inputs: dict[str, Tensor], **kwargs: Any) -> dict[str,
     }
 
 
+@pytest.mark.usefixtures("implementation")
 def test_op(case: Any, compare: Callable[..., None]) -> None:
     args = {name: value for name, value in case.args.items() if name not in NOT_OURS}
     t, outputs = case.inputs, case.outputs

@@ -168,6 +168,17 @@ def test_diversity_without_pairs_is_nan_and_says_so(digits, make_dataset, showin
     assert math.isnan(found["diversity"])
 
 
+def test_a_metric_that_fails_is_nan_and_the_others_are_there(digits, scores, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr("smartfast.metrics.evaluation._precision_recall", fail)
+    with pytest.warns(UserWarning, match="^prc: not computed, RuntimeError: out of memory$"):
+        found = scores(digits[0][:100], digits[1][:100])
+    assert math.isnan(found["precision"]) and math.isnan(found["recall"])
+    assert found["fid"] > 0 and found["diversity"] > 0
+
+
 def test_batch_size_changes_nothing(digits, make_dataset, showing):
     dataset = make_dataset(*digits)
     first, second = (
