@@ -53,7 +53,9 @@ def conv2d_resample(
     x = autocast(x)
     pads = aligned_padding(f, up, down, padding)
     weight = weight.to(x.dtype)
-    return dispatch("conv2d_resample", x.device, x, weight, f, up, down, pads, groups, flip_weight, flip_filter, impl=impl)
+    return dispatch(
+        "conv2d_resample", x.device, x, weight, f, up, down, pads, groups, flip_weight, flip_filter, impl=impl
+    )
 
 
 def aligned_padding(f: Tensor | None, up: int, down: int, padding: int | Sequence[int]) -> tuple[int, int, int, int]:

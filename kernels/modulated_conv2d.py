@@ -65,9 +65,7 @@ def modulated_conv2d(
     check_conv(x, weight, up, down, groups=1)
     _check_shapes(x, weight, styles, noise, bias)
     if next_styles is not None and next_styles.shape != (x.shape[0], weight.shape[0]):
-        raise ValueError(
-            f"next_styles has shape {tuple(next_styles.shape)}, expected {(x.shape[0], weight.shape[0])}"
-        )
+        raise ValueError(f"next_styles has shape {tuple(next_styles.shape)}, expected {(x.shape[0], weight.shape[0])}")
     alpha, gain = check_activation(act, alpha, gain, clamp)
     return dispatch(
         "modulated_conv2d",

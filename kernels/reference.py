@@ -6,6 +6,7 @@ float64. Everything is made of PyTorch's own differentiable functions (and one l
 its own derivative), so gradients of every order are right, in eager mode and under torch.compile.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -152,16 +153,68 @@ def noise_forward(
 ) -> Tensor:
     """`kernels.noise_forward`."""
     x = wide(x)
-    eps = _noise_like(x, seed, stream, purpose)
-    return (x * alpha.to(x.dtype)[:, None, None, None] + eps * sigma.to(x.dtype)[:, None, None, None]).to(dtype)
+    eps = noise_like(x, seed, stream, purpose)
+    return (x * per_image(alpha, x) + eps * per_image(sigma, x)).to(dtype)
 
 
-def denoise_distance(prediction: Tensor, seed: int, stream: Tensor, purpose: int, weight: Tensor | None) -> Tensor:
-    """`kernels.denoise_distance`."""
-    prediction = wide(prediction)
-    eps = _noise_like(prediction, seed, stream, purpose)
-    distance = (prediction - eps).square().mean(dim=[1, 2, 3])
+def denoise_distance(
+    prediction: Tensor,
+    x: Tensor | None,
+    x_factor: Tensor | None,
+    noise_factor: Tensor | None,
+    stream: Tensor | None,
+    seed: int,
+    purpose: int,
+    weight: Tensor | None,
+) -> Tensor:
+    """`kernels.denoise_distance` to the target x_factor * x + noise_factor * eps.
+
+    Factors None = 1; x None, stream None = a term that is not there.
+    """
+    residual = _denoise_residual(prediction, x, x_factor, noise_factor, stream, seed, purpose)
+    distance = residual.square().mean(dim=[1, 2, 3])
     return distance if weight is None else distance * weight.to(distance.dtype)
+
+
+@torch.no_grad()
+def denoise_distance_and_gradient(
+    prediction: Tensor,
+    x: Tensor | None,
+    x_factor: Tensor | None,
+    noise_factor: Tensor | None,
+    stream: Tensor | None,
+    seed: int,
+    purpose: int,
+    weight: Tensor | None,
+    overwrite: bool,
+) -> tuple[Tensor, Tensor]:
+    """`kernels.denoise_distance_and_gradient`; target as `denoise_distance`."""
+    residual = _denoise_residual(prediction, x, x_factor, noise_factor, stream, seed, purpose)
+    distance = residual.square().mean(dim=[1, 2, 3])
+    gradient = residual * (2 / math.prod(prediction.shape[1:]))
+    if weight is not None:
+        distance = distance * weight.to(distance.dtype)
+        gradient = gradient * per_image(weight, gradient)
+    return distance, prediction.copy_(gradient) if overwrite else gradient.to(prediction.dtype)
+
+
+def _denoise_residual(
+    prediction: Tensor,
+    x: Tensor | None,
+    x_factor: Tensor | None,
+    noise_factor: Tensor | None,
+    stream: Tensor | None,
+    seed: int,
+    purpose: int,
+) -> Tensor:
+    residual = wide(prediction)
+    if x is not None:
+        x = x.to(residual.dtype)
+        residual = residual - (x if x_factor is None else x * per_image(x_factor, x))
+    if stream is not None:
+        eps = noise_like(residual, seed, stream, purpose)
+        residual = residual - (eps if noise_factor is None else eps * per_image(noise_factor, eps))
+    return residual
 
 
 def wide(x: Tensor) -> Tensor:
@@ -169,6 +222,12 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in HALF else x
 
 
-def _noise_like(x: Tensor, seed: int, stream: Tensor, purpose: int) -> Tensor:
+def per_image(factor: Tensor, images: Tensor) -> Tensor:
+    """factor [N] in the dtype of `images`, to be multiplied with them."""
+    return factor.to(images.dtype)[:, None, None, None]
+
+
+def noise_like(x: Tensor, seed: int, stream: Tensor, purpose: int) -> Tensor:
+    """The noise of images [N, C, H, W], in the shape and dtype of x."""
     eps = philox_normal(seed, stream, x[0].numel() if len(x) else 0, purpose)
     return eps.to(x.dtype).reshape(x.shape)

@@ -108,7 +108,19 @@ def _ops() -> list[str]:
     from smartfast.kernels import registered_ops
 
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    return [f"{op} on {device}: {_describe_op(op, device)}" for op in registered_ops() for device in devices]
+    lines = [f"{op} on {device}: {_describe_op(op, device)}" for op in registered_ops() for device in devices]
+    return [*lines, *_attempt(_routes)]
+
+
+def _routes() -> list[str]:
+    if _version("triton") is None:
+        return ["no routes of modulated_conv2d without triton"]
+    from smartfast.kernels.triton_ops.routes import DEFAULT, ROUTES, measured_shapes
+
+    return [
+        f"modulated_conv2d as triton: {measured_shapes()} shapes take the route measured as fastest, "
+        f"all others {DEFAULT} ({ROUTES[DEFAULT]}); kernels.explain tells for a call"
+    ]
 
 
 def _describe_op(op: str, device: str) -> str:

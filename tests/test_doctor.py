@@ -17,6 +17,7 @@ def test_it_names_versions_devices_and_every_op():
     assert "cpu: " in text and "GiB" in text
     for op in registered_ops():
         assert f"{op} on cpu: reference (" in text
+    assert "modulated_conv2d as triton: " in text and "all others library (" in text
     assert "failed:" not in text
 
 
@@ -36,7 +37,8 @@ def test_missing_packages_name_their_extra(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     text = doctor()
-    assert "triton not installed, but needed" in text and "pip install smartfast[xformers]" in text
+    assert "triton not installed, but needed" in text and "no routes of modulated_conv2d without triton" in text
+    assert "pip install smartfast[xformers]" in text
 
 
 def test_no_compiler_is_said(monkeypatch):

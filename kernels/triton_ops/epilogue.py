@@ -11,14 +11,19 @@ import triton.language as tl
 
 @triton.jit
 def activate(v, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, ACT: tl.constexpr):
-    """clamp(gain * act(v)); CLAMP = None for none. Constants are constexpr to keep float64 exact and to fold."""
+    """clamp(gain * act(v)); CLAMP = None for none. A NaN stays one, so that a training step is seen to be bad.
+
+    Constants are constexpr to fold and to keep float64 exact; minimum and maximum would round a bare one to float32.
+    """
     if ACT == "relu":
-        v = tl.where(v > 0, v, 0.0)
+        v = tl.where(v < 0, 0.0, v)
     if ACT == "lrelu":
         v = tl.where(v > 0, v, v * ALPHA)
     v = v * GAIN
     if CLAMP is not None:
-        v = tl.minimum(tl.maximum(v, -CLAMP), CLAMP)
+        limit = tl.full(v.shape, CLAMP, v.dtype)
+        v = tl.maximum(v, -limit, propagate_nan=tl.PropagateNan.ALL)
+        v = tl.minimum(v, limit, propagate_nan=tl.PropagateNan.ALL)
     return v
 
 

@@ -26,27 +26,24 @@ def score_loss(
     Returns:
         float32 [N].
     """
-    # An eps network takes x_t as it computes; the conversion from x0 or v, and fp16's gradient, need full precision.
-    direct = scorer.parameterization == "eps" and scorer.dtype != torch.float16
-    dtype = scorer.dtype if direct else torch.promote_types(scorer.dtype, torch.float32)
-    x_t = noise_forward(
-        images, scorer.alpha(t), scorer.sigma(t), seed=seed, stream=stream, purpose=purpose, dtype=dtype
+    alpha, sigma = scorer.alpha(t), scorer.sigma(t)
+    noise = dict(seed=seed, stream=stream, purpose=purpose)
+    in_fp16 = scorer.dtype == torch.float16
+    x_t = noise_forward(images, alpha, sigma, **noise, dtype=torch.float32 if in_fp16 else scorer.dtype)
+    prediction = _predict_in_fp16(scorer, x_t, t, labels) if in_fp16 else scorer.network(x_t, t, labels)
+    return denoise_distance(
+        prediction, **noise, parameterization=scorer.parameterization, x=images, alpha=alpha, sigma=sigma
     )
-    if scorer.dtype == torch.float16:
-        prediction = _predict_eps_in_fp16(scorer, x_t, t, labels)
-    else:
-        prediction = scorer.predict_eps(x_t, t, labels)
-    return denoise_distance(prediction, seed=seed, stream=stream, purpose=purpose)
 
 
-def _predict_eps_in_fp16(scorer: Scorer, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-    """`predict_eps` whose backward stays within fp16's range.
+def _predict_in_fp16(scorer: Scorer, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """`network` in float32 outside, whose backward stays within fp16's range inside.
 
     The gradient of a mean over a batch of images is about 1 / numel, which fp16 rounds to zero: it is multiplied by
     a power of two near numel on its way through the network.
     """
     scale = 2.0 ** max(x_t.numel(), 1).bit_length()
-    return _scale_gradient(scorer.predict_eps(_scale_gradient(x_t, 1 / scale), t, labels), scale)
+    return _scale_gradient(scorer.network(_scale_gradient(x_t, 1 / scale), t, labels).float(), scale)
 
 
 def _scale_gradient(x: Tensor, factor: float) -> Tensor:

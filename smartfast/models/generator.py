@@ -66,20 +66,24 @@ class SynthesisBlock(nn.Module):
         full_dtype = self.conv1.weight.dtype
         x = (self.const.expand(ws[0].shape[0], -1, -1, -1) if self.is_first else x).to(self.half_dtype or full_dtype)
         if self.is_first:
-            x = self.conv1(x, ws[0], next(noise))
+            x = self.conv1(x, self.conv1.styles(ws[0], x.dtype), next(noise))
         elif self.architecture == "resnet":
             skip = self.skip(x, gain=math.sqrt(0.5))
-            x = self.conv0(x, ws[0], next(noise))
-            x = skip + self.conv1(x, ws[1], next(noise), gain=math.sqrt(0.5))
+            x = skip + self._convolve(x, ws, noise, gain=math.sqrt(0.5))
         else:
-            x = self.conv0(x, ws[0], next(noise))
-            x = self.conv1(x, ws[1], next(noise))
+            x = self._convolve(x, ws, noise)
         if img is not None:
             img = upsample2d(img, self.resample_filter)
         if self.has_torgb:
             rgb = self.torgb(x, ws[-1]).to(full_dtype)
             img = rgb if img is None else img + rgb
         return x, img
+
+    def _convolve(self, x: Tensor, ws: Sequence[Tensor], noise: Iterator[Tensor | None], gain: float = 1.0) -> Tensor:
+        """conv0 and conv1. Only conv1 reads what conv0 writes, so conv0 applies conv1's styles: one pass less."""
+        styles0, styles1 = self.conv0.styles(ws[0], x.dtype), self.conv1.styles(ws[1], x.dtype)
+        x = self.conv0(x, styles0, next(noise), next_styles=styles1)
+        return self.conv1(x, styles1, next(noise), gain, input_is_scaled=True)
 
 
 class Synthesis(nn.Module):

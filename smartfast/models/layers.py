@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smartfast.kernels import bias_act, conv2d_resample, modulated_conv2d, setup_filter
+from smartfast.kernels.reference_conv import limit_styles
 
 DEFAULT_FILTER = (1, 3, 3, 1)
 ACTIVATION_GAIN = {"linear": 1.0, "lrelu": math.sqrt(2), "relu": math.sqrt(2), "swish": math.sqrt(2)}
@@ -212,13 +213,35 @@ class StyledConv(nn.Module):
             self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
-        """x [N, C, H, W], w [N, w_dim], noise unit normal [N, 1, H', W'] or [H', W'] or None."""
+    def styles(self, w: Tensor, dtype: torch.dtype) -> Tensor:
+        """Factors of the input's channels [N, C], for images in `dtype`: in float16 at most 1, which loses nothing."""
+        styles = self.affine(w)
+        return limit_styles(styles) if dtype == torch.float16 else styles
+
+    def forward(
+        self,
+        x: Tensor,
+        styles: Tensor,
+        noise: Tensor | None,
+        gain: float = 1.0,
+        *,
+        input_is_scaled: bool = False,
+        next_styles: Tensor | None = None,
+    ) -> Tensor:
+        """[N, C', H', W'].
+
+        Args:
+            x: [N, C, H, W].
+            styles: Those of `self.styles`.
+            noise: Unit normal [N, 1, H', W'] or [H', W'], or None.
+            gain: Factor of the result, on top of the activation's.
+            input_is_scaled, next_styles: See `modulated_conv2d`.
+        """
         scaled_noise = None if noise is None else (noise * self.noise_strength).to(x.dtype)
         return modulated_conv2d(
             x,
             self.weight,
-            self.affine(w),
+            styles,
             noise=scaled_noise,
             bias=self.bias.to(x.dtype),
             up=self.up,
@@ -228,6 +251,8 @@ class StyledConv(nn.Module):
             act=self.act,
             gain=activation_gain(self.act) * gain,
             clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
+            input_is_scaled=input_is_scaled,
+            next_styles=next_styles,
         )
 
 

@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from smartfast.kernels import conv2d, conv2d_resample, setup_filter, upfirdn2d
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+REFERENCE: dict[str, Any] = dict(impl="reference")
 
 
 def correlate(x: Tensor, weight: Tensor, groups: int) -> Tensor:
@@ -44,9 +45,9 @@ def definition(
     if down > 1:
         align = [(fw - down + 1) // 2, (fw - down) // 2, (fh - down + 1) // 2, (fh - down) // 2]
         pads = [a + b for a, b in zip(pads, align, strict=True)]
-    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=pads, gain=up**2, flip_filter=flip_filter)
+    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=pads, gain=up**2, flip_filter=flip_filter, **REFERENCE)
     x = correlate(x, weight if flip_weight else weight.flip([2, 3]), groups)
-    return upfirdn2d(x, f, down=down, flip_filter=flip_filter) if down > 1 else x
+    return upfirdn2d(x, f, down=down, flip_filter=flip_filter, **REFERENCE) if down > 1 else x
 
 
 F4, F53 = (4, 4), (5, 3)
@@ -78,6 +79,7 @@ def unpack(name: str, rng: torch.Generator) -> tuple[Tensor, Tensor | None, dict
     return weight, f, options
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradients(
@@ -110,29 +112,55 @@ def test_second_order(name: str, rng: torch.Generator) -> None:
     assert gradgradcheck(op, (x, weight), fast_mode=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["plain", "1x1 up", "1x1 down", "up", "down", "up and down", "groups up"])
+@pytest.mark.usefixtures("implementation")
+def test_second_order_against_the_definition(
+    name: str,
+    dtype: torch.dtype,
+    rng: torch.Generator,
+    second_order: Callable[..., list[Tensor]],
+    assert_near: Callable[..., None],
+) -> None:
+    weight, f, options = unpack(name, rng)
+    x = torch.randn(1, 4, 4, 5, generator=rng)
+    upstream = torch.randn(definition(x, weight, f, **options).shape, generator=rng)
+    v = torch.randn(x.shape, generator=rng)
+    leaves = [t.to(dtype).requires_grad_() for t in (x, weight, upstream)]
+    truths = [t.double().requires_grad_() for t in (x, weight, upstream)]
+
+    def derivatives(op: Callable[..., Tensor], x: Tensor, weight: Tensor, upstream: Tensor) -> list[Tensor]:
+        return second_order(lambda x, weight: op(x, weight, f=f, **options), x, [weight], upstream, v.to(x.dtype))
+
+    for actual, truth in zip(derivatives(conv2d_resample, *leaves), derivatives(definition, *truths), strict=True):
+        assert_near(actual, truth)
+
+
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("options", [dict(), dict(up=2), dict(down=2)], ids=["same", "up", "down"])
 def test_layouts(options: dict[str, Any], rng: torch.Generator, assert_near: Callable[..., None]) -> None:
     f, weight = setup_filter([1, 3, 3, 1]), torch.randn(8, 4, 3, 3, generator=rng)
     x = torch.randn(2, 4, 8, 10, generator=rng)
-    expected = conv2d_resample(x.double(), weight.double(), f=f, padding=1, **options)
+    expected = conv2d_resample(x.double(), weight.double(), f=f, padding=1, **options, **REFERENCE)
     y = conv2d_resample(x.to(memory_format=torch.channels_last), weight, f=f, padding=1, **options)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert_near(y, expected)
     strided = torch.randn(2, 4, 8, 20, generator=rng)[..., ::2]
     assert_near(
         conv2d_resample(strided, weight, f=f, padding=1, **options),
-        conv2d_resample(strided.double(), weight.double(), f=f, padding=1, **options),
+        conv2d_resample(strided.double(), weight.double(), f=f, padding=1, **options, **REFERENCE),
     )
     assert conv2d_resample(x[:0], weight, f=f, padding=1, **options).shape == (0, *y.shape[1:])
 
 
+@pytest.mark.usefixtures("implementation")
 def test_autocast_decides_the_dtype(rng: torch.Generator, assert_near: Callable[..., None]) -> None:
     f, weight, x = (
         setup_filter([1, 3, 3, 1]),
         torch.randn(8, 4, 3, 3, generator=rng),
         torch.randn(2, 4, 8, 8, generator=rng),
     )
-    expected = conv2d_resample(x.double(), weight.double(), f=f, down=2, padding=1)
+    expected = conv2d_resample(x.double(), weight.double(), f=f, down=2, padding=1, **REFERENCE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = conv2d_resample(x, weight, f=f, down=2, padding=1)
     assert y.dtype == torch.bfloat16

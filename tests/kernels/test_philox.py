@@ -1,9 +1,16 @@
-"""The counter-based generator against Random123's known answers, and as a source of random numbers."""
+"""The counter-based generator, in PyTorch and in a kernel: Random123's known answers, and as a source of numbers."""
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
+from smartfast.draws import Purpose, batch_positions
 from smartfast.kernels import philox_normal, philox_uniform, philox_words
+from smartfast.kernels.triton_ops.score_noise_kernels import normal_run, philox_block
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DRAWS = 2**20
 
 KNOWN_ANSWERS = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -69,17 +76,6 @@ def test_uniform_distribution() -> None:
     assert (u.sort().values - ranks).abs().max() < 1.63 / len(u) ** 0.5  # Kolmogorov-Smirnov, 1 %
 
 
-def test_normal_distribution() -> None:
-    z = philox_normal(1, torch.arange(50), 2000).double()
-    n = z.numel()
-    ranks = (torch.arange(n) + 0.5) / n
-    assert (torch.special.ndtr(z.flatten().sort().values) - ranks).abs().max() < 1.63 / n**0.5
-    assert abs(z.mean()) < 3 / n**0.5
-    assert abs(z.var() - 1) < 3 * (2 / n) ** 0.5
-    neighbours = (z[:, :-1] * z[:, 1:]).mean()
-    assert abs(neighbours) < 3 / n**0.5
-
-
 def test_normal_is_box_muller_of_the_words() -> None:
     words = philox_words(6, torch.tensor([2]), 4)[0].double()
     u = (words // 256) / 2**24
@@ -87,3 +83,96 @@ def test_normal_is_box_muller_of_the_words() -> None:
     angle = 2 * torch.pi * u[1::2]
     expected = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1).flatten()
     assert torch.allclose(philox_normal(6, torch.tensor([2]), 4)[0].double(), expected, atol=1e-6)
+
+
+@triton.jit
+def words_kernel(stream, words, seed, purpose, first, COUNT: tl.constexpr):
+    """One program per stream: the words of COUNT blocks from `first` on, uint32 as int64 [N, COUNT, 4]."""
+    n, i = tl.program_id(0), tl.arange(0, COUNT)
+    four = philox_block(seed, purpose, tl.load(stream + n), first + i)
+    for k in tl.static_range(4):
+        tl.store(words + (n * COUNT + i) * 4 + k, four[k].to(tl.int64))
+
+
+@triton.jit
+def normal_kernel(stream, y, seed, purpose, COUNT: tl.constexpr):
+    """One program per stream: 4 * COUNT normal numbers, float32 [N, 4 * COUNT]."""
+    n = tl.program_id(0)
+    eps = normal_run(seed, purpose, tl.load(stream + n), tl.arange(0, COUNT))
+    tl.store(y + n * 4 * COUNT + tl.arange(0, 4 * COUNT), eps)
+
+
+def words_in_a_kernel(seed: int, stream: torch.Tensor, blocks: int, purpose: int, first: int = 0) -> torch.Tensor:
+    words = torch.empty(len(stream), blocks, 4, dtype=torch.int64, device=DEVICE)
+    words_kernel[(len(stream),)](stream.to(DEVICE), words, seed, purpose, first, COUNT=blocks)
+    return words.cpu()
+
+
+def signed(word: int) -> int:
+    return word - 2**64 if word >= 2**63 else word
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS, ids=["zeros", "ones", "pi"])
+def test_kernel_gives_the_known_answers(
+    counter: tuple[int, ...], key: tuple[int, ...], answer: tuple[int, ...]
+) -> None:
+    stream = torch.tensor([signed(counter[1] | counter[2] << 32)])
+    words = words_in_a_kernel(signed(key[0] | key[1] << 32), stream, 1, counter[3], first=counter[0])
+    assert tuple(words[0, 0].tolist()) == answer
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 2**64 - 1, 0x299F31D0A4093822])
+@pytest.mark.parametrize("purpose", [0, 1, 0xFEDCBA98])
+def test_words_in_a_kernel_are_equal(seed: int, purpose: int) -> None:
+    stream = torch.tensor([0, 5, 2**32 + 3, 2**63 - 1])
+    words = words_in_a_kernel(signed(seed), stream, 8, purpose)
+    assert torch.equal(words.flatten(1), philox_words(seed, stream, 32, purpose))
+
+
+@pytest.fixture(scope="module", params=["reference", "triton"])
+def draws(request: pytest.FixtureRequest) -> torch.Tensor:
+    """A million normal numbers, float64 [8 streams, 131072]."""
+    stream = torch.tensor([0, 1, 2, 1000, 2**32, 2**32 + 1, 2**40, 2**62])
+    if request.param == "reference":
+        return philox_normal(3, stream, DRAWS // 8, purpose=8).double()
+    y = torch.empty(8, DRAWS // 8, device=DEVICE)
+    normal_kernel[(8,)](stream.to(DEVICE), y, 3, 8, COUNT=DRAWS // 32)
+    return y.double().cpu()
+
+
+def test_a_million_draws_are_normal(draws: torch.Tensor) -> None:
+    ranks = (torch.arange(DRAWS) + 0.5) / DRAWS
+    distance = (torch.special.ndtr(draws.flatten().sort().values) - ranks).abs().max()
+    assert distance < 1.63 / DRAWS**0.5  # Kolmogorov-Smirnov, 1 %
+    moments = [(draws**k).mean() * DRAWS**0.5 for k in (1, 2, 3, 4)]
+    expected = [(0, 1), (1, 2), (0, 15), (3, 96)]  # mean and variance of the k-th power
+    for moment, (mean, variance) in zip(moments, expected, strict=True):
+        assert abs(moment - mean * DRAWS**0.5) < 4 * variance**0.5
+
+
+def test_a_million_draws_are_uncorrelated(draws: torch.Tensor) -> None:
+    """Within a Box-Muller pair, a block, a warp; between images and between channels; numbers and their squares."""
+    for values in (draws, (draws**2 - 1) / 2**0.5):
+        for lag in (1, 2, 3, 4, 8, 32, 256, 1024, 4096):
+            products = values[:, :-lag] * values[:, lag:]
+            assert abs(products.mean()) < 4.5 / products.numel() ** 0.5, f"lag {lag}"
+        between = values @ values.T / values.shape[1]
+        assert (between - torch.diag(between.diag())).abs().max() < 4.5 / values.shape[1] ** 0.5
+
+
+@pytest.mark.parametrize("place", ["reference", "kernel"])
+def test_ranks_steps_elements_and_purposes_share_no_block(place: str) -> None:
+    """Blocks have 128 bits, so equal ones are no accident. The streams are the trainer's image numbers."""
+    ranks, steps, batch, blocks, purposes = 2, 4, 8, 32, (Purpose.SCORE_NOISE, Purpose.G_MAIN, Purpose.TIMESTEP)
+    images = torch.arange(steps)[:, None] * batch + torch.arange(batch)
+    parts = [images[:, positions].flatten() for positions in batch_positions(batch, ranks, group=2)]
+    drawn = []
+    for stream in parts:
+        for purpose in purposes:
+            if place == "kernel":
+                drawn.append(words_in_a_kernel(5, stream, blocks, int(purpose)))
+            else:
+                drawn.append(philox_words(5, stream, 4 * blocks, purpose).unflatten(1, (-1, 4)))
+    every = torch.stack(drawn).flatten(0, 2)
+    assert len(every) == steps * batch * blocks * len(purposes)
+    assert len(every.unique(dim=0)) == len(every)

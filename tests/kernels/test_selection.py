@@ -24,7 +24,15 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
 
 
 def test_every_op_has_a_reference() -> None:
-    ops = ["bias_act", "conv2d_resample", "denoise_distance", "modulated_conv2d", "noise_forward", "upfirdn2d"]
+    ops = [
+        "bias_act",
+        "conv2d_resample",
+        "denoise_distance",
+        "denoise_distance_and_gradient",
+        "modulated_conv2d",
+        "noise_forward",
+        "upfirdn2d",
+    ]
     assert registered_ops() == ops
     with use("reference"):
         assert all(implementation_of(op, "cpu") == ("reference", "asked for") for op in ops)

@@ -62,6 +62,7 @@ def call(x: Tensor, f: Tensor | None, options: dict) -> Tensor:
     return upfirdn2d(x, f, padding=options["pads"], **{k: v for k, v in options.items() if k != "pads"})
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient(
@@ -87,18 +88,21 @@ def test_gradients_of_every_order(name: str, rng: torch.Generator) -> None:
     assert gradgradcheck(lambda x: call(x, f, options), x)
 
 
+@pytest.mark.usefixtures("implementation")
 def test_no_filter_is_one_tap(rng: torch.Generator) -> None:
     x = torch.randn(2, 3, 5, 6, generator=rng)
     options = dict(up=(2, 3), down=(3, 2), pads=(1, 2, -1, 3), gain=1.5)
     assert torch.allclose(call(x, None, options), call(x, torch.ones(1, 1), options))
 
 
+@pytest.mark.usefixtures("implementation")
 def test_argument_forms(rng: torch.Generator) -> None:
     x, f = torch.randn(1, 2, 6, 5, generator=rng), torch.randn(3, 3, generator=rng)
     assert torch.equal(upfirdn2d(x, f, up=2, padding=2), upfirdn2d(x, f, up=(2, 2), padding=(2, 2, 2, 2)))
     assert torch.equal(upfirdn2d(x, f, padding=[1, 3]), upfirdn2d(x, f, padding=[1, 1, 3, 3]))
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("options", [dict(), dict(up=2), dict(down=2), dict(up=(1, 2), down=(3, 1))], ids=str)
 def test_channels_last_stays(options: dict[str, Any], rng: torch.Generator, assert_near: Callable[..., None]) -> None:
     f = torch.randn(3, 3, generator=rng)
@@ -112,6 +116,7 @@ def test_channels_last_stays(options: dict[str, Any], rng: torch.Generator, asse
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.usefixtures("implementation")
 def test_strided_input_and_expanded_gradient(rng: torch.Generator, assert_near: Callable[..., None]) -> None:
     f = torch.randn(4, 4, generator=rng)
     base = torch.randn(2, 3, 9, 12, generator=rng)
@@ -124,6 +129,7 @@ def test_strided_input_and_expanded_gradient(rng: torch.Generator, assert_near: 
     assert_near(gradients[0], gradients[1].double())
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("options", [dict(up=2), dict(down=2), dict()], ids=str)
 def test_empty_batch(options: dict[str, Any]) -> None:
     x = torch.zeros(0, 3, 8, 8, requires_grad=True)
@@ -133,6 +139,7 @@ def test_empty_batch(options: dict[str, Any]) -> None:
     assert gradient.shape == x.shape
 
 
+@pytest.mark.usefixtures("implementation")
 def test_resizing_keeps_constants() -> None:
     f = setup_filter([1, 3, 3, 1])
     x = torch.full((1, 1, 12, 12), 3.0)
@@ -141,6 +148,7 @@ def test_resizing_keeps_constants() -> None:
     assert torch.allclose(filter2d(x, f, gain=2.0)[:, :, 2:-2, 2:-2], torch.tensor(6.0))
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("taps", [2, 4, 12])
 def test_resizing_moves_nothing(taps: int) -> None:
     """An even symmetric filter leaves the centre of gravity where it is, in units of the image."""

@@ -1,0 +1,78 @@
+"""What an op would run, and why."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from smartfast.errors import UserError
+from smartfast.kernels.bias_act import bias_act, check_activation
+from smartfast.kernels.conv2d_resample import aligned_padding, autocast, conv2d_resample
+from smartfast.kernels.denoise_distance import denoise_distance, denoise_distance_and_gradient
+from smartfast.kernels.modulated_conv2d import modulated_conv2d
+from smartfast.kernels.noise_forward import noise_forward
+from smartfast.kernels.selection import implementation_of
+from smartfast.kernels.upfirdn2d import upfirdn2d
+
+OPS: dict[str, Callable[..., Any]] = {
+    op.__name__: op
+    for op in (
+        bias_act,
+        conv2d_resample,
+        denoise_distance,
+        denoise_distance_and_gradient,
+        modulated_conv2d,
+        noise_forward,
+        upfirdn2d,
+    )
+}
+
+
+def explain(op: str, *args: Any, **kwargs: Any) -> str:
+    """Which implementation a call takes, which route inside it, and why; runs nothing.
+
+    Args:
+        op: Name of an op, one of `registered_ops()`.
+        *args, **kwargs: Arguments of the op's public function, of which shapes, dtypes and devices are read.
+
+    Returns:
+        A line for the implementation and, where that has routes, one for the route.
+
+    Raises:
+        UserError: No such op, or `impl` asks for an implementation that the op does not have.
+        TypeError: Arguments that the op does not take.
+    """
+    if op not in OPS:
+        raise UserError(f"kernels.explain: found {op!r}, expected one of {', '.join(OPS)}")
+    bound = inspect.signature(OPS[op]).bind(*args, **kwargs)
+    bound.apply_defaults()
+    images = next(iter(bound.arguments.values()))
+    name, reason = implementation_of(op, images.device, bound.arguments["impl"])
+    line = f"{op} on {images.device.type}: {name} ({reason})"
+    if name == "triton" and op == "modulated_conv2d":
+        line += "\n" + _explain_route(**bound.arguments)
+    return line
+
+
+def _explain_route(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    padding: int | Sequence[int],
+    act: str,
+    alpha: float | None,
+    gain: float,
+    clamp: float | None,
+    **_: Any,
+) -> str:
+    from smartfast.kernels.triton_ops.modulated_conv2d import route_of  # needs Triton
+    from smartfast.kernels.triton_ops.routes import ROUTES
+
+    x = autocast(x[:0])  # for the dtype that the op computes in; no sample, so nothing to compute
+    pads = aligned_padding(f, up, down, padding)
+    route = route_of(x, weight, up, down, pads, act, *check_activation(act, alpha, gain, clamp))
+    return f"route {route.name}, {ROUTES[route.name]} ({route.reason})"
