@@ -141,16 +141,19 @@ class Binary:
                 found.append((index[int(branch[1], 16)], i))
         return sorted(found, key=lambda loop: loop[1] - loop[0])
 
-    def instructions_per_output(self, output_bits: int) -> float | None:
-        """Instructions of a thread per element of `output_bits` that it stores with its widest stores.
+    def instructions_per_element(self, element_bits: int, *, is_read: bool) -> float | None:
+        """Instructions of a thread per element of `element_bits` that it stores, or loads, with its widest accesses.
 
-        Counted in the innermost loop that holds such stores, else in the whole kernel; a loop inside is counted once.
+        Counted in the innermost loop that holds such accesses, else in the whole kernel; a loop inside counts once.
         """
+        width, bits_of = (self.widest_load, _load_bits) if is_read else (self.widest_store, _store_bits)
+        if width is None:
+            return None
         for first, last in [*self.loops, (0, len(self.listing) - 1)]:
             opcodes = [opcode for opcode in self.opcodes[first : last + 1] if opcode != "NOP"]
-            stored = sum(bits for opcode in opcodes if (bits := _store_bits(opcode)) == self.widest_store and bits)
-            if stored:
-                return len(opcodes) / (stored / output_bits)
+            moved = sum(width for opcode in opcodes if bits_of(opcode) == width)
+            if moved:
+                return len(opcodes) / (moved / element_bits)
         return None
 
     @cached_property

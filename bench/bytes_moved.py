@@ -78,14 +78,13 @@ def every_case(configs: Iterable[Config] = CONFIGS) -> Iterator[Case]:
 
 def summary(rows: Sequence[Row]) -> str:
     """The report in Markdown."""
+    batches = ", ".join(f"{config.batch} at {config.resolution}" for config in CONFIGS)
     text = [
         "# Bytes that the ops move",
         provenance(COMMAND),
         "MiB read and written by one call, ours / the eager reference, and how many times fewer; every tensor of every "
         "kernel or PyTorch operation once, views free, a lower bound for the reference. Layers as the fp16 presets run "
-        "them; passes: launches and operations of forward and backward. Batch "
-        + ", ".join(f"{config.batch} at {config.resolution}" for config in CONFIGS)
-        + " pixels.",
+        f"them, batch {batches} pixels. Passes: launches and operations of forward and backward.",
     ]
     ordered = sorted(rows, key=lambda row: row.op)
     for op, group in groupby(ordered, key=lambda row: row.op):

@@ -60,7 +60,7 @@ def _chunks(tasks: Iterable[Task]) -> Iterator[tuple[list[Specialisation], int]]
 
 def make_row(specialisation: Specialisation, capability: int, use: Use, binary: Binary) -> Row:
     """What the report says about a binary."""
-    per_output = None if binary.dots else binary.instructions_per_output(use.output_bits)
+    per_element = binary.instructions_per_element(use.element_bits, is_read=use.is_reduction)
     return Row(
         specialisation=specialisation,
         capability=capability,
@@ -73,7 +73,7 @@ def make_row(specialisation: Specialisation, capability: int, use: Use, binary: 
         widest_store=binary.widest_store,
         tensor_core=binary.tensor_core,
         instructions=binary.instructions,
-        instructions_per_output=None if per_output is None else round(per_output, 1),
+        instructions_per_element=None if per_element is None or binary.dots else round(per_element, 1),
         instructions_per_k_step=binary.instructions_per_k_step,
         violations=tuple(violations(use, binary, capability)),
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ COLUMNS = {
     "widest_load": "load",
     "widest_store": "store",
     "tensor_core": "tensor core",
-    "instructions_per_output": "per output",
+    "instructions_per_element": "per element",
     "instructions_per_k_step": "per k-step",
 }
 LEGEND = (
     "Registers per thread; shared memory in bytes; spills: instructions that touch local memory; load and store: "
-    "widest access to global memory, bits per thread; per output: instructions of a thread per element that it stores, "
-    "in the loop that stores; per k-step: instructions of a warp in the loop of the matrix product. a / b / c: where "
-    "GPUs differ, in the order of the title. Only what differs between a kernel's specialisations is named."
+    "widest access to global memory, bits per thread; per element: instructions of a thread per element that it stores "
+    "(loads, in a reduction), in the loop that does so; per k-step: instructions of a warp in the loop of the matrix "
+    "product. a / b / c: where GPUs differ, in the order of the title. Only what differs between a kernel's "
+    "specialisations is named, and specialisations with equal numbers share a line."
 )
 
 
@@ -43,7 +44,7 @@ class Row:
     widest_store: int | None
     tensor_core: str | None
     instructions: int
-    instructions_per_output: float | None
+    instructions_per_element: float | None
     instructions_per_k_step: int | None
     violations: tuple[str, ...]
 
@@ -52,23 +53,25 @@ def write(rows: Sequence[Row], command: str, about: str, folder: Path) -> None:
     """compile_report.md and compile_report.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compile_report.md").write_text(report(rows, command, about))
-    lines = ",\n".join(json.dumps(_record(row)) for row in rows)
-    head = json.dumps({"command": command, "versions": versions()})[1:-1]
-    (folder / "compile_report.json").write_text(f'{{{head}, "binaries": [\n{lines}\n]}}\n')
+    kernels = ",\n".join(_kernel_json(list(group)) for _, group in groupby(rows, key=_kernel))
+    head = json.dumps({"command": command, "versions": versions(), "columns": [*COLUMNS, "violations"]})[1:-1]
+    (folder / "compile_report.json").write_text(f'{{{head}, "kernels": [\n{kernels}\n]}}\n')
 
 
-def _record(row: Row) -> dict[str, Any]:
-    s = row.specialisation
-    return {
-        "kernel": s.kernel,
-        "capability": row.capability,
-        "tensors": dict(s.pointers),
-        "constants": {name: str(value) for name, value in s.constants if value is not None},
-        "aligned": " ".join(s.aligned),
-        "num_warps": s.num_warps,
-        "num_stages": s.num_stages,
-        **{name: value for name, value in asdict(row).items() if name not in ("specialisation", "capability")},
-    }
+def _kernel(row: Row) -> str:
+    return row.specialisation.kernel
+
+
+def _kernel_json(rows: Sequence[Row]) -> str:
+    """One kernel: what all its specialisations have in common, then one line for each, its numbers by capability."""
+    names, common = _short_names({row.specialisation for row in rows})
+    lines = []
+    for specialisation, same in groupby(rows, key=lambda row: row.specialisation):
+        group = list(same)
+        numbers = {f"sm_{row.capability}": [*(getattr(row, c) for c in COLUMNS), [*row.violations]] for row in group}
+        lines.append(json.dumps({"specialisation": names[specialisation], "layer": group[0].first_layer} | numbers))
+    head = json.dumps({"kernel": _kernel(rows[0]), "common": common})[1:-1]
+    return f'{{{head}, "specialisations": [\n' + ",\n".join(lines) + "\n]}"
 
 
 def report(rows: Sequence[Row], command: str, about: str) -> str:
@@ -84,22 +87,26 @@ def report(rows: Sequence[Row], command: str, about: str) -> str:
     if violated:
         cells = [(str(row.specialisation), f"sm_{row.capability}", "; ".join(row.violations)) for row in violated]
         text += ["## Violations", markdown_table(["specialisation", "GPU", "found"], cells)]
-    for kernel, group in groupby(rows, key=lambda row: row.specialisation.kernel):
+    for kernel, group in groupby(rows, key=_kernel):
         text += [f"## {kernel}", kernel_table(list(group))]
     return "\n\n".join(text) + "\n"
 
 
 def kernel_table(rows: Sequence[Row]) -> str:
-    """The rows of one kernel, one line per specialisation."""
-    name = _short_names({row.specialisation for row in rows})
-    lines = []
+    """The rows of one kernel; one line for all specialisations of the same tensors with the same numbers."""
+    names, _ = _short_names({row.specialisation for row in rows})
+    found: dict[tuple[str, ...], list[str]] = {}
+    layer: dict[tuple[str, ...], str] = {}
     for specialisation, same in groupby(rows, key=lambda row: row.specialisation):
         group = list(same)
-        most = max(group, key=lambda row: row.layers)
-        layers = most.first_layer + (f" + {most.layers - 1}" if most.layers > 1 else "")
-        cells = [_cell([getattr(row, column) for row in group]) for column in COLUMNS]
-        lines.append([name[specialisation], layers, *cells])
-    return markdown_table(["specialisation", "layers", *COLUMNS.values()], lines)
+        key = (_tensors(specialisation), *(_cell([getattr(row, column) for row in group]) for column in COLUMNS))
+        found.setdefault(key, []).append(names[specialisation])
+        layer.setdefault(key, group[0].first_layer)
+    lines = []
+    for key, alike in found.items():
+        more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+        lines.append([alike[0] + more, layer[key], *key[1:]])
+    return markdown_table(["specialisation", "first layer", *COLUMNS.values()], lines)
 
 
 def _cell(values: Sequence[object]) -> str:
@@ -107,16 +114,19 @@ def _cell(values: Sequence[object]) -> str:
     return shown[0] if len(set(shown)) == 1 else " / ".join(shown)
 
 
-def _short_names(specialisations: Iterable[Specialisation]) -> dict[Specialisation, str]:
-    """dtypes with their tensors, and of the rest only what is not the same everywhere."""
+def _short_names(specialisations: Iterable[Specialisation]) -> tuple[dict[Specialisation, str], list[str]]:
+    """dtypes with their tensors, and of the rest only what is not the same everywhere; and what is."""
     facts = {s: _facts(s) for s in specialisations}
     common = set.intersection(*(set(f) for f in facts.values()))
-    return {s: ", ".join([_tensors(s), *(fact for fact in f if fact not in common)]) for s, f in facts.items()}
+    names = {s: ", ".join([_tensors(s), *(fact for fact in f if fact not in common)]) for s, f in facts.items()}
+    return names, sorted(common)
 
 
 def _facts(s: Specialisation) -> list[str]:
     constants = [f"{name}={_number(value)}" for name, value in s.constants if value is not None]
-    return [*constants, f"{s.num_warps} warps", f"{s.num_stages} stages", *(f"16 | {name}" for name in s.aligned)]
+    tensors = dict(s.pointers)  # always aligned here
+    divisible = [f"{name} % 16 = 0" for name in s.aligned if name not in tensors]
+    return [*constants, f"{s.num_warps} warps", f"{s.num_stages} stages", *divisible]
 
 
 def _tensors(s: Specialisation) -> str:

@@ -30,13 +30,15 @@ class Use:
     """What launches of one specialisation have in common.
 
     layers: Calls that launch it, in order. wide_load, wide_store: Its largest input, or output, are NHWC images with a
-    multiple of 8 channels, so that 128-bit accesses are possible. output_bits: Of an element of the largest output.
+    multiple of 8 channels, so that 128-bit accesses are possible. is_reduction: Outputs are much smaller than inputs.
+    element_bits: Of an element of the largest output, or of the largest input in a reduction.
     """
 
     layers: list[str] = field(default_factory=list)
     wide_load: bool = False
     wide_store: bool = False
-    output_bits: int = 0
+    is_reduction: bool = False
+    element_bits: int = 0
 
     def add(self, launch: Launch, layer: str) -> None:
         if layer not in self.layers:
@@ -46,7 +48,9 @@ class Use:
         read = _largest(value for name, value in tensors.items() if name not in launch.written)
         self.wide_load |= _is_wide(read)
         self.wide_store |= _is_wide(written)
-        self.output_bits = 8 * written.element_size() if written is not None else 0
+        self.is_reduction = read is not None and (written is None or 4 * written.numel() <= read.numel())
+        largest = read if self.is_reduction else written
+        self.element_bits = 0 if largest is None else 8 * largest.element_size()
 
 
 def _largest(tensors: Iterable[Tensor]) -> Tensor | None:

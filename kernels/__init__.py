@@ -9,6 +9,7 @@ from smartfast.kernels.bias_act import bias_act
 from smartfast.kernels.conv2d import conv2d
 from smartfast.kernels.conv2d_resample import conv2d_resample
 from smartfast.kernels.denoise_distance import denoise_distance, denoise_distance_and_gradient
+from smartfast.kernels.explain import explain
 from smartfast.kernels.modulated_conv2d import modulated_conv2d
 from smartfast.kernels.noise_forward import noise_forward
 from smartfast.kernels.philox import philox_normal, philox_uniform, philox_words
@@ -25,6 +26,7 @@ __all__ = [
     "denoise_distance",
     "denoise_distance_and_gradient",
     "downsample2d",
+    "explain",
     "filter2d",
     "implementation_of",
     "modulated_conv2d",

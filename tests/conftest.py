@@ -7,21 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: the kernels then run on the CPU
+DEVICE = os.environ.get("SMARTFAST_TEST_DEVICE", "cpu")
+"""Where the tests of ops and networks put tensors: cpu, with Triton's kernels in its interpreter, or cuda."""
+
+if DEVICE == "cpu":
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
 from smartfast.checkpoint import save_checkpoint
 from smartfast.models import Generator
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="where tests of ops and networks put tensors: cpu or cuda")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--device") != "cpu":
-        torch.set_default_device(config.getoption("--device"))
-    torch.backends.cudnn.allow_tf32 = False  # comparisons with float64 mean float32
+def pytest_configure() -> None:
+    if DEVICE != "cpu":
+        torch.set_default_device(DEVICE)
+        torch.backends.cudnn.allow_tf32 = False  # comparisons with float64 mean float32
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Fixtures that the tests of the ops share."""
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,19 +8,13 @@ from torch import Tensor
 
 from smartfast.kernels import use
 
-TRITON_RUNS = torch.get_default_device().type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 """Largest ||actual - expected|| / ||expected||, by dtype (design.md, section 4)."""
 
 
 @pytest.fixture(params=["reference", "triton"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once with each implementation of the ops.
-
-    Triton runs on a GPU (`pytest --device cuda`), or in its interpreter where there is none (tests/conftest.py).
-    """
-    if request.param == "triton" and not TRITON_RUNS:
-        pytest.skip("Triton needs tensors on a GPU: pytest --device cuda")
+    """Runs a test once with each implementation of the ops, Triton in its interpreter or on a GPU."""
     with use(request.param):
         yield request.param
 

@@ -161,7 +161,7 @@ def test_autocast_decides_the_dtype(rng: torch.Generator, assert_near: Callable[
         torch.randn(2, 4, 8, 8, generator=rng),
     )
     expected = conv2d_resample(x.double(), weight.double(), f=f, down=2, padding=1, **REFERENCE)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
         y = conv2d_resample(x, weight, f=f, down=2, padding=1)
     assert y.dtype == torch.bfloat16
     assert_near(y, expected)

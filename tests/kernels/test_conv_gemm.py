@@ -13,7 +13,7 @@ from smartfast.kernels.triton_ops.conv_gemm import conv_gemm, launch_conv_gemm
 from smartfast.kernels.triton_ops.conv_gemm_kernels import Tile, choose_tile, rounded_clamp
 from smartfast.kernels.triton_ops.runtime import record_launches
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = torch.get_default_device().type
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="bfloat16 products are wrong in Triton's interpreter")
 DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=on_a_gpu)]
 NAMES = ("x", "weight", "demodulation", "noise", "bias")

@@ -133,7 +133,7 @@ def test_empty_batch(name: str, rng: torch.Generator) -> None:
 
 def test_autocast_does_not_reach_inside(rng: torch.Generator) -> None:
     x, weight, options = tensors("padded", rng, torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
         y = conv2d(x, weight, **options)
         (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         (dw,) = torch.autograd.grad(dx.square().sum(), weight)

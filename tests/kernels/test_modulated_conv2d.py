@@ -221,7 +221,7 @@ def test_float16_does_not_overflow(scale: float, rng: torch.Generator, assert_ne
 @pytest.mark.usefixtures("implementation")
 def test_autocast_decides_the_dtype(rng: torch.Generator, assert_near: Callable[..., None]) -> None:
     tensors, options = arguments(CASES["layer"], rng)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
         y = call(*(t.float() for t in tensors), **options)
     assert y.dtype == torch.bfloat16
     assert_near(y, definition(*tensors, **options))

@@ -16,7 +16,7 @@ from smartfast.scorers.schedule import schedule_from_config
 
 pytestmark = pytest.mark.usefixtures("implementation")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = torch.get_default_device().type
 SEED, PURPOSE = 11, 3
 STREAM = torch.tensor([5, 2**33, 0], device=DEVICE)
 NOISE = dict(seed=SEED, stream=STREAM, purpose=PURPOSE)

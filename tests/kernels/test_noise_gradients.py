@@ -15,7 +15,7 @@ from smartfast.kernels.denoise_distance import denoise_distance_and_gradient
 
 pytestmark = pytest.mark.usefixtures("implementation")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = torch.get_default_device().type
 SEED, PURPOSE = 11, 3
 STREAM = torch.tensor([5, 2**33, 0], device=DEVICE)
 NOISE = dict(seed=SEED, stream=STREAM, purpose=PURPOSE)

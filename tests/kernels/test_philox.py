@@ -9,7 +9,7 @@ from smartfast.draws import Purpose, batch_positions
 from smartfast.kernels import philox_normal, philox_uniform, philox_words
 from smartfast.kernels.triton_ops.score_noise_kernels import normal_run, philox_block
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = torch.get_default_device().type
 DRAWS = 2**20
 
 KNOWN_ANSWERS = [

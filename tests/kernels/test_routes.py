@@ -15,6 +15,8 @@ from smartfast.kernels.explain import explain
 from smartfast.kernels.triton_ops import modulated_conv2d as module
 from smartfast.kernels.triton_ops import routes
 
+pytestmark = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="expected texts name the CPU")
+
 CPU = torch.device("cpu")
 ROW = {
     "capability": "cpu",
