@@ -13,8 +13,8 @@ DEVICE = os.environ.get("SMARTFAST_TEST_DEVICE", "cpu")
 if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
-from smartfast.checkpoint import save_checkpoint
-from smartfast.models import Generator
+from smartfast.checkpoint import save_checkpoint  # noqa: E402
+from smartfast.models import Generator  # noqa: E402
 
 
 def pytest_configure() -> None:

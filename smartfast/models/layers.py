@@ -173,15 +173,19 @@ class ConvLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        is_linear = self.act == "linear" and self.bias is None and self.conv_clamp is None
+        weight_gain = self.weight_gain * gain if is_linear else self.weight_gain
         x = conv2d_resample(
             x,
-            (self.weight * self.weight_gain).to(x.dtype),
+            (self.weight * weight_gain).to(x.dtype),
             f=self.resample_filter,
             up=self.up,
             down=self.down,
             padding=self.padding,
             flip_weight=self.up == 1,
         )
+        if is_linear:
+            return x
         bias = None if self.bias is None else self.bias.to(x.dtype)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return bias_act(x, bias, act=self.act, gain=activation_gain(self.act) * gain, clamp=clamp)
