@@ -30,7 +30,7 @@ class Use:
     """What launches of one specialisation have in common.
 
     layers: Calls that launch it, in order. wide_load, wide_store: Its largest input, or output, are NHWC images with a
-    multiple of 8 channels, so that 128-bit accesses are possible. is_reduction: Outputs are much smaller than inputs.
+    multiple of 8 channels, so that 128-bit accesses are possible. is_reduction: No output is over an eighth of an input.
     element_bits: Of an element of the largest output, or of the largest input in a reduction.
     """
 
@@ -48,7 +48,7 @@ class Use:
         read = _largest(value for name, value in tensors.items() if name not in launch.written)
         self.wide_load |= _is_wide(read)
         self.wide_store |= _is_wide(written)
-        self.is_reduction = read is not None and (written is None or 4 * written.numel() <= read.numel())
+        self.is_reduction = read is not None and (written is None or 8 * written.numel() <= read.numel())
         largest = read if self.is_reduction else written
         self.element_bits = 0 if largest is None else 8 * largest.element_size()
 
