@@ -30,7 +30,7 @@ class Use:
     """What launches of one specialisation have in common.
 
     layers: Calls that launch it, in order. wide_load, wide_store: Its largest input, or output, are NHWC images with a
-    multiple of 8 channels, so that 128-bit accesses are possible. is_reduction: No output is over an eighth of an input.
+    multiple of 8 channels, so that 128-bit accesses are possible. is_reduction: All outputs are small beside it.
     element_bits: Of an element of the largest output, or of the largest input in a reduction.
     """
 
