@@ -48,6 +48,7 @@ class Specialisation:
     aligned: tuple[str, ...]
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
     @property
     def pointers(self) -> tuple[tuple[str, str], ...]:
@@ -218,7 +219,11 @@ def _compile(specialisation: Specialisation, capability: int) -> _Compiled:
         constexprs={(position[name],): value for name, value in specialisation.constants},
         attrs={(position[name],): [["tt.divisibility", 16]] for name in specialisation.aligned},
     )
-    options = {"num_warps": specialisation.num_warps, "num_stages": specialisation.num_stages}
+    options = {
+        "num_warps": specialisation.num_warps,
+        "num_stages": specialisation.num_stages,
+        "maxnreg": specialisation.maxnreg,
+    }
     try:
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, WARP_SIZE), options=options)
     except Exception as error:

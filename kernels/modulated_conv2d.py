@@ -14,6 +14,7 @@ from torch import Tensor
 from smartfast.kernels import reference_conv
 from smartfast.kernels.bias_act import check_activation
 from smartfast.kernels.conv2d_resample import aligned_padding, autocast, check_conv
+from smartfast.kernels.geometry import Quad, filter_size
 from smartfast.kernels.selection import dispatch, register
 
 
@@ -63,7 +64,9 @@ def modulated_conv2d(
         ValueError: Shapes or arguments that do not fit.
     """
     check_conv(x, weight, up, down, groups=1)
-    _check_shapes(x, weight, styles, noise, bias)
+    pads = aligned_padding(f, up, down, padding)
+    _check_shapes(x, weight, styles, bias)
+    _check_noise(x, weight, noise, f, up, down, pads)
     if next_styles is not None and next_styles.shape != (x.shape[0], weight.shape[0]):
         raise ValueError(f"next_styles has shape {tuple(next_styles.shape)}, expected {(x.shape[0], weight.shape[0])}")
     alpha, gain = check_activation(act, alpha, gain, clamp)
@@ -77,7 +80,7 @@ def modulated_conv2d(
         bias,
         up,
         down,
-        aligned_padding(f, up, down, padding),
+        pads,
         f,
         demodulate,
         flip_weight,
@@ -92,13 +95,29 @@ def modulated_conv2d(
     )
 
 
-def _check_shapes(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, bias: Tensor | None) -> None:
+def _check_shapes(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None) -> None:
     if styles.shape != x.shape[:2]:
         raise ValueError(f"styles has shape {tuple(styles.shape)}, expected {tuple(x.shape[:2])}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
-    if noise is not None and noise.ndim != 2 and noise.shape[:-2] != (x.shape[0], 1):
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected [{x.shape[0]}, 1, H, W] or [H, W]")
+
+
+def _check_noise(
+    x: Tensor, weight: Tensor, noise: Tensor | None, f: Tensor | None, up: int, down: int, pads: Quad
+) -> None:
+    if noise is None:
+        return
+    filters = (up > 1) + (down > 1)
+    size = tuple(
+        (length * up + before + after - (taps - 1) * filters - kernel) // down + 1
+        for length, before, after, taps, kernel in zip(
+            x.shape[2:], (pads[2], pads[0]), (pads[3], pads[1]), filter_size(f)[::-1], weight.shape[2:], strict=True
+        )
+    )
+    if noise.shape not in (size, (x.shape[0], 1, *size)):
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)}, expected {(x.shape[0], 1, *size)} or {size}, the size of the result"
+        )
 
 
 register("modulated_conv2d", "reference", reference_conv.modulated_conv2d)

@@ -34,6 +34,6 @@ def keep_freed_memory() -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LIMIT_BYTES)
+    # Either option ends glibc's own adaptation, so that the second without the first would make it worse.
+    if mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _LIMIT_BYTES):
         mallopt(_M_TRIM_THRESHOLD, _LIMIT_BYTES)

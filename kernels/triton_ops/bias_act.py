@@ -296,7 +296,9 @@ def _derivative_of_bias_act(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     others = [dim for dim in range(g.ndim) if dim != ctx.dim]
     if x is not None:
         saved = x if b is None else x + b.to(x.dtype).reshape([1 if dim in others else -1 for dim in range(x.ndim)])
-    dv = bias_act_backward(g, saved, *ctx.constants)
+    act, _, gain, clamp = ctx.constants
+    is_identity = act == "linear" and gain == 1 and clamp is None
+    dv = g if is_identity else bias_act_backward(g, saved, *ctx.constants)
     db = None
     if ctx.needs_input_grad[1]:
         total_dtype = torch.float64 if dv.dtype == torch.float64 else torch.float32

@@ -6,7 +6,8 @@
 Images are NHWC (others are copied there and back). Saved for the backward: x, weight and y, from which d * z is
 recovered wherever the gradient passes. The gradient for x is the same kernel with mirrored, transposed weights, the
 gradient for the weight is `conv_weight_gradient`, the epilogue's gradients are one kernel. Gradients flow to x,
-weight, demodulation, noise and bias, to second order.
+weight, demodulation, noise and bias, to second order. In half precision the gradient for the demodulation is only as
+good as y's rounding: where bias and noise are ten times d * z, d * z has lost a digit in y.
 """
 
 from collections.abc import Sequence

@@ -19,6 +19,7 @@ from smartfast.kernels.triton_ops.runtime import dense, launch, next_power_of_tw
 MANTISSA_BITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
 AMPERE, HOPPER, BLACKWELL, GEFORCE_BLACKWELL = (8, 0), (9, 0), (10, 0), (12, 0)
 LARGE_TILE = tl.constexpr(128 * 256)
+IEEE_REGISTERS = 168  # of a thread, so that 64 x 64 sums without tensor cores do not spill
 ENOUGH_PROGRAMS = 128  # about one for each multiprocessor
 
 
@@ -214,11 +215,11 @@ def _finish_gradient_kernel(
 
     d_demodulation and d_bias are [N, blocks of pixels, num_channels]; d_demodulation lacks the division by d.
     """
-    block = tl.program_id(0)
-    n = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1)
     pixels = block * BLOCK_P + tl.arange(0, BLOCK_P)
     pixel_mask = pixels < num_pixels
-    part = (n * tl.num_programs(0) + block) * num_channels
+    part = (n * tl.num_programs(1) + block) * num_channels
     noise_sum = tl.zeros((BLOCK_P,), tl.float32)
     for first in range(0, num_channels, BLOCK_C):
         channels = first + tl.arange(0, BLOCK_C)
@@ -280,6 +281,7 @@ def launch_conv_gemm(
         written=("y",),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        max_registers=IEEE_REGISTERS if precision == "ieee" and x.dtype == torch.float32 else None,
         x=dense(x, channels_last=True),
         weight=dense(weight, channels_last=True),
         y=y,
@@ -325,7 +327,7 @@ def launch_finish_gradient(
     slope, inverse_slope = slopes(act, alpha)
     launch(
         _finish_gradient_kernel,
-        (parts[1], n),
+        (n, parts[1]),
         written=("dz", "d_demodulation", "d_noise", "d_bias"),
         dy=dense(dy, channels_last=True),
         y=y,

@@ -20,6 +20,8 @@ TILE_CHANNELS = 64
 """Most channels of a tile in NHWC."""
 LONGEST_STRIP = 16
 """Most tiles that a program of the backward kernel goes through; longer strips write fewer partial sums."""
+NCHW_REGISTERS = 128
+"""Of a thread of the backward kernel, where the compiler's own target makes it spill a few."""
 PROGRAMS_WANTED = 2048
 """Strips are shorter where the backward kernel would have fewer programs, which is too few to fill a large GPU."""
 
@@ -298,6 +300,7 @@ def launch_finish_backward(
         (len(z) * strips, channel_tiles),
         written=written,
         num_warps=4,
+        max_registers=None if arguments["CHANNELS_LAST"] else NCHW_REGISTERS,
         g=g,
         z=z,
         dz=dz,

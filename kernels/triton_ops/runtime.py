@@ -22,8 +22,8 @@ NAMESPACE = "smartfast"
 class Launch(NamedTuple):
     """One kernel launch as it was asked for; `bench.compile_report` compiles it, the byte counts read its tensors.
 
-    arguments: All parameters of the kernel by name, constexprs included. options: num_warps, num_stages.
-    written: Names of the tensors that the kernel writes; it reads the others.
+    arguments: All parameters of the kernel by name, constexprs included. options: num_warps, num_stages, and maxnreg
+    where set. written: Names of the tensors that the kernel writes; it reads the others.
     """
 
     kernel: triton.JITFunction
@@ -54,20 +54,30 @@ def launch(
     written: tuple[str, ...],
     num_warps: int = 4,
     num_stages: int = 3,
+    max_registers: int | None = None,
     **arguments: Any,
 ) -> None:
     """Run a kernel, or record it inside `record_launches`. An empty grid runs nothing.
 
+    max_registers: Registers that a thread may use. Without it the compiler aims for an occupancy of its own choice and
+    may spill a few registers to reach it.
+
     Raises:
         UserError: The tensors are not where this process can run Triton.
+        ValueError: They are on different devices.
     """
     options = {"num_warps": num_warps, "num_stages": num_stages}
+    if max_registers is not None:
+        options["maxnreg"] = max_registers
     if _recorded is not None:
         _recorded.append(Launch(kernel, grid, arguments, options, written))
         return
     if 0 in grid:
         return
     device = arguments[written[0]].device
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) and value.device != device:
+            raise ValueError(f"{name} is on {value.device}, expected {device} as the other tensors")
     if device.type == "cuda":
         with torch.cuda.device(device):
             kernel[grid](**arguments, **options)

@@ -32,7 +32,7 @@ _TWO_PI = tl.constexpr(2 * math.pi)
 def philox_block(seed, purpose, stream, block):
     """The four words (uint32) of each block of a stream; block = position // 4, integers [B]; stream is an int64."""
     low, high = stream.to(tl.uint32), (stream >> 32).to(tl.uint32)
-    return tl.philox(seed, block.to(tl.uint32), low, high, tl.to_tensor(purpose).to(tl.uint32))
+    return tl.philox(seed, block.to(tl.uint32), low, high, tl.full((), purpose, tl.uint32))
 
 
 @triton.jit

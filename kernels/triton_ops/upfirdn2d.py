@@ -17,7 +17,7 @@ from torch import Tensor
 from smartfast.kernels.geometry import Pair, Quad, filter_size, memory_format
 from smartfast.kernels.selection import register
 from smartfast.kernels.triton_ops.epilogue_op import ACTIVATIONS, finish_backward
-from smartfast.kernels.triton_ops.runtime import NAMESPACE, compute_dtype, dense, launch, next_power_of_two
+from smartfast.kernels.triton_ops.runtime import NAMESPACE, compute_dtype, launch, next_power_of_two
 from smartfast.kernels.triton_ops.upfirdn2d_kernels import direct_kernel, polyphase_kernel, slide_kernel
 
 SMALL_FILTER = 4
@@ -26,6 +26,8 @@ ALIGNMENT = 8
 """Channels of 128 bits in half precision. NHWC images with fewer (RGB) take the direct kernel."""
 TILE = 1024
 """Elements of a tile: 8 per thread, 4 warps."""
+DIRECT_REGISTERS, POLYPHASE_REGISTERS = 128, 96
+"""Of a thread, where the compiler's own target makes it spill on some GPU (`python -m bench.compile_report`)."""
 TILE_INNER = 64
 """Elements of a tile that lie side by side in memory, more only if there is nothing else to take."""
 MOST_ROWS = 32
@@ -155,22 +157,32 @@ def launch_upfirdn2d(
 ) -> Tensor:
     """Allocate the result and launch its kernels: one, or two for a long 1-D filter, float32 between them."""
     (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1) = up, down, pads
-    x = dense(x, channels_last=memory_format(x) == torch.channels_last)
+    layout = memory_format(x)  # of the result too; an image between two passes may be too small to tell
+    x = x.contiguous(memory_format=layout)
     if f is not None:
         f = f.contiguous()
     kw, kh = filter_size(f)
     if f is None or f.ndim == 2 or kw <= SMALL_FILTER:
         filter_ = _Filter(f, kh, kw, f is not None and f.ndim == 1, flip_filter, gain)
-        return _launch(x, filter_, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), epilogue, x.dtype)
+        return _launch(x, filter_, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), epilogue, x.dtype, layout)
     rows, columns = _Filter(f, 1, kw, False, flip_filter, 1.0), _Filter(f, kh, 1, False, flip_filter, gain)
     between = torch.float64 if x.dtype == torch.float64 else torch.float32
-    z = _launch(x, rows, (up_x, 1), (down_x, 1), (x0, x1, 0, 0), NO_EPILOGUE, between)
-    return _launch(z, columns, (1, up_y), (1, down_y), (0, 0, y0, y1), epilogue, x.dtype)
+    z = _launch(x, rows, (up_x, 1), (down_x, 1), (x0, x1, 0, 0), NO_EPILOGUE, between, layout)
+    return _launch(z, columns, (1, up_y), (1, down_y), (0, 0, y0, y1), epilogue, x.dtype, layout)
 
 
-def _launch(x: Tensor, f: _Filter, up: Pair, down: Pair, pads: Quad, epilogue: Epilogue, dtype: torch.dtype) -> Tensor:
-    """One kernel from x, dense, to the result in `dtype`."""
-    y = _empty_output(x, f.width, f.height, up, down, pads, dtype)
+def _launch(
+    x: Tensor,
+    f: _Filter,
+    up: Pair,
+    down: Pair,
+    pads: Quad,
+    epilogue: Epilogue,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+) -> Tensor:
+    """One kernel from x, dense in `layout`, to the result in `dtype`, stored alike."""
+    y = _empty_output(x, f.width, f.height, up, down, pads, dtype, layout)
     (n, c, h, w), (oh, ow) = x.shape, y.shape[2:]
     demodulation, noise, bias, next_styles = (None if t is None else t.contiguous() for t in epilogue[:4])
     shared = dict(
@@ -201,7 +213,7 @@ def _launch(x: Tensor, f: _Filter, up: Pair, down: Pair, pads: Quad, epilogue: E
         ALIGNMENT=ALIGNMENT if c % ALIGNMENT == 0 else 1,
         ACC=compute_dtype(x.dtype),
     )
-    channels_last = memory_format(x) == torch.channels_last
+    channels_last = layout == torch.channels_last
     if channels_last and c >= ALIGNMENT and max(f.height, f.width) <= SMALL_FILTER:
         if up == (1, 1) and down in ((1, 1), (2, 2)):
             _launch_strips(slide_kernel, shared, n, steps=oh, columns=ow, DOWN=down[0])
@@ -209,7 +221,9 @@ def _launch(x: Tensor, f: _Filter, up: Pair, down: Pair, pads: Quad, epilogue: E
         if up == (2, 2) and down == (1, 1):
             # A pair of outputs begins at -1 or 0, see the kernel.
             steps, columns = (oh + 2 - pads[2] % 2) // 2, (ow + 1 + pads[0] % 2) // 2
-            _launch_strips(polyphase_kernel, shared, n, steps=steps, columns=columns)
+            is_small = epilogue is NO_EPILOGUE and x.dtype.itemsize == 2
+            registers = POLYPHASE_REGISTERS if is_small else None
+            _launch_strips(polyphase_kernel, shared, n, steps=steps, columns=columns, max_registers=registers)
             return y
     _launch_direct(shared, n, channels_last, UP_X=up[0], UP_Y=up[1], DOWN_X=down[0], DOWN_Y=down[1])
     return y
@@ -226,6 +240,7 @@ def _launch_direct(shared: dict[str, Any], samples: int, channels_last: bool, **
         (samples * triton.cdiv(oh, block_h), triton.cdiv(ow, block_w), triton.cdiv(c, block_c)),
         written=("y",),
         num_warps=_warps(block_h * block_w * block_c),
+        max_registers=DIRECT_REGISTERS,
         **shared,
         **constants,
         CHANNELS_LAST=channels_last,
@@ -236,7 +251,14 @@ def _launch_direct(shared: dict[str, Any], samples: int, channels_last: bool, **
 
 
 def _launch_strips(
-    kernel: triton.JITFunction, shared: dict[str, Any], samples: int, *, steps: int, columns: int, **constants: int
+    kernel: triton.JITFunction,
+    shared: dict[str, Any],
+    samples: int,
+    *,
+    steps: int,
+    columns: int,
+    max_registers: int | None = None,
+    **constants: int,
 ) -> None:
     block_c, block_p, _ = tile(shared["C"], columns, 1)
     tiles = triton.cdiv(columns, block_p) * triton.cdiv(shared["C"], block_c)
@@ -248,6 +270,7 @@ def _launch_strips(
         (samples * triton.cdiv(steps, rows), triton.cdiv(columns, block_p), triton.cdiv(shared["C"], block_c)),
         written=("y",),
         num_warps=_warps(block_p * block_c),
+        max_registers=max_registers,
         **shared,
         **constants,
         ROWS=rows,
@@ -269,12 +292,19 @@ def _warps(elements: int) -> int:
 
 
 def _empty_output(
-    x: Tensor, fw: int, fh: int, up: Sequence[int], down: Sequence[int], pads: Sequence[int], dtype: torch.dtype
+    x: Tensor,
+    fw: int,
+    fh: int,
+    up: Sequence[int],
+    down: Sequence[int],
+    pads: Sequence[int],
+    dtype: torch.dtype,
+    layout: torch.memory_format,
 ) -> Tensor:
     n, c, h, w = x.shape
     oh = (h * up[1] + pads[2] + pads[3] - fh) // down[1] + 1
     ow = (w * up[0] + pads[0] + pads[1] - fw) // down[0] + 1
-    return torch.empty((n, c, oh, ow), dtype=dtype, device=x.device, memory_format=memory_format(x))
+    return torch.empty((n, c, oh, ow), dtype=dtype, device=x.device, memory_format=layout)
 
 
 def _fake(
@@ -287,7 +317,7 @@ def _fake(
     gain: float,
     *epilogue: Any,
 ) -> Tensor:
-    return _empty_output(x, *filter_size(f), up, down, pads, x.dtype)
+    return _empty_output(x, *filter_size(f), up, down, pads, x.dtype, memory_format(x))
 
 
 def _adjoint(x: Tensor, f: Tensor | None, y: Tensor, options: Sequence[Any]) -> tuple[Any, ...]:

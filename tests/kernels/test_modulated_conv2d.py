@@ -248,10 +248,12 @@ def test_layouts(rng: torch.Generator, assert_near: Callable[..., None]) -> None
         (dict(bias=torch.zeros(4)), "bias has shape"),
         (dict(noise=torch.zeros(8)), "noise has shape"),
         (dict(noise=torch.zeros(3, 1, 8, 8)), "noise has shape"),
+        (dict(noise=torch.zeros(8, 8), up=2, f=FILTER), r"noise has shape \(8, 8\), expected \(2, 1, 16, 16\)"),
+        (dict(noise=torch.zeros(1, 1)), "noise has shape"),
         (dict(next_styles=torch.zeros(2, 4)), "next_styles has shape"),
         (dict(act="gelu"), "act is 'gelu'"),
     ],
-    ids=["styles", "bias", "noise", "noise of another batch", "next styles", "act"],
+    ids=["styles", "bias", "noise", "of another batch", "of another size", "too small", "next styles", "act"],
 )
 def test_errors_name_the_argument(change: dict[str, Any], message: str) -> None:
     names = (

@@ -87,8 +87,10 @@ def test_noise_forward(
 def test_noise_forward_is_computed_before_rounding(rng: torch.Generator) -> None:
     x = randn(rng, 3, 2, 4, 4)
     full = noise_forward(x, *angles(rng), seed=SEED, stream=STREAM)
-    half = noise_forward(x, *angles(torch.Generator().manual_seed(1)), seed=SEED, stream=STREAM, dtype=torch.float16)
-    again = noise_forward(x, *angles(torch.Generator().manual_seed(1)), seed=SEED, stream=STREAM)
+    half = noise_forward(
+        x, *angles(torch.Generator(DEVICE).manual_seed(1)), seed=SEED, stream=STREAM, dtype=torch.float16
+    )
+    again = noise_forward(x, *angles(torch.Generator(DEVICE).manual_seed(1)), seed=SEED, stream=STREAM)
     assert torch.equal(half, again.half())
     assert full.dtype == torch.float32
 
@@ -264,7 +266,7 @@ def test_every_element_is_written(shape: tuple[int, ...], layout: str, rng: torc
 def test_score_loss_has_the_statistics_of_torch_randn() -> None:
     """Mean and variance of L_score over images and their noise, for a scorer in closed form."""
     count, shape = 64, (1, 4, 8)
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator(DEVICE).manual_seed(7)
     means = torch.rand(2, *shape, generator=generator) - 0.5
     schedule = schedule_from_config({}, "test")
     scorer = GaussianMixtureScorer(schedule, means, torch.tensor([0.2, 0.4])).to(DEVICE)

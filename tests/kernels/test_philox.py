@@ -96,16 +96,17 @@ def words_kernel(stream, words, seed, purpose, first, COUNT: tl.constexpr):
 
 @triton.jit
 def normal_kernel(stream, y, seed, purpose, COUNT: tl.constexpr):
-    """One program per stream: 4 * COUNT normal numbers, float32 [N, 4 * COUNT]."""
-    n = tl.program_id(0)
-    eps = normal_run(seed, purpose, tl.load(stream + n), tl.arange(0, COUNT))
-    tl.store(y + n * 4 * COUNT + tl.arange(0, 4 * COUNT), eps)
+    """Program (n, i): share i of 4 * COUNT normal numbers of stream n, float32 [N, shares * 4 * COUNT]."""
+    n, share = tl.program_id(0), tl.program_id(1)
+    eps = normal_run(seed, purpose, tl.load(stream + n), share * COUNT + tl.arange(0, COUNT))
+    first = (n * tl.num_programs(1) + share) * 4 * COUNT
+    tl.store(y + first + tl.arange(0, 4 * COUNT), eps)
 
 
 def words_in_a_kernel(seed: int, stream: torch.Tensor, blocks: int, purpose: int, first: int = 0) -> torch.Tensor:
     words = torch.empty(len(stream), blocks, 4, dtype=torch.int64, device=DEVICE)
     words_kernel[(len(stream),)](stream.to(DEVICE), words, seed, purpose, first, COUNT=blocks)
-    return words.cpu()
+    return words
 
 
 def signed(word: int) -> int:
@@ -136,8 +137,8 @@ def draws(request: pytest.FixtureRequest) -> torch.Tensor:
     if request.param == "reference":
         return philox_normal(3, stream, DRAWS // 8, purpose=8).double()
     y = torch.empty(8, DRAWS // 8, device=DEVICE)
-    normal_kernel[(8,)](stream.to(DEVICE), y, 3, 8, COUNT=DRAWS // 32)
-    return y.double().cpu()
+    normal_kernel[(8, 32)](stream.to(DEVICE), y, 3, 8, COUNT=DRAWS // 1024)
+    return y.double()
 
 
 def test_a_million_draws_are_normal(draws: torch.Tensor) -> None:
