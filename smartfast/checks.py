@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 
 import torch
 
@@ -119,6 +120,8 @@ def _check_performance(config: Config, device: torch.device) -> None:
         raise UserError(
             f"perf.cuda_graphs is true, expected false: CUDA graphs are not implemented yet (device {device.type})"
         )
+    if perf.kernels == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError(f"perf.kernels is triton, expected auto or reference on {device.type}: Triton needs a GPU")
     if perf.precision == "fp16" and device.type == "cpu":
         raise UserError("perf.precision is fp16, expected fp32 or bf16 on a CPU")
     if perf.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
