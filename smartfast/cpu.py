@@ -28,8 +28,7 @@ def set_up_cpu(threads: int | None, num_processes: int) -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors below 1 GiB for the next ones; elsewhere nothing happens.
 
-    Otherwise it returns them to the system and every iteration gets new, unmapped pages: 6000 page faults and 20 ms
-    of system time in each iteration of 200 ms of the digits preset.
+    Otherwise it returns them to the system, and every iteration gets new, unmapped pages and thousands of page faults.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -102,31 +102,35 @@ def _finish_kernel(
 
 
 @triton.jit
+def _times_slope(
+    gradient, v, level, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, ACT: tl.constexpr
+):  # fmt: skip
+    """gradient times the derivative of `activate` at v, where it gives `level`."""
+    gradient = gradient * GAIN
+    if ACT == "relu":
+        gradient = tl.where(v > 0, gradient, 0.0)
+    if ACT == "lrelu":
+        gradient = tl.where(v > 0, gradient, gradient * ALPHA)
+    if CLAMP is not None:
+        gradient = tl.where(tl.abs(level) >= CLAMP, 0.0, gradient)
+    return gradient
+
+
+@triton.jit
+def _store_sum(sums, offsets, tile, mask):
+    """The tile [P, C] summed over its pixels; sums is None = not wanted."""
+    if sums is not None:
+        tl.store(sums + offsets, tl.sum(tile, 0), mask=mask)
+
+
+@triton.jit
 def _finish_backward_kernel(
-    g,
-    z,
-    dz,
-    demodulation,
-    noise,
-    bias,
-    next_styles,
-    d_demodulation,
-    d_noise,
-    d_bias,
-    d_next_styles,
-    num_pixels,
-    noise_stride,
-    NUM_CHANNELS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    TILE_PIXELS: tl.constexpr,
-    TILE_CHANNELS: tl.constexpr,
-    STRIP: tl.constexpr,
-    ALPHA: tl.constexpr,
-    GAIN: tl.constexpr,
-    CLAMP: tl.constexpr,
-    ACT: tl.constexpr,
+    g, z, dz, demodulation, noise, bias, next_styles, d_demodulation, d_noise, d_bias, d_next_styles,
+    num_pixels, noise_stride,
+    NUM_CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, TILE_PIXELS: tl.constexpr, TILE_CHANNELS: tl.constexpr,
+    STRIP: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, ACT: tl.constexpr,
     ACC: tl.constexpr,
-):
+):  # fmt: skip
     """grid (samples * strips of STRIP tiles of pixels, tiles of channels).
 
     Partial sums, or None: d_demodulation, d_bias, d_next_styles [samples, strips, channels]; d_noise [samples, tiles of
@@ -168,13 +172,7 @@ def _finish_backward_kernel(
             styles_sum += gradient * level
         if next_styles is not None:
             gradient = gradient * s
-        gradient = gradient * GAIN
-        if ACT == "relu":
-            gradient = tl.where(v > 0, gradient, 0.0)
-        if ACT == "lrelu":
-            gradient = tl.where(v > 0, gradient, gradient * ALPHA)
-        if CLAMP is not None:
-            gradient = tl.where(tl.abs(level) >= CLAMP, 0.0, gradient)
+        gradient = _times_slope(gradient, v, level, ALPHA, GAIN, CLAMP, ACT)
         if d_demodulation is not None:
             demodulation_sum += gradient * tile
         if d_bias is not None:
@@ -186,12 +184,9 @@ def _finish_backward_kernel(
             gradient = gradient * d
         tl.store(dz + offsets, gradient.to(dz.dtype.element_ty), mask=mask)
     sums = tl.program_id(0).to(tl.int64) * NUM_CHANNELS + channels
-    if d_demodulation is not None:
-        tl.store(d_demodulation + sums, tl.sum(demodulation_sum, 0), mask=channel_mask)
-    if d_bias is not None:
-        tl.store(d_bias + sums, tl.sum(bias_sum, 0), mask=channel_mask)
-    if d_next_styles is not None:
-        tl.store(d_next_styles + sums, tl.sum(styles_sum, 0), mask=channel_mask)
+    _store_sum(d_demodulation, sums, demodulation_sum, channel_mask)
+    _store_sum(d_bias, sums, bias_sum, channel_mask)
+    _store_sum(d_next_styles, sums, styles_sum, channel_mask)
 
 
 def _kernel_arguments(
