@@ -61,7 +61,7 @@ class Trace(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func._schema.name in _CONVOLUTIONS:
             result = _in_layout_of(args[:3], result)
-        self.traffic += _traffic(func, args, kwargs, result)
+        self.traffic += operation_traffic(func, args, kwargs, result)
         return result
 
     def _run_body(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -99,7 +99,13 @@ def _launch_traffic(launch: runtime.Launch) -> Traffic:
     return Traffic(launch.kernel.fn.__name__, read, written)
 
 
-def _traffic(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> list[Traffic]:
+def operation_traffic(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> list[Traffic]:
+    """What the kernels of one PyTorch operation read and write: none for a view or an allocation, usually one.
+
+    Args:
+        func, args, kwargs: The operation, called with tensors of any kind, fake ones included.
+        result: What it returned.
+    """
     name = func._schema.name.split("::")[1]
     if name in _ALLOCATION:
         return []
@@ -108,7 +114,8 @@ def _traffic(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], re
     mutated = {a.name for a in schema if a.alias_info is not None and a.alias_info.is_write}
     outputs = _tensors(inputs[key] for key in mutated) if mutated else _tensors([result])
     sources = _tensors(inputs.values())
-    if not mutated and _is_view(outputs, sources):
+    # A view of a tensor with data is a fake tensor of its own under a FakeTensorMode, only its schema tells.
+    if not mutated and (func.is_view or _is_view(outputs, sources)):
         return []
     if name == "convolution_backward":
         return _convolution_gradients(inputs, result)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smartfast.kernels.geometry import Pair, Quad, filter_size, memory_format
-from smartfast.kernels.philox import philox_normal
+from smartfast.kernels.philox import normal_reference, signed
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -229,5 +229,5 @@ def per_image(factor: Tensor, images: Tensor) -> Tensor:
 
 def noise_like(x: Tensor, seed: int, stream: Tensor, purpose: int) -> Tensor:
     """The noise of images [N, C, H, W], in the shape and dtype of x."""
-    eps = philox_normal(seed, stream, x[0].numel() if len(x) else 0, purpose)
+    eps = normal_reference(signed(seed), stream, x[0].numel() if len(x) else 0, purpose)
     return eps.to(x.dtype).reshape(x.shape)

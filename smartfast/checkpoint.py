@@ -11,7 +11,6 @@ It is written under a temporary name and renamed when complete, so a process tha
 the older checkpoints as they were.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smartfast.errors import UserError
+from smartfast.files import flush, sha256
 from smartfast.models import Generator
 
 FOLDER = "checkpoints"
@@ -54,7 +54,7 @@ def save_checkpoint(
     *,
     images: int,
     state: dict[str, Tensor],
-    generator: Generator,
+    generator: dict[str, Tensor],
     generator_options: dict[str, Any],
     info: dict[str, Any],
     keep: int,
@@ -65,13 +65,16 @@ def save_checkpoint(
         run_dir: Run folder.
         images: Real images seen.
         state: Training state by name.
-        generator: The averaged generator.
+        generator: State of the averaged generator by name.
         generator_options: Arguments that build it, JSON values.
         info: Further entries of checkpoint.json, JSON values.
         keep: Newest checkpoints to keep, at least 1.
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        OSError, SafetensorError: Something cannot be written; the older checkpoints are as they were.
     """
     parent = run_dir / FOLDER
     final = parent / f"{images / 1000:010.3f}"
@@ -79,16 +82,16 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({name: value.detach().contiguous() for name, value in state.items()}, partial / _STATE)
-    save_file({name: value.contiguous() for name, value in generator.state_dict().items()}, partial / _WEIGHTS)
+    save_file({name: value.detach().contiguous() for name, value in generator.items()}, partial / _WEIGHTS)
     (partial / _OPTIONS).write_text(json.dumps(generator_options, indent=2) + "\n")
     files = {name: _fingerprint(partial / name) for name in (_STATE, _WEIGHTS, _OPTIONS)}
     index = {"images": images, "kimg": images / 1000, **info, "files": files}
     (partial / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
     for file in partial.iterdir():
-        _flush(file)
+        flush(file)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
-    _flush(parent)
+    flush(parent)
     for old in _folders(run_dir)[keep:]:
         shutil.rmtree(old)
     return final
@@ -153,8 +156,7 @@ def _folders(run_dir: Path) -> list[Path]:
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _verify(folder: Path) -> dict[str, Any]:
@@ -173,11 +175,3 @@ def _verify(folder: Path) -> dict[str, Any]:
                 f"expected {fingerprint['bytes']} bytes, {fingerprint['sha256'][:12]}"
             )
     return info
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ def check_settings(config: Config, *, num_processes: int) -> None:
 def check_config(config: Config, dataset: ImageDataset, *, device: torch.device) -> None:
     """Raise UserError, one line, for the first setting that does not fit the data or the device."""
     _check_images(config, dataset)
+    _check_downscale(config, dataset)
     _check_labels(config, dataset)
     if not config.run.dry_run:
         _check_performance(config, device)
@@ -71,6 +72,10 @@ def _check_ranges(config: Config) -> None:
         raise UserError(f"run.seed is {run.seed}, expected 0 to 2**32 - 1")
     if not 0 <= loss.style_mixing_prob <= 1:
         raise UserError(f"loss.style_mixing_prob is {loss.style_mixing_prob}, expected 0 to 1")
+    if not 0 < smart.batch_fraction <= 1:
+        raise UserError(f"smart.batch_fraction is {smart.batch_fraction}, expected more than 0 and at most 1")
+    if smart.downscale < 1:
+        raise UserError(f"smart.downscale is {smart.downscale}, expected 1 or more")
     if not all(0 <= beta < 1 for beta in optim.betas):
         raise UserError(f"optim.betas is {list(optim.betas)}, expected two numbers of at least 0 and below 1")
     maps = feature_maps(4, gan.channel_base, gan.channel_max)
@@ -105,6 +110,12 @@ def _check_images(config: Config, dataset: ImageDataset) -> None:
         raise UserError(f"gan.channel_base is {config.gan.channel_base}, expected at least the resolution {resolution}")
 
 
+def _check_downscale(config: Config, dataset: ImageDataset) -> None:
+    factor = config.smart.downscale
+    if config.smart.frequency and dataset.resolution % factor:
+        raise UserError(f"smart.downscale is {factor}, expected a divisor of the resolution {dataset.resolution}")
+
+
 def _check_labels(config: Config, dataset: ImageDataset) -> None:
     if config.gan.mbstd_by_class and not dataset.num_classes:
         raise UserError("gan.mbstd_by_class is true, expected data.labels true with it")
@@ -116,10 +127,8 @@ def _check_labels(config: Config, dataset: ImageDataset) -> None:
 
 def _check_performance(config: Config, device: torch.device) -> None:
     perf = config.perf
-    if perf.cuda_graphs:
-        raise UserError(
-            f"perf.cuda_graphs is true, expected false: CUDA graphs are not implemented yet (device {device.type})"
-        )
+    if perf.cuda_graphs and device.type != "cuda":
+        raise UserError(f"perf.cuda_graphs is true, expected false on {device.type}: CUDA graphs need a GPU")
     if perf.kernels == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError(f"perf.kernels is triton, expected auto or reference on {device.type}: Triton needs a GPU")
     if perf.precision == "fp16" and device.type == "cpu":

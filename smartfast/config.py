@@ -129,6 +129,15 @@ class SmartConfig:
     """Draw fresh latents and run a generator pass of its own instead of scoring g_main's fakes. Default: ours."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Precision of the scorer; auto is bf16 on a GPU that has it, else fp32. Default: ours."""
+    batch_fraction: float = 1.0
+    """Share of the fakes that the score term scores, averaging over those: cheaper in proportion, a noisier gradient
+    of the same mean. Default: SMaRt (all)."""
+    through_network: bool = True
+    """Send the gradient through the scorer; false stops it at the scorer's estimate of the clean image and passes the
+    residual on, as score distillation does: half the cost, another gradient of the same loss. Default: SMaRt."""
+    downscale: int = 1
+    """Reduce the fakes by this factor before scoring, for a scorer of the lower resolution: cheaper, and blind to
+    detail that the reduction removes. Default: SMaRt (1, none)."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +188,15 @@ class PerfConfig:
     """Implementation of the ops; auto takes Triton on a GPU where an op has it, else plain PyTorch (reference)."""
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
     """Arithmetic of the networks; fp16 and bf16 apply to gan.half_resolutions, tf32 to the rest. Default: ours."""
-    compile: bool = False
-    """torch.compile every phase as one graph; on two CPU cores compiling takes minutes and training then needs two
-    thirds of the time. Default: ours."""
+    compile: bool | Literal["max-autotune"] = False
+    """torch.compile every phase as one graph: minutes once, seconds in later runs. max-autotune also times variants of
+    kernels while compiling. Default: ours."""
     cuda_graphs: bool = False
-    """Replay each phase as one captured CUDA graph. Not available on a CPU. Default: ours."""
+    """Capture each phase, with its optimizer step, and replay it as one CUDA graph. Needs a GPU. Default: ours."""
     channels_last: bool = False
     """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
+    attention: Literal["auto", "sdpa", "xformers"] = "auto"
+    """Attention in the scorer: PyTorch's scaled_dot_product_attention (auto, sdpa) or xformers. Default: ours."""
     cpu_threads: int | None = None
     """Threads per process on a CPU; unset: physical cores / processes (`accelerate launch` alone would set 1)."""
 

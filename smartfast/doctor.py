@@ -3,9 +3,7 @@
 Every section is asked on its own; one that fails says so in its place, and the others still appear.
 """
 
-import importlib
 import importlib.metadata
-import logging
 import os
 import platform
 import shutil
@@ -38,7 +36,7 @@ def doctor() -> str:
         "devices": _devices,
         "compiler": _compiler,
         "ops": _ops,
-        "xformers": _xformers,
+        "attention of the scorer": _attention,
         "files": _files,
     }
     lines = []
@@ -133,15 +131,17 @@ def _describe_op(op: str, device: str) -> str:
     return f"{name} ({reason})"
 
 
-def _xformers() -> list[str]:
-    if _version("xformers") is None:
-        return ["not installed; attention uses PyTorch's scaled_dot_product_attention"]
-    logging.getLogger("xformers").setLevel(logging.ERROR)  # what it warns of on import is said below
-    library = importlib.import_module("xformers._cpp_lib")
-    if (error := library._cpp_library_load_exception) is not None:
-        reason = " ".join(str(error).split())
-        return [f"installed, but its own kernels do not load, PyTorch's attention is used instead: {reason}"]
-    return ["its own kernels load"]
+def _attention() -> list[str]:
+    from smartfast.scorers.attention import xformers_problem
+
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else ["cpu"]
+    return [_describe_attention(device, xformers_problem(device)) for device in devices]
+
+
+def _describe_attention(device: str, problem: str | None) -> str:
+    if problem is None:
+        return f"on {device}: perf.attention auto takes PyTorch's; xformers' own kernels run too, in half precision"
+    return f"on {device}: PyTorch's scaled_dot_product_attention; {problem}"
 
 
 def _files() -> list[str]:
@@ -174,7 +174,7 @@ def _inception() -> list[str]:
 
 
 def _cache() -> list[str]:
-    from smartfast.metrics.reals import CACHE_VARIABLE, default_cache_dir
+    from smartfast.caches import CACHE_VARIABLE, default_cache_dir
 
     return [_presence(f"cache of metrics (change with {CACHE_VARIABLE})", default_cache_dir())]
 

@@ -2,19 +2,21 @@
 
 The parameters of a network are views of one flat tensor and so are their gradients, so zeroing,
 averaging over processes, the check for non-finite values, Adam and the running average are one operation
-each. Nothing here reads a value back from the device.
+each. Nothing here reads a value back from the device, and everything that lasts stays in the same memory, so that
+whole steps can be captured in CUDA graphs.
 """
 
 import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from smartfast.config import OptimConfig
+from smartfast.distributed import average_over_processes_
 from smartfast.phases import PhaseResult
 
 ComputedPhase = tuple[Tensor, dict[str, Tensor], Sequence[Tensor]]
@@ -105,6 +107,7 @@ class TrainedNetwork:
             betas=(optim.betas[0] ** ratio, optim.betas[1] ** ratio),
             eps=optim.eps,
             fused=True,
+            capturable=flat.is_cuda,
         )
         # Fused Adam skips the step on the device where found_inf is 1; the attributes are those that GradScaler sets.
         self.optimizer.grad_scale = None
@@ -114,7 +117,9 @@ class TrainedNetwork:
 
     def _create_optimizer_state(self) -> None:
         self.optimizer.found_inf.fill_(1.0)
-        self.optimizer.step()
+        with warnings.catch_warnings():  # Adam warns of steps outside CUDA graphs, which cost a fused Adam nothing
+            warnings.filterwarnings("ignore", message=".*capturable.*")
+            self.optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers, Adam's moments per parameter and step count, skipped steps, by name; aliases."""
@@ -132,122 +137,100 @@ class TrainedNetwork:
 class Phase:
     """One phase of the training.
 
-    name: For the status line. network: Whose parameters it trains. compute: From a batch to the loss, the statistics
-    and the gradients. carried: Names of statistics that are averaged over processes and rounds with the gradient.
+    name: For the status line. network: Whose parameters it trains. compute: From a round of images to the loss, the
+    statistics and the gradients. carried: Name of a statistic that is averaged over processes and rounds with the
+    gradient. after: Receives that average, flat, at the start of the space for it, and a scalar that is 1.0 if the step
+    was skipped, else 0.0.
     """
 
     name: str
     network: TrainedNetwork
-    compute: Callable[..., ComputedPhase]
-    carried: tuple[str, ...] = ()
+    compute: Callable[[Any], ComputedPhase]
+    carried: str | None = None
+    after: Callable[[Tensor, Tensor], None] | None = None
 
 
 def with_gradients(
-    loss_function: Callable[..., PhaseResult], network: TrainedNetwork, *, gain: float = 1.0, compile: bool = False
-) -> Callable[..., ComputedPhase]:
-    """A function from a batch to (loss, statistics, gradients of gain * loss for the network's parameters).
-
-    With `compile`, loss, backward and second-order terms are one graph (torch.compile with fullgraph=True).
-    """
+    loss_function: Callable[[Any], PhaseResult], network: TrainedNetwork, *, gain: float = 1.0
+) -> Callable[[Any], ComputedPhase]:
+    """A function from a round to (loss, statistics, gradients of gain * loss for the network's parameters)."""
     parameters = network.parameters.parameters
 
-    def compute(*batch) -> ComputedPhase:
-        loss, statistics = loss_function(*batch)
+    def compute(batch: Any) -> ComputedPhase:
+        loss, statistics = loss_function(batch)
         gradients = torch.autograd.grad(loss * gain, parameters, allow_unused=True, materialize_grads=True)
         return loss.detach(), statistics, gradients
 
-    return compile_phase(compute) if compile else compute
-
-
-def compile_phase(compute: Callable[..., ComputedPhase]) -> Callable[..., ComputedPhase]:
-    """torch.compile as one graph; stays eager, and says so, where torch cannot trace autograd.grad."""
-    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        warnings.warn(
-            f"perf.compile: torch {torch.__version__} cannot trace torch.autograd.grad; phases run eagerly",
-            stacklevel=2,
-        )
-        return compute
-    torch._dynamo.config.trace_autograd_ops = True
-    return torch.compile(compute, fullgraph=True)
-
-
-def average_over_processes_(tensor: Tensor) -> Tensor:
-    """Mean over the processes, in place."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(tensor)
-        tensor /= dist.get_world_size()
-    return tensor
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value: Tensor) -> Tensor:
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return _SumOverProcesses.forward(ctx, gradient)
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """Mean over the processes, differentiable once, in eager mode."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        return _SumOverProcesses.apply(value) / dist.get_world_size()
-    return value
+    return compute
 
 
 class Statistics:
-    """Sums of statistics on the device, read once per tick."""
+    """Sums of statistics on the device, read once per tick.
+
+    The sums stay in the same memory from the first addition on, so that a captured CUDA graph can add to them.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add scalars; a name's mean is taken over all additions since the last `read`."""
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        row = torch.stack([value.float() for value in values.values()])
+        row = torch.cat([row, torch.ones_like(row[:1])])
+        names = tuple(values)
+        if names not in self._sums:
+            self._sums[names] = torch.zeros_like(row)
+        self._sums[names] += row
 
     def read(self) -> dict[str, float]:
         """Mean of each name over additions and processes; one transfer from the device; starts anew."""
         if not self._sums:
             return {}
-        names = sorted(self._sums)
-        means = average_over_processes_(torch.stack([self._sums[n].float() / self._counts[n] for n in names]))
-        self._sums, self._counts = {}, {}
-        return dict(zip(names, means.tolist(), strict=True))
+        sums = average_over_processes_(torch.cat(list(self._sums.values()))).tolist()
+        means: dict[str, float] = {}
+        for names, total in self._sums.items():
+            *row, count = sums[: len(names) + 1]
+            sums = sums[len(names) + 1 :]
+            if count:
+                means |= {name: value / count for name, value in zip(names, row, strict=True)}
+            total.zero_()
+        return dict(sorted(means.items()))
 
 
-def run_phase(phase: Phase, rounds: Sequence[tuple], statistics: Statistics) -> tuple[dict[str, Tensor], Tensor]:
-    """Accumulate a phase's gradient over `rounds`, average it over the processes and take the optimizer step.
+def run_phase(phase: Phase, rounds: Sequence[Any], statistics: Statistics) -> None:
+    """One step of a phase: its gradient over `rounds`, the average over the processes, the optimizer step.
 
     Args:
-        rounds: One argument tuple of `phase.compute` per round of gradient accumulation.
-
-    Returns:
-        The averages of the statistics in `phase.carried`, and a scalar that is 1.0 if the step was skipped
-        because a gradient, the loss or a carried statistic was not finite, else 0.0.
+        rounds: The arguments of `phase.compute`, one per round of gradient accumulation.
     """
+    accumulate(phase, rounds, statistics)
+    average_over_processes_(phase.network.buffer)
+    update(phase)
+
+
+def accumulate(phase: Phase, rounds: Sequence[Any], statistics: Statistics) -> None:
+    """Leave the mean gradient of `rounds` in the network's buffer, and behind it the loss and the carried values."""
     network = phase.network
     network.buffer.zero_()
     for batch in rounds:
-        loss, values, gradients = phase.compute(*batch)
+        loss, values, gradients = phase.compute(batch)
         torch._foreach_add_(network.gradient_views, gradients, alpha=1 / len(rounds))
-        carried = [loss, *(values.pop(name) for name in phase.carried)]
-        sizes = [value.numel() for value in carried]
-        network.carried[: sum(sizes)].add_(torch.cat([v.flatten() for v in carried]), alpha=1 / len(rounds))
+        carried = loss.reshape(1)
+        if phase.carried is not None:
+            carried = torch.cat([carried, values.pop(phase.carried).flatten()])
+        network.carried[: len(carried)].add_(carried, alpha=1 / len(rounds))
         statistics.add(values)
-    average_over_processes_(network.buffer)
+
+
+def update(phase: Phase) -> None:
+    """Take the optimizer step; skip it, on the device, where a gradient, the loss or a carried value is not finite."""
+    network = phase.network
     bad = (~torch.isfinite(network.buffer.sum())).float()
     network.optimizer.found_inf.copy_(bad)
     network.optimizer.step()
     network.guard.update(bad)
-    _, *averages = network.carried[: sum(sizes)].split(sizes)
-    shaped = [average.view(value.shape) for average, value in zip(averages, carried[1:], strict=True)]
-    return dict(zip(phase.carried, shaped, strict=True)), bad
+    if phase.after is not None:
+        phase.after(network.carried[1:], bad)
 
 
 class AveragedGenerator:
@@ -263,11 +246,15 @@ class AveragedGenerator:
         for copied, original in zip(self.module.modules(), trained.module.modules(), strict=True):
             copied._buffers.update(original._buffers)
         self.half_life_kimg, self.rampup = half_life_kimg, rampup
+        self.step_size = torch.zeros([], device=self.parameters.flat.device)
 
-    def update(self, *, images: int, batch: int) -> None:
-        """Move toward the trained weights after an iteration of `batch` images that began at image `images`."""
+    def set_decay(self, *, images: int, batch: int) -> None:
+        """Set the step of `move` for an iteration of `batch` images that began at image `images`."""
         half_life = self.half_life_kimg * 1000
         if self.rampup is not None:
             half_life = min(half_life, images * self.rampup)
-        decay = 0.5 ** (batch / max(half_life, 1e-8))
-        self.parameters.flat.lerp_(self.source.parameters.flat, 1 - decay)
+        self.step_size.fill_(1 - 0.5 ** (batch / max(half_life, 1e-8)))
+
+    def move(self) -> None:
+        """Move toward the trained weights."""
+        self.parameters.flat.lerp_(self.source.parameters.flat, self.step_size)

@@ -16,9 +16,10 @@ from torch import Tensor
 from smartfast.checkpoint import load_generator
 from smartfast.draws import Purpose, one_hot
 from smartfast.errors import UserError
-from smartfast.grids import grid_shape, save_grid, to_uint8
+from smartfast.grids import grid_shape, save_grid
 from smartfast.kernels import philox_normal
 from smartfast.models import Generator
+from smartfast.pixels import to_uint8
 
 MAX_SEED = 2**32 - 1
 

@@ -1,7 +1,6 @@
 """Sheets of sample images: how many in a row, and how they become a PNG."""
 
 import io
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from smartfast.files import write_atomically
 
 _SHEET_PIXELS = 1920  # width and height that a sheet of large images may have
 _MAX_CLASS_COLUMNS = 20
@@ -40,11 +41,6 @@ def grid_shape(resolution: int, num_classes: int) -> GridShape:
     return GridShape(rows=max(3, min(10, fitting)), columns=columns)
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images of any float dtype in about [-1, 1] as uint8 0..255, same shape; values outside are clamped."""
-    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-
-
 def to_pillow(images: Tensor, columns: int = 1, *, min_pixels: int = 0) -> Image.Image:
     """One picture of images uint8 [N, C, H, W], C in 1, 3, 4, filled row by row; missing cells stay black.
 
@@ -74,12 +70,3 @@ def save_grid(images: Tensor, path: str | Path, columns: int, *, min_pixels: int
     buffer = io.BytesIO()
     to_pillow(images, columns, min_pixels=min_pixels).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file, with its folder, so that it is either complete or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -15,9 +15,11 @@ from torch import Tensor
 from smartfast.checkpoint import load_generator
 from smartfast.draws import one_hot
 from smartfast.errors import UserError
+from smartfast.files import write_atomically
 from smartfast.generate import MAX_SEED, choose_device, latents, parse_numbers
-from smartfast.grids import save_grid, to_pillow, to_uint8, write_atomically
+from smartfast.grids import save_grid, to_pillow
 from smartfast.models import Generator
+from smartfast.pixels import to_uint8
 
 FORMATS = (".gif", ".mp4", ".png")
 

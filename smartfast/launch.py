@@ -6,14 +6,16 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
+from tqdm import tqdm
 
 from smartfast.checkpoint import Checkpoint, load_newest
 from smartfast.checks import check_config, check_resumed_config, check_settings
+from smartfast.compiling import compile_cache_dir
 from smartfast.config import Config
 from smartfast.cpu import set_up_cpu
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
-from smartfast.grids import write_atomically
+from smartfast.files import write_atomically
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.models.build import build_networks
@@ -56,6 +58,7 @@ def launch(config: Config) -> bool:
         device=accelerator.device,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
+        say=tqdm.write if accelerator.is_main_process else _say_nothing,
     )
     run_dir = Path(config.run.dir)
     checkpoint = _resume(training, dataset, run_dir)
@@ -69,7 +72,7 @@ def launch(config: Config) -> bool:
     accelerator.wait_for_everyone()
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
-    accelerator.print(_opening_lines(config, dataset, timesteps, training))
+    accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
     with _kernels(config):
         return Trainer(training, dataset, accelerator, checkpoint).run()
 
@@ -86,6 +89,10 @@ def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, times
     )
     interval = f"score term: {timesteps}" if timesteps else "score term: off"
     return "\n".join([config_to_yaml(config), networks_summary(generator, discriminator, scorer, config), interval])
+
+
+def _say_nothing(line: str) -> None:
+    """What the other processes say while they compile."""
 
 
 def _set_up_arithmetic(config: Config, accelerator: Accelerator) -> None:
@@ -109,13 +116,19 @@ def _open_scorer(
         return None, None
     if config.smart.scorer is None:
         raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
-    scorer = load_scorer(config.smart.scorer, device=accelerator.device, precision=config.smart.precision)
+    scorer = load_scorer(
+        config.smart.scorer,
+        device=accelerator.device,
+        precision=config.smart.precision,
+        attention="auto" if config.run.dry_run else config.perf.attention,
+    )
     check_scorer(
         scorer,
         resolution=dataset.resolution,
         channels=dataset.channels,
         num_classes=dataset.num_classes,
         name=config.smart.scorer,
+        downscale=config.smart.downscale,
     )
     return scorer, timestep_range(scorer, config.smart)
 
@@ -157,18 +170,42 @@ def _flat(config: Config) -> dict[str, str | float | int | bool]:
     }
 
 
-def _opening_lines(config: Config, dataset: ImageDataset, timesteps: TimestepRange | None, training: Training) -> str:
+def _opening_lines(
+    config: Config,
+    dataset: ImageDataset,
+    scorer: Scorer | None,
+    timesteps: TimestepRange | None,
+    training: Training,
+) -> str:
     classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
-    score = f"{config.smart.scorer}, lambda {config.smart.weight}, every {config.smart.frequency} steps, {timesteps}"
     start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
     return "\n".join(
         [
             f"data: {dataset.name}, {len(dataset)} images {training.image_shape}{classes}",
-            f"score term: {score if timesteps else 'off'}",
+            *_score_lines(config, scorer, timesteps),
             f"ops: {_implementations(config, training.device)}",
+            *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),
             f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}",
         ]
     )
+
+
+def _score_lines(config: Config, scorer: Scorer | None, timesteps: TimestepRange | None) -> list[str]:
+    if scorer is None:
+        return ["score term: off"]
+    smart = config.smart
+    switches = {
+        f"on {smart.batch_fraction:g} of the fakes": smart.batch_fraction < 1,
+        "past the network": not smart.through_network,
+        f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
+    }
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps]
+    parts += [text for text, is_on in switches.items() if is_on]
+    dtype = str(scorer.dtype).removeprefix("torch.")
+    return [
+        f"score term: {', '.join(str(part) for part in parts)}",
+        f"scorer: {scorer.resolution}x{scorer.resolution} in {dtype}, attention {scorer.attention}",
+    ]
 
 
 def _implementations(config: Config, device: torch.device) -> str:

@@ -12,17 +12,19 @@ import torch
 from torch import Tensor
 
 from smartfast.draws import Latents
-from smartfast.losses.score import score_loss
+from smartfast.losses.score import ScoreTerm
 from smartfast.losses.stylegan2 import discriminator_loss, generator_loss, path_length_penalty, r1_penalty
 from smartfast.models import Discriminator, Generator
-from smartfast.scorers import Scorer
 
 PhaseResult = tuple[Tensor, dict[str, Tensor]]
 
 
 class ScoreBatch(NamedTuple):
-    """What the score term consumes: timesteps int64 [N], the noise's streams int64 [N], and, when the term runs a
-    generator pass of its own, that pass's latents."""
+    """What the score term consumes, for the K images that it scores.
+
+    t: timesteps, int64 [K]. stream: the noise's streams, int64 [K]. latents: those of the K images when the term runs a
+    generator pass of its own, None when it scores the first K of g_main's N fakes.
+    """
 
     t: Tensor
     stream: Tensor
@@ -67,29 +69,29 @@ def g_main(
     latents: Latents,
     score: ScoreBatch | None = None,
     *,
-    scorer: Scorer | None = None,
-    score_weight: float = 0.0,
-    seed: int = 0,
-    score_purpose: int = 0,
+    score_term: ScoreTerm | None = None,
 ) -> PhaseResult:
     """Non-saturating logistic loss of the generator, plus lambda_score * L_score when `score` is given (SMaRt eq. 10).
 
-    The score term acts on the same fakes, so that one backward pass through the generator serves both, unless
-    `score` brings latents of its own. Its noise is that of (seed, score_purpose, score.stream).
+    The score term acts on the first of the same fakes, as many as `score` has timesteps, so that one backward pass
+    through the generator serves both, unless `score` brings latents of its own. It is the mean over the images it
+    scores. `score_term` is needed where `score` is given.
     """
     ws, w_mean = style_latents(g, latents)
     fakes = g.synthesis(ws, latents.noise)
     logits = d(fakes, latents.c)
     adversarial = generator_loss(logits).mean()
     statistics = {"loss/g_main": adversarial.detach(), "w_mean": w_mean}
-    if score is None:
+    if score is None or score_term is None:
         return adversarial, statistics
     labels = latents.labels
     if score.latents is not None:
         labels = score.latents.labels
         fakes = g.synthesis(style_latents(g, score.latents)[0], score.latents.noise)
-    distance = score_loss(scorer, fakes, labels, score.t, seed=seed, stream=score.stream, purpose=score_purpose).mean()
-    return adversarial + score_weight * distance, statistics | {"loss/score": distance.detach()}
+    count = len(score.t)
+    labels = None if labels is None else labels[:count]
+    distance = score_term(fakes[:count], labels, score.t, score.stream).mean()
+    return adversarial + score_term.weight * distance, statistics | {"loss/score": distance.detach()}
 
 
 def g_path(

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from smartfast.grids import write_atomically
+from smartfast.files import write_atomically
 
 
 class RunLog:

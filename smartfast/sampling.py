@@ -5,8 +5,9 @@ from torch import Tensor
 
 from smartfast.data import ImageDataset
 from smartfast.draws import LatentSampler, Purpose, one_hot
-from smartfast.grids import GridShape, to_uint8
+from smartfast.grids import GridShape
 from smartfast.models import Generator
+from smartfast.pixels import to_uint8
 from smartfast.training import Training
 
 

@@ -3,7 +3,9 @@
 import importlib.metadata
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +23,7 @@ from smartfast.models.build import generator_options
 from smartfast.report import write_report
 from smartfast.run_log import RunLog
 from smartfast.sampling import Sampler, real_grid
+from smartfast.snapshots import SnapshotWriter, copy_to_host
 from smartfast.status import memory_gib, status_line
 from smartfast.training import Training
 
@@ -50,11 +53,10 @@ class Trainer:
         self.total_images = round(self.config.run.kimg * 1000)
         self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
-        self.start_sec = self.tick_start_sec = time.perf_counter()
-        self.tick_start_images = training.images
-        self.maintenance_sec = 0.0
+        self.start_sec = time.perf_counter()
         self.saved_images = training.images if checkpoint else -1
         self.evaluated_images = -1
+        self.writer = SnapshotWriter()
         if self.is_main:
             self.log = RunLog(self.run_dir, kimg=training.images / 1000 if checkpoint else -1.0)
 
@@ -65,14 +67,20 @@ class Trainer:
             Whether the run is complete.
 
         Raises:
-            UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row.
+            UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row, or a snapshot could not
+                be written.
         """
-        training, config = self.training, self.config
-        if training.images >= self.total_images and (self.run_dir / "report.html").is_file():
+        if self.training.images >= self.total_images and (self.run_dir / "report.html").is_file():
             self.accelerator.print(
                 f"{self.run_dir} is complete at {self.kimg:g} kimg; a larger run.kimg goes on from there"
             )
             return True
+        with self.writer:
+            return self._finish(self._train())
+
+    def _train(self) -> str | None:
+        """The iterations; returns the name of the signal that ended them early."""
+        training, config = self.training, self.config
         if not self.is_resumed:
             self._begin()
         reals = iterate_batches(
@@ -86,7 +94,9 @@ class Trainer:
             cache=config.data.cache,
             workers=config.data.workers,
             class_group=training.mbstd_group if config.gan.mbstd_by_class else 1,
+            compiler=training.compiler,
         )
+        self._start_tick(maintenance_since_sec=self.start_sec)
         with Interruption(training.device) as interruption, self._progress_bar() as progress:
             while training.images < self.total_images:
                 if interruption.requested(training.images // config.optim.batch):
@@ -97,7 +107,7 @@ class Trainer:
                 progress.update(config.optim.batch)
                 if training.images // self.tick_images > (training.images - config.optim.batch) // self.tick_images:
                     self._end_tick(progress)
-        return self._finish(interruption.signal_name)
+        return interruption.signal_name
 
     @property
     def kimg(self) -> float:
@@ -125,26 +135,38 @@ class Trainer:
         self._save_fakes("fakes_init.png")
         self._evaluate()
 
+    def _start_tick(self, *, maintenance_since_sec: float) -> None:
+        self.tick_start_sec, self.tick_start_images = time.perf_counter(), self.training.images
+        self.maintenance_sec = self.tick_start_sec - maintenance_since_sec
+
     def _end_tick(self, progress: tqdm) -> None:
         row = self._tick_row()
         if self.is_main:
             self.log.write(row)
             progress.write(status_line(row))
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=self.training.images)
-        self._stop_if_not_finite()
-        maintenance_start_sec = time.perf_counter()
+        self._stop_if_not_finite(row["skipped_in_a_row"])
+        self.writer.check()
+        maintenance_since_sec = time.perf_counter()
         if self.config.metrics.every_ticks and row["tick"] % self.config.metrics.every_ticks == 0:
             self._evaluate()
         if row["tick"] % self.config.run.snapshot_ticks == 0:  # last: what a checkpoint claims is on disk before it
             self._snapshot()
-        self.maintenance_sec = time.perf_counter() - maintenance_start_sec
-        self.tick_start_sec, self.tick_start_images = time.perf_counter(), self.training.images
+        self._start_tick(maintenance_since_sec=maintenance_since_sec)
 
-    def _tick_row(self) -> dict[str, float | int | str]:
+    def _tick_row(self) -> dict[str, Any]:
         training = self.training
-        skipped = sum(int(network.guard.total.item()) for network in (training.g, training.d))
-        means = {**training.statistics.read(), **training.timer.read()}
-        sec = time.perf_counter() - self.tick_start_sec  # after the reads above, which wait for the device
+        guards = {"g": training.g.guard, "d": training.d.guard}
+        # The guards are the same in every process, so their mean is themselves: one transfer reads everything.
+        for name, guard in guards.items():
+            training.statistics.add({f"skipped/{name}": guard.total, f"skipped_in_a_row/{name}": guard.consecutive})
+        means = training.statistics.read()
+        skipped = [round(means.pop(f"skipped/{name}")) for name in guards]
+        skipped_in_a_row = [round(means.pop(f"skipped_in_a_row/{name}")) for name in guards]
+        means |= training.timer.read()
+        compile_sec = training.take_compile_sec()
+        # After the reads above, which wait for the device.
+        sec = time.perf_counter() - self.tick_start_sec - compile_sec
         images = training.images - self.tick_start_images
         cpu_mem_gib, gpu_mem_gib = memory_gib(training.device)
         return {
@@ -154,16 +176,17 @@ class Trainer:
             "time_sec": self.elapsed_sec,
             "sec_per_tick": sec,
             "sec_per_kimg": sec / images * 1000,
-            "maintenance_sec": self.maintenance_sec,
+            "maintenance_sec": self.maintenance_sec + compile_sec,
+            "compile_sec": compile_sec,
             "cpu_mem_gib": cpu_mem_gib,
             "gpu_mem_gib": gpu_mem_gib,
             "images_per_sec": images / sec,
-            "skipped_steps": skipped,
+            "skipped_steps": sum(skipped),
+            "skipped_in_a_row": max(skipped_in_a_row),
             **means,
         }
 
-    def _stop_if_not_finite(self) -> None:
-        bad = max(int(network.guard.consecutive.item()) for network in (self.training.g, self.training.d))
+    def _stop_if_not_finite(self, bad: int) -> None:
         if bad >= self.config.run.max_bad_steps:
             raise UserError(
                 f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped, limit run.max_bad_steps: the "
@@ -172,20 +195,38 @@ class Trainer:
             )
 
     def _snapshot(self) -> None:
-        self._save_fakes(f"fakes{round(self.kimg):06d}.png")
-        if self.is_main and self.saved_images != self.training.images:
-            self._save_checkpoint()
+        """Copy what there is now and leave the writing to the writer."""
+        if self.is_main:
+            self.writer.wait()  # before the copy: there is room for one
+            self.writer.submit(
+                f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg", self._snapshot_to_write()
+            )
         self.saved_images = self.training.images
 
-    def _save_checkpoint(self) -> None:
+    def _snapshot_to_write(self) -> Callable[[], None]:
+        """A function that writes a sheet of samples and, where there is none yet, a checkpoint of this moment."""
+        columns, path = self.grid.columns, self.run_dir / f"fakes{round(self.kimg):06d}.png"
+        fakes = copy_to_host({"images": self.sampler.grid(self.grid)})
+        if self.saved_images == self.training.images:
+            return lambda: save_grid(fakes()["images"], path, columns)
+        names, options = list(self.training.ema.module.state_dict()), self._checkpoint_options()
+        copied = copy_to_host(self.training.state())
+
+        def write() -> None:
+            save_grid(fakes()["images"], path, columns)
+            state = copied()
+            weights = {n: state[f"ema/{n}"] if f"ema/{n}" in state else state[f"g/module/{n}"] for n in names}
+            save_checkpoint(self.run_dir, state=state, generator=weights, **options)
+
+        return write
+
+    def _checkpoint_options(self) -> dict[str, Any]:
+        """What a checkpoint of this moment says beside its tensors."""
         training, dataset = self.training, self.dataset
         device = training.device
         shape = dict(resolution=dataset.resolution, channels=dataset.channels, num_classes=dataset.num_classes)
-        save_checkpoint(
-            self.run_dir,
+        return dict(
             images=training.images,
-            state=training.state(),
-            generator=training.ema.module,
             generator_options=generator_options(self.config.gan, **shape),
             info={
                 "time_sec": self.elapsed_sec,
@@ -229,6 +270,7 @@ class Trainer:
         if complete and self.evaluated_images != self.training.images:
             self._evaluate()
         self._snapshot()
+        self.writer.wait()
         self.accelerator.end_training()
         if self.is_main:
             if complete:

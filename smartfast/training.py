@@ -1,44 +1,33 @@
 """Everything one training run consists of, and one iteration of it."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from smartfast.compiling import Compiler
 from smartfast.config import Config
+from smartfast.cuda_graphs import CapturedStep, CudaGraphs, Step
 from smartfast.data import ImageDataset, RealBatch
-from smartfast.draws import Latents, LatentSampler, Purpose, batch_positions, draw_timesteps, one_hot
+from smartfast.distributed import average_over_processes_
+from smartfast.draws import LatentSampler, Purpose, batch_positions
 from smartfast.engine import (
     AveragedGenerator,
     Phase,
     Statistics,
     TrainedNetwork,
-    mean_over_processes,
+    accumulate,
     run_phase,
+    update,
     with_gradients,
 )
-from smartfast.kernels.philox import philox_normal
+from smartfast.losses.score import ScoreTerm
 from smartfast.models.build import build_networks
-from smartfast.phases import ScoreBatch, d_main, d_r1, g_main, g_path
+from smartfast.phases import PhaseResult
+from smartfast.recipe import Recipe, Round
 from smartfast.scorers import Scorer, TimestepRange
 from smartfast.status import PhaseTimer
-
-
-class Round(NamedTuple):
-    """The images of one round of gradient accumulation in one process.
-
-    stream: their numbers int64 [N]; images [N, C, H, W]; c: label vectors [N, classes] and labels int64 [N], or None.
-    """
-
-    stream: Tensor
-    images: Tensor
-    c: Tensor | None
-    labels: Tensor | None
-
-    def first(self, count: int) -> "Round":
-        """The first `count` images."""
-        return Round(*(None if value is None else value[:count] for value in self))
 
 
 class Training:
@@ -51,6 +40,7 @@ class Training:
         timesteps: Interval of the score term, None when there is none.
         device: Where everything lives.
         process_index, num_processes: This process among those that share a batch.
+        say: Receives a line before and after each compilation.
     """
 
     def __init__(
@@ -63,9 +53,10 @@ class Training:
         device: torch.device,
         process_index: int = 0,
         num_processes: int = 1,
+        say: Callable[[str], None] = print,
     ) -> None:
-        self.config, self.scorer, self.timesteps, self.device = config, scorer, timesteps, device
-        self.num_classes, self.num_processes = dataset.num_classes, num_processes
+        self.config, self.device = config, device
+        self.num_processes = num_processes
         self.images = 0
         generator, discriminator = build_networks(
             config.gan,
@@ -90,12 +81,14 @@ class Training:
             style_mixing_prob=config.loss.style_mixing_prob,
         )
         self.image_shape = (dataset.channels, dataset.resolution, dataset.resolution)
-        self.places = self._places(process_index)
+        self.batch, self.rounds = self._static_batch(self._places(process_index))
+        score_term = None if scorer is None else (self._score_term(scorer), timesteps)
+        self.recipe = Recipe(
+            config, generator, discriminator, self.latents, self.path_mean, score_term, self.num_processes
+        )
+        self.compiler = Compiler(config.perf.compile, say)
         self.phases = self._phases()
-
-    @property
-    def _path_interval(self) -> int:
-        return self.config.loss.path_length_interval if self.config.loss.path_length_weight else 0
+        self.steps = self._steps()
 
     def _trained(self, module: torch.nn.Module, lr: float, lazy_interval: int | None) -> TrainedNetwork:
         return TrainedNetwork(
@@ -107,6 +100,17 @@ class Training:
             channels_last=self.config.perf.channels_last,
         )
 
+    def _score_term(self, scorer: Scorer) -> ScoreTerm:
+        smart = self.config.smart
+        return ScoreTerm(
+            scorer,
+            weight=smart.weight,
+            seed=self.config.run.seed,
+            purpose=int(Purpose.SCORE_NOISE),
+            through_network=smart.through_network,
+            downscale=smart.downscale,
+        )
+
     def _places(self, process_index: int) -> list[Tensor]:
         """Places in the global batch of this process's rounds of gradient accumulation."""
         optim, num_processes = self.config.optim, self.num_processes
@@ -114,46 +118,58 @@ class Training:
         parts = batch_positions(optim.batch, num_processes * rounds, self.mbstd_group)
         return [part.to(self.device) for part in parts[process_index * rounds : (process_index + 1) * rounds]]
 
-    def _phases(self) -> dict[str, Phase]:
-        config, g, d = self.config, self.g.module, self.d.module
-        score = functools.partial(
-            g_main,
-            g,
-            d,
-            scorer=self.scorer,
-            score_weight=config.smart.weight,
-            seed=config.run.seed,
-            score_purpose=Purpose.SCORE_NOISE,
-        )
-        path = functools.partial(
-            g_path,
-            g,
-            weight=config.loss.path_length_weight,
-            decay=config.loss.path_length_decay,
-            mean_over_processes=mean_over_processes,
-        )
-        make = functools.partial(with_gradients, compile=config.perf.compile)
-        # The average over processes is an autograd.Function, which torch.compile differentiates wrongly without a word.
-        make_path = functools.partial(with_gradients, compile=config.perf.compile and self.num_processes == 1)
-        return {
-            phase.name: phase
-            for phase in [
-                Phase("g_main", self.g, make(functools.partial(g_main, g, d), self.g), ("w_mean",)),
-                Phase("g_score", self.g, make(score, self.g), ("w_mean",)),
-                Phase("g_path", self.g, make_path(path, self.g, gain=config.loss.path_length_interval), ("path_mean",)),
-                Phase("d_main", self.d, make(functools.partial(d_main, g, d), self.d)),
-                Phase(
-                    "d_r1",
-                    self.d,
-                    make(functools.partial(d_r1, d, gamma=config.loss.r1_gamma), self.d, gain=config.loss.r1_interval),
-                ),
-            ]
-        }
+    def _static_batch(self, places: list[Tensor]) -> tuple[Round, list[Round]]:
+        """Memory for the images of an iteration, and its parts, one per round, whose images are leaves of autograd."""
+        self.offsets = torch.cat(places)
+        images = torch.zeros(len(self.offsets), *self.image_shape, device=self.device)
+        labels = None if self.latents.data_labels is None else torch.zeros_like(self.offsets)
+        batch = Round(self.offsets.clone(), images, labels)
+        pieces = [[None] * len(places) if value is None else value.chunk(len(places)) for value in batch]
+        return batch, [Round(s, i.detach().requires_grad_(True), c) for s, i, c in zip(*pieces, strict=True)]
 
-    @property
-    def offsets(self) -> Tensor:
-        """Places of this process's images in the global batch, int64, in the order of its rounds."""
-        return torch.cat(self.places)
+    def _phases(self) -> dict[str, Phase]:
+        loss, recipe = self.config.loss, self.recipe
+        path_gain, r1_gain = float(loss.path_length_interval), float(loss.r1_interval)
+        phases = [
+            self._phase(recipe.g_main, self.g, carried="w_mean", after=self._move_w_avg),
+            self._phase(recipe.g_score, self.g, carried="w_mean", after=self._move_w_avg),
+            self._phase(recipe.g_path, self.g, gain=path_gain, carried="path_mean", after=self._set_path_mean),
+            self._phase(recipe.d_main, self.d),
+            self._phase(recipe.d_r1, self.d, gain=r1_gain),
+        ]
+        return {phase.name: phase for phase in phases}
+
+    def _phase(
+        self, loss_function: Callable[[Round], PhaseResult], network: TrainedNetwork, *, gain: float = 1.0, **carried
+    ) -> Phase:
+        name = loss_function.__name__
+        return Phase(name, network, self.compiler(name, with_gradients(loss_function, network, gain=gain)), **carried)
+
+    def _steps(self) -> dict[str, Step]:
+        """What runs each phase on the static batch, and what moves the averaged generator."""
+        graphs = CudaGraphs(self.device) if self.config.perf.cuda_graphs else None
+        steps = {name: self._step(phase, graphs) for name, phase in self.phases.items()}
+        return steps | {"ema": self.ema.move if graphs is None else CapturedStep("ema", self.ema.move, graphs)}
+
+    def _step(self, phase: Phase, graphs: CudaGraphs | None) -> Step:
+        whole = functools.partial(run_phase, phase, self.rounds, self.statistics)
+        if graphs is None:
+            return whole
+        if self.num_processes == 1:
+            return CapturedStep(phase.name, whole, graphs)
+        # Averages over processes stay between graphs, and g_path has one inside: what NCCL can capture depends on its
+        # version and on other threads.
+        gradient: Step = functools.partial(accumulate, phase, self.rounds, self.statistics)
+        if phase.name != "g_path":
+            gradient = CapturedStep(f"{phase.name}, gradient", gradient, graphs)
+        step = CapturedStep(f"{phase.name}, optimizer", functools.partial(update, phase), graphs)
+
+        def run() -> None:
+            gradient()
+            average_over_processes_(phase.network.buffer)
+            step()
+
+        return run
 
     @property
     def mbstd_group(self) -> int:
@@ -163,56 +179,40 @@ class Training:
     def run_iteration(self, reals: RealBatch) -> None:
         """One step of every phase that is due, then the averaged generator; `reals` are the images at `offsets`."""
         config, index = self.config, self.images // self.config.optim.batch
-        rounds = self._rounds(reals)
+        self.load(reals)
 
-        self._train_generator(rounds, with_score=_due(index, config.smart.frequency))
-        if _due(index, self._path_interval):
-            self._regularize_path_length(rounds)
-        self._run("d_main", [(self._latents(Purpose.D_MAIN, r), r.images, r.c) for r in rounds])
+        self._run("g_score" if _due(index, config.smart.frequency) else "g_main")
+        if config.loss.path_length_weight and _due(index, config.loss.path_length_interval):
+            self._run("g_path")
+        self._run("d_main")
         if _due(index, config.loss.r1_interval):
-            self._run("d_r1", [(r.images.detach().requires_grad_(True), r.c) for r in rounds])
+            self._run("d_r1")
 
-        self.ema.update(images=self.images, batch=config.optim.batch)
+        self.ema.set_decay(images=self.images, batch=config.optim.batch)
+        self.steps["ema"]()
         self.images += config.optim.batch
 
-    def _rounds(self, reals: RealBatch) -> list[Round]:
-        images = reals.images.chunk(len(self.places))
-        labels = [None] * len(images) if reals.labels is None else reals.labels.chunk(len(images))
-        return [
-            Round(place + self.images, image, one_hot(label, self.num_classes), label)
-            for place, image, label in zip(self.places, images, labels, strict=True)
-        ]
+    def load(self, reals: RealBatch) -> None:
+        """Make `reals` and the numbers of the images that come next the batch that every phase works on."""
+        torch.add(self.offsets, self.images, out=self.batch.stream)
+        self.batch.images.copy_(reals.images)
+        if self.batch.labels is not None:
+            self.batch.labels.copy_(reals.labels)
 
-    def _latents(self, purpose: Purpose, batch: Round) -> Latents:
-        return self.latents(purpose, batch.stream, batch.labels if self.config.gan.mbstd_by_class else None)
-
-    def _run(self, name: str, batches: list[tuple]) -> tuple[dict[str, Tensor], Tensor]:
+    def _run(self, name: str) -> None:
         with self.timer(name):
-            return run_phase(self.phases[name], batches, self.statistics)
+            self.steps[name]()
 
-    def _train_generator(self, rounds: list[Round], *, with_score: bool) -> None:
-        batches = [(self._latents(Purpose.G_MAIN, r),) for r in rounds]
-        if with_score:
-            batches = [(*batch, self._score_batch(r)) for batch, r in zip(batches, rounds, strict=True)]
-        averages, bad = self._run("g_score" if with_score else "g_main", batches)
+    def _move_w_avg(self, w_mean: Tensor, bad: Tensor) -> None:
         w_avg = self.g.module.mapping.w_avg
-        moved = averages["w_mean"].lerp(w_avg, self.config.gan.w_avg_beta)
-        w_avg.copy_(torch.where(bad > 0, w_avg, moved))
+        w_avg.copy_(torch.where(bad > 0, w_avg, w_mean.lerp(w_avg, self.config.gan.w_avg_beta)))
 
-    def _score_batch(self, batch: Round) -> ScoreBatch:
-        t = draw_timesteps(self.config.run.seed, batch.stream, self.timesteps.first, self.timesteps.last)
-        own_pass = self.config.smart.separate_pass
-        return ScoreBatch(t, batch.stream, self._latents(Purpose.G_SCORE, batch) if own_pass else None)
+    def _set_path_mean(self, path_mean: Tensor, bad: Tensor) -> None:
+        self.path_mean.copy_(torch.where(bad > 0, self.path_mean, path_mean[0]))
 
-    def _regularize_path_length(self, rounds: list[Round]) -> None:
-        channels, height, width = self.image_shape
-        batches = []
-        for batch in rounds:
-            part = batch.first(max(len(batch.stream) // self.config.loss.path_length_shrink, 1))
-            pixels = philox_normal(self.config.run.seed, part.stream, channels * height * width, Purpose.PATH_PIXELS)
-            batches.append((self._latents(Purpose.G_PATH, part), pixels.view(-1, *self.image_shape), self.path_mean))
-        averages, bad = self._run("g_path", batches)
-        self.path_mean.copy_(torch.where(bad > 0, self.path_mean, averages["path_mean"]))
+    def take_compile_sec(self) -> float:
+        """Seconds spent on compiling since it was last asked."""
+        return self.compiler.take_sec()
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next iterations depend on, by name; aliases, not copies."""

@@ -14,10 +14,38 @@ if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
 from smartfast.checkpoint import save_checkpoint  # noqa: E402
+from smartfast.data import RealBatch, open_dataset  # noqa: E402
 from smartfast.models import Generator  # noqa: E402
+from smartfast.scorers import timestep_range  # noqa: E402
+from smartfast.scorers.analytic import GaussianMixtureScorer  # noqa: E402
+from smartfast.scorers.schedule import schedule_from_betas  # noqa: E402
+from smartfast.settings import parse_config  # noqa: E402
+from smartfast.training import Training  # noqa: E402
+
+TINY_SETTINGS = {
+    "data.resolution": 8,
+    "gan.z_dim": 8,
+    "gan.w_dim": 8,
+    "gan.mapping_layers": 1,
+    "gan.d_mapping_layers": 1,
+    "gan.channel_base": 64,
+    "gan.channel_max": 8,
+    "gan.noise": "true",
+    "gan.mbstd_group": 4,
+    "gan.mbstd_by_class": "false",
+    "loss.path_length_weight": 2,
+    "loss.path_length_interval": 4,
+    "loss.r1_interval": 8,
+    "loss.style_mixing_prob": 0.5,
+    "optim.batch": 8,
+    "smart.frequency": 2,
+}
+"""A run so small that tests can afford to compile it: 8x8 digits and an analytic scorer."""
 
 
 def pytest_configure() -> None:
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        torch.set_num_threads(max(torch.get_num_threads() // int(workers), 1))
     if DEVICE != "cpu":
         torch.set_default_device(DEVICE)
         torch.backends.cudnn.allow_tf32 = False  # comparisons with float64 mean float32
@@ -51,9 +79,40 @@ def _write_run(run_dir: Path, c_dim: int, channels: int) -> Path:
         run_dir,
         images=2000,
         state={"empty": torch.zeros(1)},
-        generator=generator,
+        generator=generator.state_dict(),
         generator_options=options,
         info={"time_sec": 1.0, "device": "cpu", "versions": {"torch": torch.__version__}},
         keep=1,
     )
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def tiny_training() -> Callable[..., Training]:
+    """Makes a run at its start: `tiny_training(device, group__field=value, ...)`; see TINY_SETTINGS."""
+    return _tiny_training
+
+
+def _tiny_training(device: str = "cpu", **changes: object) -> Training:
+    settings = TINY_SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
+    config = parse_config([f"--{name}={value}" for name, value in settings.items()])
+    schedule = schedule_from_betas(torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64), "linear")
+    scorer = GaussianMixtureScorer(schedule, torch.zeros(2, 1, 8, 8), torch.tensor([0.2, 0.5]))
+    return Training(
+        config,
+        open_dataset(config.data),
+        scorer=scorer.to(device),
+        timesteps=timestep_range(scorer, config.smart),
+        device=torch.device(device),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_reals() -> Callable[..., RealBatch]:
+    """Makes real images for one iteration of a tiny run, always the same: `tiny_reals(device)`."""
+
+    def make(device: str = "cpu") -> RealBatch:
+        images = torch.randn(8, 1, 8, 8, generator=torch.Generator("cpu").manual_seed(1), device="cpu").tanh()
+        return RealBatch(images.to(device), torch.arange(8, device=device) % 10)
+
+    return make

@@ -63,12 +63,11 @@ def foreign_checkpoint(p: Path) -> list[str]:
     options = dict(
         z_dim=4, c_dim=0, w_dim=4, resolution=8, channels=1, mapping_layers=1, channel_base=32, channel_max=4
     )
-    generator = Generator(**options)
     save_checkpoint(
         p / "run",
         images=8,
         state={"a": torch.zeros(1)},
-        generator=generator,
+        generator=Generator(**options).state_dict(),
         generator_options=options,
         info={"time_sec": 0.0},
         keep=1,

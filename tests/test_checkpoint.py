@@ -19,7 +19,7 @@ def save(run_dir: Path, images: int, *, keep: int = 3) -> Path:
         run_dir,
         images=images,
         state=state,
-        generator=Generator(**OPTIONS),
+        generator=Generator(**OPTIONS).state_dict(),
         generator_options=OPTIONS,
         info={"time_sec": 1.5},
         keep=keep,

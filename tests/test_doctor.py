@@ -53,12 +53,8 @@ def test_an_impossible_choice_of_kernels_is_said(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "text"), [(None, "its own kernels load"), (OSError("built for\n2.9"), "built for 2.9")]
+    ("problem", "text"), [(None, "xformers' own kernels run too"), ("built for 2.9", "attention; built for 2.9")]
 )
-def test_xformers(monkeypatch, error, text):
-    class Library:
-        _cpp_library_load_exception = error
-
-    monkeypatch.setattr(module.importlib, "import_module", lambda name: Library)
-    monkeypatch.setattr(module, "_version", lambda package: "0.0.35")
+def test_attention(monkeypatch, problem, text):
+    monkeypatch.setattr("smartfast.scorers.attention.xformers_problem", lambda device: problem)
     assert text in doctor()

@@ -1,11 +1,11 @@
-"""Sheets: shape, place of every pixel, enlargement, file formats, atomicity."""
+"""Sheets: shape, place of every pixel, enlargement, file formats."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from smartfast.grids import grid_shape, save_grid, to_pillow, to_uint8, write_atomically
+from smartfast.grids import grid_shape, save_grid, to_pillow
 
 
 def random_images(count: int, channels: int, height: int, width: int) -> torch.Tensor:
@@ -64,18 +64,3 @@ def test_one_image_has_no_border():
 def test_wrong_images_are_refused(images):
     with pytest.raises(ValueError, match="expected uint8"):
         to_pillow(images)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_bytes_and_back(dtype):
-    levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8((levels.double() / 127.5 - 1).to(torch.promote_types(dtype, torch.float32))), levels)
-    assert to_uint8(torch.tensor([-3.0, -1.0, 1.0, 7.0], dtype=dtype)).tolist() == [0, 0, 255, 255]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "file", b"old")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
-    with pytest.raises(OSError, match="killed"):
-        write_atomically(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"old"

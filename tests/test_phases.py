@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smartfast.draws import LatentSampler, Purpose
-from smartfast.losses.score import score_loss
+from smartfast.losses.score import ScoreTerm, score_loss
 from smartfast.models import Discriminator, Generator
 from smartfast.phases import ScoreBatch, g_main, g_path, style_latents
 from smartfast.scorers import load_scorer
@@ -35,17 +35,21 @@ def gradient(loss: torch.Tensor, g: Generator) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("own_pass", [False, True])
-def test_score_term_adds_to_the_generator_loss(parts, own_pass: bool) -> None:
+@pytest.mark.parametrize("scored_images", [8, 5])
+def test_score_term_adds_to_the_generator_loss(parts, own_pass: bool, scored_images: int) -> None:
     g, d, sampler, scorer = parts
-    stream, t = torch.arange(8), torch.full((8,), 30)
+    stream, t = torch.arange(8), torch.full((scored_images,), 30)
     latents = sampler(Purpose.G_MAIN, stream)
+    stream = stream[:scored_images]
     scored = sampler(Purpose.G_SCORE, stream) if own_pass else latents
-    options = dict(scorer=scorer, score_weight=WEIGHT, seed=SEED, score_purpose=Purpose.SCORE_NOISE)
-    total, statistics = g_main(g, d, latents, ScoreBatch(t, stream, scored if own_pass else None), **options)
+    term = ScoreTerm(scorer, weight=WEIGHT, seed=SEED, purpose=Purpose.SCORE_NOISE)
+    batch = ScoreBatch(t, stream, scored if own_pass else None)
+    total, statistics = g_main(g, d, latents, batch, score_term=term)
 
     adversarial, _ = g_main(g, d, latents)
-    images = g.synthesis(style_latents(g, scored)[0], scored.noise)
-    score = score_loss(scorer, images, scored.labels, t, seed=SEED, stream=stream, purpose=Purpose.SCORE_NOISE).mean()
+    images = g.synthesis(style_latents(g, scored)[0], scored.noise)[:scored_images]
+    labels = scored.labels[:scored_images]
+    score = score_loss(scorer, images, labels, t, seed=SEED, stream=stream, purpose=Purpose.SCORE_NOISE).mean()
     assert statistics["loss/score"] == pytest.approx(score.item(), rel=1e-5)
     assert total.item() == pytest.approx(adversarial.item() + WEIGHT * score.item(), rel=1e-5)
     score_gradient = gradient(score, g)

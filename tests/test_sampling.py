@@ -4,8 +4,9 @@ import torch
 
 from smartfast.config import DataConfig
 from smartfast.data import open_dataset
-from smartfast.grids import GridShape, to_uint8
+from smartfast.grids import GridShape
 from smartfast.models import Generator
+from smartfast.pixels import to_uint8
 from smartfast.sampling import Sampler, column_class, real_grid
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smartfast.kernels.philox import signed
 from smartfast.kernels.reference import noise_like, per_image, wide
 from smartfast.kernels.selection import register
 from smartfast.kernels.triton_ops.score_noise_kernels import Target, empty_like, has_one_stride, launch_score_noise
@@ -102,12 +103,7 @@ def noise_forward(
     x: Tensor, alpha: Tensor, sigma: Tensor, seed: int, stream: Tensor, purpose: int, dtype: torch.dtype
 ) -> Tensor:
     """`kernels.noise_forward`."""
-    return noise_forward_op(x, alpha, sigma, stream, _signed(seed), purpose, dtype)
-
-
-def _signed(seed: int) -> int:
-    """A 64-bit word as the int64 of the same bits, which is what an op's arguments hold."""
-    return seed - 2**64 if seed >= 2**63 else seed
+    return noise_forward_op(x, alpha, sigma, stream, signed(seed), purpose, dtype)
 
 
 # mean((prediction - target)^2), and its derivative: y_factor * (prediction - target)
@@ -248,7 +244,7 @@ def denoise_distance(
     weight: Tensor | None,
 ) -> Tensor:
     """`reference.denoise_distance`."""
-    distance = denoise_distance_op(prediction, x, x_factor, noise_factor, stream, _signed(seed), purpose)
+    distance = denoise_distance_op(prediction, x, x_factor, noise_factor, stream, signed(seed), purpose)
     return distance if weight is None else distance * weight.to(distance.dtype)
 
 
@@ -309,7 +305,7 @@ def denoise_distance_and_gradient(
         weight = torch.ones(prediction.shape[0], dtype=_sum_dtype(prediction), device=prediction.device)
     weight = weight.to(_sum_dtype(prediction))
     factor = weight * (2 / math.prod(prediction.shape[1:]))
-    arguments = (prediction, x, x_factor, noise_factor, stream, _signed(seed), purpose, factor)
+    arguments = (prediction, x, x_factor, noise_factor, stream, signed(seed), purpose, factor)
     if overwrite:
         return distance_and_gradient_in_place_op(*arguments) * weight, prediction
     distance, gradient = distance_and_gradient_op(*arguments)

@@ -56,6 +56,13 @@ def _normal_pair(word_0, word_1):
 
 
 @triton.jit
+def uniform_run(seed, purpose, stream, blocks):
+    """Uniform numbers in [0, 1), float32 [4 * B], of neighbouring blocks [B]."""
+    w0, w1, w2, w3 = philox_block(seed, purpose, stream, blocks)
+    return tl.interleave(tl.interleave(_uniform(w0), _uniform(w2)), tl.interleave(_uniform(w1), _uniform(w3)))
+
+
+@triton.jit
 def normal_run(seed, purpose, stream, blocks):
     """Unit-normal numbers, float32 [4 * B], of neighbouring blocks [B]."""
     w0, w1, w2, w3 = philox_block(seed, purpose, stream, blocks)

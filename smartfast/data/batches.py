@@ -4,25 +4,25 @@ Everything is a pure function of (seed, global position): a run that resumes at 
 its batches over processes in any way, sees the same samples with the same mirror flips.
 """
 
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import count, tee
+from itertools import count
 from typing import Literal, NamedTuple
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from smartfast.compiling import Compiler
 from smartfast.data.dataset import ImageDataset
+from smartfast.data.streaming import stream_batches, to_device
 from smartfast.draws import Purpose
 from smartfast.errors import UserError
 from smartfast.kernels.philox import philox_uniform
+from smartfast.pixels import to_float
 
 _PLANNED_ITERATIONS = 64
-_PREFETCHED_BATCHES = 4
 _AUTO_CACHE_FRACTION = 0.25
 _GIB = 2**30
 
@@ -39,6 +39,9 @@ class _Plan(NamedTuple):
 
     indices: Tensor
     flips: Tensor | None
+
+    def to(self, device: torch.device) -> "_Plan":
+        return _Plan(to_device(self.indices, device), None if self.flips is None else to_device(self.flips, device))
 
 
 def sample_indices(seed: int, positions: Tensor, size: int) -> Tensor:
@@ -74,11 +77,13 @@ def iterate_batches(
     cache: Literal["auto", "device", "stream"],
     workers: int,
     class_group: int = 1,
+    compiler: Compiler | None = None,
 ) -> Iterator[RealBatch]:
     """The endless sequence of this process's real batches.
 
     Iteration k yields the samples at the global positions start_images + k * batch + offsets. With the cache,
-    all images are decoded before this function returns, and the device is never waited for.
+    all images are decoded before this function returns, and the device is never waited for. While streaming, each batch
+    is read, and on a GPU copied to it on a side stream, while the batch before it is used.
 
     Args:
         dataset: Where the images come from.
@@ -93,6 +98,8 @@ def iterate_batches(
         workers: Loader processes when streaming; 0 loads in this process.
         class_group: Order each global batch by class so that the places that are equal modulo batch / class_group hold
             as few classes as possible; needs labels. 1 leaves the order as it is.
+        compiler: Compiles what is done on the device (selecting, flipping, normalizing) as one function, called "data",
+            which gives the same bits; None leaves it eager.
 
     Raises:
         UserError: An image cannot be decoded (while streaming: when its batch is due), or `cache` is "device"
@@ -102,9 +109,14 @@ def iterate_batches(
     labels = None if dataset.labels is None else dataset.labels.to(device)
     order = _ClassOrder(dataset.labels, class_group) if class_group > 1 and dataset.labels is not None else None
     plans = _plans(seed, len(dataset), batch, offsets.cpu(), start_images, mirror, order)
-    if _fits_on_device(dataset, device, cache):
-        return _cached_batches(dataset.all_images().to(device), labels, plans, device)
-    return _streamed_batches(dataset, labels, plans, device, workers)
+    is_cached = _fits_on_device(dataset, device, cache)
+    prepare: Callable[..., RealBatch] = _select if is_cached else _finish
+    if compiler is not None:
+        prepare = compiler("data", prepare)
+    if is_cached:
+        return _cached_batches(dataset.all_images().to(device), labels, plans, device, prepare)
+    raws = stream_batches(dataset, _rows(plans), device, workers)
+    return (prepare(raw.images, labels, raw.indices, raw.flips) for raw in raws)
 
 
 @lru_cache(maxsize=4)
@@ -143,60 +155,21 @@ def _plans(
 
 
 def _cached_batches(
-    images: Tensor, labels: Tensor | None, plans: Iterator[_Plan], device: torch.device
+    images: Tensor,
+    labels: Tensor | None,
+    plans: Iterator[_Plan],
+    device: torch.device,
+    select: Callable[..., RealBatch],
 ) -> Iterator[RealBatch]:
+    for indices, flips in _rows(plan.to(device) for plan in plans):
+        yield select(images, labels, indices, flips)
+
+
+def _rows(plans: Iterator[_Plan]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Data indices and flips of each iteration."""
     for plan in plans:
-        indices = _to_device(plan.indices, device)
-        flips = None if plan.flips is None else _to_device(plan.flips, device)
-        for row, index in enumerate(indices):
-            yield _finish(
-                images.index_select(0, index),
-                None if labels is None else labels.index_select(0, index),
-                None if flips is None else flips[row],
-            )
-
-
-def _streamed_batches(
-    dataset: ImageDataset, labels: Tensor | None, plans: Iterator[_Plan], device: torch.device, workers: int
-) -> Iterator[RealBatch]:
-    ahead, rows = tee((row, plan) for plan in plans for row in range(len(plan.indices)))
-    loader = DataLoader(
-        _BatchReader(dataset),
-        batch_size=None,
-        sampler=(plan.indices[row].tolist() for row, plan in ahead),  # type: ignore[arg-type]  # an endless one
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=_PREFETCHED_BATCHES if workers else None,
-        worker_init_fn=_leave_interrupts_to_trainer,
-        generator=torch.Generator(),  # seeds the workers; without one the loader would advance torch's own
-    )
-    for images, (row, plan) in zip(loader, rows, strict=False):
-        if isinstance(images, UserError):
-            raise images
-        yield _finish(
-            images.to(device, non_blocking=True),
-            None if labels is None else labels.index_select(0, _to_device(plan.indices[row], device)),
-            None if plan.flips is None else _to_device(plan.flips[row], device),
-        )
-
-
-def _leave_interrupts_to_trainer(worker: int) -> None:
-    """Ctrl-C, and the SIGTERM of a scheduler, reach every process of the group; workers must outlive the save."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class _BatchReader(Dataset[Tensor | UserError]):
-    """Reads whole batches: indices to images uint8 [local, C, H, W]."""
-
-    def __init__(self, dataset: ImageDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, indices: list[int]) -> Tensor | UserError:
-        try:
-            return torch.stack([self.dataset.image(index) for index in indices])
-        except UserError as error:
-            return error  # raised by the reader of the batch: crossing a process would wrap it in a traceback
+        for row, indices in enumerate(plan.indices):
+            yield indices, None if plan.flips is None else plan.flips[row]
 
 
 def _fits_on_device(dataset: ImageDataset, device: torch.device, cache: str) -> bool:
@@ -213,14 +186,13 @@ def _fits_on_device(dataset: ImageDataset, device: torch.device, cache: str) -> 
     return cache == "device" or need_bytes <= _AUTO_CACHE_FRACTION * free_bytes
 
 
-def _to_device(values: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+def _select(images: Tensor, labels: Tensor | None, indices: Tensor, flips: Tensor | None) -> RealBatch:
+    """From all images uint8 [len, C, H, W] to a batch, as `_finish`."""
+    return _finish(images.index_select(0, indices), labels, indices, flips)
 
 
-def _finish(images: Tensor, labels: Tensor | None, flip: Tensor | None) -> RealBatch:
-    """From uint8 [local, C, H, W] on the device to what training sees."""
-    if flip is not None:
-        images = torch.where(flip[:, None, None, None], images.flip(3), images)
-    return RealBatch(images.to(torch.float32) / 127.5 - 1, labels)
+def _finish(images: Tensor, labels: Tensor | None, indices: Tensor, flips: Tensor | None) -> RealBatch:
+    """From images uint8 [local, C, H, W] and all labels int64 [len] on the device to what training sees."""
+    if flips is not None:
+        images = torch.where(flips[:, None, None, None], images.flip(3), images)
+    return RealBatch(to_float(images), None if labels is None else labels.index_select(0, indices))

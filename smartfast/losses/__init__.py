@@ -1,5 +1,5 @@
 """The terms of the training objective."""
 
-from smartfast.losses.score import score_loss
+from smartfast.losses.score import ScoreTerm, score_loss, score_loss_past_network
 
-__all__ = ["score_loss"]
+__all__ = ["ScoreTerm", "score_loss", "score_loss_past_network"]

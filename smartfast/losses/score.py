@@ -1,10 +1,39 @@
 """Score-matching regularity (SMaRt, arXiv 2311.18208): how far from its data a frozen diffusion model finds images."""
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from smartfast.kernels import denoise_distance, noise_forward
+from smartfast.kernels import denoise_distance, denoise_distance_and_gradient, noise_forward
 from smartfast.scorers.base import Scorer
+
+
+@dataclass(frozen=True)
+class ScoreTerm:
+    """The score term of a run: `term(images, labels, t, stream)` is the distance of each image.
+
+    scorer: Frozen diffusion model, of the images' resolution divided by `downscale`.
+    weight: lambda_score; the distance is not multiplied by it.
+    seed, purpose: Of the noise, see `score_loss`.
+    through_network: False takes `score_loss_past_network`, whose network runs forward only.
+    downscale: Factor by which images are reduced (mean of downscale x downscale pixels) before they get noise.
+    """
+
+    scorer: Scorer
+    weight: float
+    seed: int
+    purpose: int
+    through_network: bool = True
+    downscale: int = 1
+
+    def __call__(self, images: Tensor, labels: Tensor | None, t: Tensor, stream: Tensor) -> Tensor:
+        """float32 [N]; images float [N, C, H, W] in [-1, 1], other arguments as in `score_loss`."""
+        if self.downscale > 1:
+            images = F.avg_pool2d(images, self.downscale)
+        loss = score_loss if self.through_network else score_loss_past_network
+        return loss(self.scorer, images, labels, t, seed=self.seed, stream=stream, purpose=self.purpose)
 
 
 def score_loss(
@@ -28,12 +57,56 @@ def score_loss(
     """
     alpha, sigma = scorer.alpha(t), scorer.sigma(t)
     noise = dict(seed=seed, stream=stream, purpose=purpose)
+    x_t = noise_forward(images, alpha, sigma, **noise, dtype=_input_dtype(scorer))
     in_fp16 = scorer.dtype == torch.float16
-    x_t = noise_forward(images, alpha, sigma, **noise, dtype=torch.float32 if in_fp16 else scorer.dtype)
     prediction = _predict_in_fp16(scorer, x_t, t, labels) if in_fp16 else scorer.network(x_t, t, labels)
     return denoise_distance(
         prediction, **noise, parameterization=scorer.parameterization, x=images, alpha=alpha, sigma=sigma
     )
+
+
+def score_loss_past_network(
+    scorer: Scorer, images: Tensor, labels: Tensor | None, t: Tensor, *, seed: int, stream: Tensor, purpose: int
+) -> Tensor:
+    """The value of `score_loss`, with a gradient that takes the network's estimate of the clean image as constant.
+
+    With x0 = (x_t - sigma eps_theta) / alpha held fixed, the distance is (alpha / sigma)^2 mean((x0 - x)^2), whose
+    gradient for an image is
+
+        2 / numel * (eps_theta - eps) * alpha / sigma
+
+    the residual itself, as in score distillation (Poole et al., DreamFusion, arXiv 2209.14988), instead of its product
+    with the network's Jacobian. The network runs forward only and saves no activations. Arguments and result as in
+    `score_loss`; the gradient has no derivative.
+    """
+    alpha, sigma = scorer.alpha(t), scorer.sigma(t)
+    noise = dict(seed=seed, stream=stream, purpose=purpose)
+    ratio = alpha / sigma
+    # What a squared error of the prediction weighs as one in eps, and the image's gradient over the prediction's.
+    weights = {"eps": torch.ones_like(alpha), "x0": ratio.square(), "v": alpha.square()}
+    factors = {"eps": ratio, "x0": -torch.ones_like(alpha), "v": 1 / sigma}
+    weight, factor = weights[scorer.parameterization], factors[scorer.parameterization]
+    # The gradient in half precision is about the error itself: 1 / numel would round to 0, a large weight overflow.
+    scale = 2.0 ** max(images[:1].numel(), 1).bit_length()
+    with torch.no_grad():
+        x_t = noise_forward(images, alpha, sigma, **noise, dtype=_input_dtype(scorer))
+        distance, gradient = denoise_distance_and_gradient(
+            scorer.network(x_t, t, labels),
+            **noise,
+            weight=scale / weight,
+            parameterization=scorer.parameterization,
+            x=images,
+            alpha=alpha,
+            sigma=sigma,
+            overwrite=True,
+        )
+        gradient = gradient * (factor * weight / scale)[:, None, None, None]
+    return distance * (weight / scale) + ((images - images.detach()) * gradient).sum(dim=(1, 2, 3))
+
+
+def _input_dtype(scorer: Scorer) -> torch.dtype:
+    """That of x_t: the scorer rounds, and knows how not to lose the noise when sigma is small."""
+    return torch.promote_types(scorer.dtype, torch.float32)
 
 
 def _predict_in_fp16(scorer: Scorer, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

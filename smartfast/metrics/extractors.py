@@ -4,7 +4,6 @@
 classifier. Weights are never unpickled with code: the file is read as plain tensors and handed on as such.
 """
 
-import hashlib
 import io
 import pickle
 import socket
@@ -25,6 +24,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from smartfast.config import MetricsConfig
 from smartfast.errors import UserError
+from smartfast.files import sha256
 from smartfast.metrics.digit_features import EXTRACTOR_NAME, WEIGHTS_FILE, DigitFeatures
 
 INCEPTION_NAME = "inception-v3-compat"
@@ -92,7 +92,7 @@ def build_extractor(config: MetricsConfig, device: torch.device) -> Extractor:
     """
     if config.features == "digits":
         module = create_feature_extractor(EXTRACTOR_NAME, ["64", "logits"], cuda=False, verbose=False)
-        return Extractor(module.to(device), f"{EXTRACTOR_NAME}-{_sha256(WEIGHTS_FILE)[:8]}", channels=None)
+        return Extractor(module.to(device), f"{EXTRACTOR_NAME}-{sha256(WEIGHTS_FILE)[:8]}", channels=None)
     path = _inception_weights(config)
     try:
         module = create_feature_extractor(
@@ -105,7 +105,7 @@ def build_extractor(config: MetricsConfig, device: torch.device) -> Extractor:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"metrics.weights: {path} does not fit torch-fidelity's InceptionV3: {reason}") from error
-    return Extractor(module.to(device), f"{INCEPTION_NAME}-{_sha256(path)[:8]}", channels=3)
+    return Extractor(module.to(device), f"{INCEPTION_NAME}-{sha256(path)[:8]}", channels=3)
 
 
 def check_metrics(config: MetricsConfig) -> None:
@@ -136,7 +136,7 @@ def _inception_weights(config: MetricsConfig) -> Path:
         path = Path(config.weights).expanduser()
         if not path.is_file():
             raise UserError(f"metrics.weights: no file {path}, expected the InceptionV3 weights of {URL_INCEPTION_V3}")
-        if not _sha256(path).startswith(_INCEPTION_SHA256_START):
+        if not sha256(path).startswith(_INCEPTION_SHA256_START):
             warnings.warn(
                 f"metrics.weights: {path} is not {_INCEPTION_FILE} byte for byte; "
                 "its scores may not be comparable with published ones",
@@ -180,8 +180,3 @@ def _as_plain_tensors(path: Path) -> io.BytesIO:
     torch.save(tensors, buffer)
     buffer.seek(0)
     return buffer
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

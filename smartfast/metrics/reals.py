@@ -1,8 +1,6 @@
 """The real images' side of the metrics, computed once per data set and extractor and kept on disk."""
 
 import json
-import os
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,24 +17,10 @@ from smartfast.data.parallel import default_workers
 from smartfast.metrics.collect import Collected, Processes, collect
 from smartfast.metrics.extractors import Extractor
 
-CACHE_VARIABLE = "SMARTFAST_CACHE"
 MAX_REAL_FEATURES = 50_000
 """Most real images, evenly spaced, whose features are kept for KID, precision, recall and diversity. FID uses all."""
 
 _FORMAT = 1
-
-
-def default_cache_dir() -> Path:
-    """$SMARTFAST_CACHE, or the folder "smartfast" where this platform keeps a user's caches."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE]).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "smartfast"
 
 
 def real_features(

@@ -24,10 +24,14 @@ class Scorer(nn.Module):
         num_classes: Number of classes that the model is conditioned on; 0 = none.
         parameterization: What `network` predicts.
         dtype: Precision of `network`.
+
+    Attributes:
+        attention: What computes attention in `network` and why, for the log.
     """
 
     alphas: Tensor
     sigmas: Tensor
+    attention: str = "none (the model has no attention layers)"
 
     def __init__(
         self,

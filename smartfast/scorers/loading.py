@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from smartfast.errors import UserError
+from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer
 from smartfast.scorers.schedule import parameterization_of, schedule_from_config
 from smartfast.scorers.unet import UNetScorer
@@ -26,6 +27,7 @@ def load_scorer(
     *,
     device: torch.device | str = "cpu",
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
+    attention: AttentionSetting = "auto",
 ) -> Scorer:
     """Load a frozen diffusion model. Only JSON and safetensors are read, so loading executes nothing.
 
@@ -34,10 +36,11 @@ def load_scorer(
             side by side or in the sub-folders unet/ and scheduler/ of a diffusers pipeline.
         device: Where it runs.
         precision: `auto` is bf16 on a GPU that computes in it, else fp32.
+        attention: `perf.attention`, see `set_attention`.
 
     Raises:
         UserError: Nothing there, no scheduler config, no readable safetensors weights, or a scheduler, prediction
-            type or network that is not supported.
+            type or network that is not supported; attention that does not run on the device.
     """
     folder = _find(name)
     weights = folder / "unet" if (folder / "unet").is_dir() else folder
@@ -52,11 +55,14 @@ def load_scorer(
         parameterization=parameterization_of(config, str(config_file)),
         device=device,
         dtype=scorer_dtype(device, precision),
+        attention=attention,
         where=name,
     )
 
 
-def check_scorer(scorer: Scorer, *, resolution: int, channels: int, num_classes: int, name: str) -> None:
+def check_scorer(
+    scorer: Scorer, *, resolution: int, channels: int, num_classes: int, name: str, downscale: int = 1
+) -> None:
     """Compare a scorer with the GAN that it is to regularize.
 
     A scorer without classes fits a conditional GAN too: it then scores the images whatever their class.
@@ -67,12 +73,16 @@ def check_scorer(scorer: Scorer, *, resolution: int, channels: int, num_classes:
         channels: Of the GAN.
         num_classes: Of the GAN, 0 = unconditional.
         name: Of the scorer, for messages.
+        downscale: Factor by which the GAN's images are reduced before they are scored.
 
     Raises:
         UserError: Resolution, channels or classes differ.
     """
-    if scorer.resolution != resolution:
-        raise UserError(f"smart.scorer: {name!r} has resolution {scorer.resolution}, expected the GAN's {resolution}")
+    if scorer.resolution * downscale != resolution:
+        reduced = f" divided by smart.downscale {downscale}" if downscale > 1 else ""
+        raise UserError(
+            f"smart.scorer: {name!r} has resolution {scorer.resolution}, expected the GAN's {resolution}{reduced}"
+        )
     if scorer.channels != channels:
         raise UserError(f"smart.scorer: {name!r} has {scorer.channels} image channels, expected the GAN's {channels}")
     if scorer.num_classes not in (0, num_classes):

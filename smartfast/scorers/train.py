@@ -27,6 +27,7 @@ from smartfast.data import iterate_batches, open_dataset
 from smartfast.draws import Purpose, draw_timesteps
 from smartfast.errors import UserError
 from smartfast.kernels import philox_normal
+from smartfast.pixels import to_float
 from smartfast.scorers.bands import eps_loss_by_band
 from smartfast.scorers.holdout import DatasetPart, split
 from smartfast.scorers.schedule import parameterization_of, schedule_from_config
@@ -272,7 +273,7 @@ class _Run:
         if self.held_out is None:
             return {}
         device = self.accelerator.device
-        images = self.held_out.all_images().to(device, torch.float32) / 127.5 - 1
+        images = to_float(self.held_out.all_images().to(device))
         labels = None if self.held_out.labels is None else self.held_out.labels.to(device)
         return eps_loss_by_band(self.averaged, images, labels)
 

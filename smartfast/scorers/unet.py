@@ -1,10 +1,13 @@
 """A diffusers UNet2DModel, frozen: class-conditional or not, with or without a learned variance."""
 
+from typing import Self
+
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from smartfast.errors import UserError
+from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer
 from smartfast.scorers.schedule import NoiseSchedule, Parameterization
 
@@ -12,7 +15,8 @@ from smartfast.scorers.schedule import NoiseSchedule, Parameterization
 class UNetScorer(Scorer):
     """A frozen UNet2DModel with its noise schedule.
 
-    Runs in `dtype` and channels-last, whatever arrives. diffusers' attention layers call PyTorch's fused attention.
+    Runs in `dtype` and channels-last, whatever arrives. In bfloat16 the noised images enter as the sum of two numbers:
+    at sigma_t = 0.1 the rounding of one would be a hundredth of the noise that the network is asked for.
 
     Args:
         unet: The network; it is moved to `device`, converted and frozen in place.
@@ -20,10 +24,12 @@ class UNetScorer(Scorer):
         parameterization: What the network was trained to predict.
         device: Where it runs.
         dtype: Precision of weights and activations.
+        attention: What computes attention, see `set_attention`.
         where: Name of the model, for messages.
 
     Raises:
-        UserError: The network is not square, has another kind of conditioning, or odd output channels.
+        UserError: The network is not square, has another kind of conditioning, or odd output channels; attention that
+            does not run on the device.
     """
 
     def __init__(
@@ -34,6 +40,7 @@ class UNetScorer(Scorer):
         parameterization: Parameterization,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        attention: AttentionSetting = "auto",
         where: str = "scorer",
     ) -> None:
         config = unet.config
@@ -54,12 +61,34 @@ class UNetScorer(Scorer):
         )
         # nn.Module's own: diffusers' `to` logs a warning for every conversion.
         self.unet = nn.Module.to(unet, device=device, dtype=dtype, memory_format=torch.channels_last)
+        if dtype == torch.bfloat16 and not any(hasattr(block, "skip_conv") for block in self.unet.down_blocks):
+            self.unet.conv_in = _TwoTermConv.of(self.unet.conv_in)
+        self.attention = str(set_attention(self.unet, attention, device=device, dtype=dtype))
         self.to(device).freeze()
 
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        x_t = x_t.to(self.dtype, memory_format=torch.channels_last)
+        dtype = torch.float32 if isinstance(self.unet.conv_in, _TwoTermConv) else self.dtype
+        x_t = x_t.to(dtype, memory_format=torch.channels_last)
         output = self.unet(x_t, t, class_labels=labels if self.num_classes else None, return_dict=False)[0]
         return output[:, : self.channels]
+
+
+class _TwoTermConv(nn.Conv2d):
+    """A half-precision convolution of float32 images [N, C, H, W], which it takes as 2 C channels: x = high + low."""
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> Self:
+        """What computes the same as `conv`, of images with more digits than its precision holds."""
+        wide = cls(2 * conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, device="meta")
+        weight = torch.cat([conv.weight, conv.weight], dim=1).to(memory_format=torch.channels_last)
+        wide.weight, wide.bias = nn.Parameter(weight), conv.bias
+        return wide
+
+    def forward(self, x: Tensor) -> Tensor:
+        high = x.detach().to(self.weight.dtype)
+        # The gradient flows through this term alone, whose weight is the other's.
+        low = (x - high).to(self.weight.dtype)
+        return super().forward(torch.cat([high, low], dim=1))
 
 
 def _square_size(sample_size: int | tuple[int, int] | list[int] | None, where: str) -> int:

@@ -214,9 +214,7 @@ def test_caching_finds_the_damaged_file_before_the_first_batch(damaged: ImageDat
 def test_gpu_equals_cpu(dataset: ImageDataset, cache: str, workers: int) -> None:
     on_gpu = batches(dataset, 70, device="cuda", cache=cache, workers=workers)
     on_cpu = [RealBatch(b.images.cpu(), None if b.labels is None else b.labels.cpu()) for b in on_gpu]
-    for found, expected in zip(on_cpu, batches(dataset, 70), strict=True):
-        torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-6)
-        assert found.labels is not None and expected.labels is not None and torch.equal(found.labels, expected.labels)
+    assert_equal(on_cpu, batches(dataset, 70))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

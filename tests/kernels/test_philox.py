@@ -1,5 +1,7 @@
 """The counter-based generator, in PyTorch and in a kernel: Random123's known answers, and as a source of numbers."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import triton
@@ -7,6 +9,8 @@ import triton.language as tl
 
 from smartfast.draws import Purpose, batch_positions
 from smartfast.kernels import philox_normal, philox_uniform, philox_words
+from smartfast.kernels.philox import normal_reference, uniform_reference
+from smartfast.kernels.triton_ops.philox import normal_op, uniform_op
 from smartfast.kernels.triton_ops.score_noise_kernels import normal_run, philox_block
 
 DEVICE = torch.get_default_device().type
@@ -92,6 +96,21 @@ def words_kernel(stream, words, seed, purpose, first, COUNT: tl.constexpr):
     four = philox_block(seed, purpose, tl.load(stream + n), first + i)
     for k in tl.static_range(4):
         tl.store(words + (n * COUNT + i) * 4 + k, four[k].to(tl.int64))
+
+
+@pytest.mark.parametrize("draw", [philox_uniform, philox_normal])
+@pytest.mark.parametrize("count", [0, 1, 7, 64, 2055])
+def test_triton_draws_the_same_numbers(draw: Callable[..., torch.Tensor], count: int) -> None:
+    streams = torch.tensor([0, 5, 2**32 + 3, 2**63 - 1])[::2]
+    for seed in (3, 2**64 - 1):
+        expected = draw(seed, streams, count, 9, impl="reference")
+        assert torch.allclose(draw(seed, streams, count, 9, impl="triton"), expected, rtol=0, atol=1e-5)
+    assert draw(1, streams[:0], count, impl="triton").shape == (0, count)
+
+
+@pytest.mark.parametrize("op", [normal_reference, uniform_reference, normal_op, uniform_op])
+def test_ops_follow_the_rules_of_registered_ops(op: Callable[..., torch.Tensor]) -> None:
+    torch.library.opcheck(op, (-7, torch.tensor([2, 3]), 5, 1))
 
 
 @triton.jit

@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet2DModel
 
 from smartfast.kernels import philox_normal
-from smartfast.losses import score_loss
+from smartfast.losses import ScoreTerm, score_loss, score_loss_past_network
 from smartfast.scorers import GaussianMixtureScorer, UNetScorer
 from smartfast.scorers.schedule import schedule_from_config
 
@@ -54,6 +54,75 @@ def test_loss_and_gradient_against_closed_form(parameterization):
         assert error < tolerance
 
 
+def closed_form_past_network(scorer, images, upstream):
+    """Loss per sample and its gradient by autograd in float64, the clean image's estimate (a known mean) held fixed."""
+    alpha, sigma = (level(T).double()[:, None, None, None] for level in (scorer.alpha, scorer.sigma))
+    eps = philox_normal(NOISE["seed"], NOISE["stream"], MEAN.numel(), NOISE["purpose"]).reshape(SHAPE).double()
+    x = images.double().requires_grad_(True)
+    variance = (alpha * STD) ** 2 + sigma**2
+    x0 = MEAN.double() + alpha * STD**2 / variance * (alpha * x + sigma * eps - alpha * MEAN.double())
+    eps_theta = (alpha * x + sigma * eps - alpha * x0.detach()) / sigma
+    loss = (eps_theta - eps).square().mean(dim=(1, 2, 3))
+    return loss.detach(), torch.autograd.grad(loss, x, upstream.double())[0]
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+def test_gradient_past_the_network_against_closed_form(parameterization):
+    scorer = one_gaussian(parameterization)
+    images, upstream = random(*SHAPE, seed=1).requires_grad_(True), random(SHAPE[0], seed=2)
+    loss = score_loss_past_network(scorer, images, None, T, **NOISE)
+    (gradient,) = torch.autograd.grad(loss, images, upstream)
+    expected_loss, expected_gradient = closed_form_past_network(scorer, images.detach(), upstream)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, score_loss(scorer, images, None, T, **NOISE), rtol=1e-6, atol=0)
+    tolerance = 1e-4 if parameterization == "eps" else 1e-3
+    torch.testing.assert_close(loss.double(), expected_loss, rtol=tolerance, atol=0)
+    for n in range(SHAPE[0]):
+        error = (gradient[n].double() - expected_gradient[n]).norm() / expected_gradient[n].norm()
+        assert error < tolerance
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradient_past_a_network_in_half_precision(parameterization, dtype):
+    full, half = (
+        loss_and_gradient(score_loss_past_network, unet_scorer(parameterization, kind), upstream_scale=1e-4)
+        for kind in (torch.float32, dtype)
+    )
+    for found, expected in zip(half, full, strict=True):
+        assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize("loss_function", [score_loss, score_loss_past_network])
+def test_only_the_term_through_the_network_differentiates_it(loss_function):
+    scorer, graphs = unet_scorer("eps", torch.float32), []
+    scorer.unet.register_forward_hook(lambda module, inputs, output: graphs.append(output[0].requires_grad))
+    loss_and_gradient(loss_function, scorer)
+    assert graphs == [loss_function is score_loss]
+
+
+@pytest.mark.parametrize("through_network", [True, False])
+@pytest.mark.parametrize("downscale", [1, 2, 4])
+def test_term_scores_means_of_pixels(through_network, downscale):
+    scorer = unet_scorer("v", torch.float32)
+    size = 8 * downscale
+    images = random(5, 3, size, size, seed=3).requires_grad_(True)
+    labels, upstream = torch.tensor([0, 1, 2, 0, 1]), random(5, seed=4)
+    key = {"seed": NOISE["seed"], "purpose": NOISE["purpose"]}
+    term = ScoreTerm(scorer, weight=7.0, **key, through_network=through_network, downscale=downscale)
+    loss = term(images, labels, T, NOISE["stream"])
+    (gradient,) = torch.autograd.grad(loss, images, upstream)
+
+    reduced = images.detach().double().reshape(5, 3, 8, downscale, 8, downscale).mean(dim=(3, 5)).float()
+    reduced.requires_grad_(True)
+    loss_function = score_loss if through_network else score_loss_past_network
+    expected = loss_function(scorer, reduced, labels, T, **NOISE)
+    (expected_gradient,) = torch.autograd.grad(expected, reduced, upstream)
+    spread = expected_gradient.repeat_interleave(downscale, 2).repeat_interleave(downscale, 3) / downscale**2
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    assert (gradient - spread).norm() / spread.norm() < 1e-4
+
+
 def test_samples_do_not_depend_on_their_batch():
     scorer, images = one_gaussian(), random(*SHAPE, seed=1)
     whole = score_loss(scorer, images, None, T, **NOISE)
@@ -62,9 +131,10 @@ def test_samples_do_not_depend_on_their_batch():
         torch.testing.assert_close(score_loss(scorer, images[n : n + 1], None, T[n : n + 1], **one)[0], whole[n])
 
 
-def test_empty_batch():
+@pytest.mark.parametrize("loss_function", [score_loss, score_loss_past_network])
+def test_empty_batch(loss_function):
     empty = torch.zeros(0, dtype=torch.int64)
-    loss = score_loss(one_gaussian(), torch.zeros(0, *SHAPE[1:]), None, empty, seed=0, stream=empty, purpose=8)
+    loss = loss_function(one_gaussian(), torch.zeros(0, *SHAPE[1:]), None, empty, seed=0, stream=empty, purpose=8)
     assert loss.shape == (0,)
 
 
@@ -111,11 +181,14 @@ def test_small_gradients_survive_fp16(parameterization):
         assert (found - expected).norm() / expected.norm() < 1e-2
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_compiled_equals_eager_and_weights_get_no_gradient(dtype):
+@pytest.mark.parametrize(
+    ("loss_function", "dtype"),
+    [(score_loss, torch.bfloat16), (score_loss, torch.float16), (score_loss_past_network, torch.bfloat16)],
+)
+def test_compiled_equals_eager_and_weights_get_no_gradient(loss_function, dtype):
     scorer = unet_scorer("v", dtype)
-    eager = loss_and_gradient(score_loss, scorer)
-    compiled = loss_and_gradient(torch.compile(score_loss, fullgraph=True, backend="aot_eager"), scorer)
+    eager = loss_and_gradient(loss_function, scorer)
+    compiled = loss_and_gradient(torch.compile(loss_function, fullgraph=True, backend="aot_eager"), scorer)
     for found, expected in zip(compiled, eager, strict=True):
         assert (found - expected).norm() / expected.norm() < 2e-2
     assert all(p.grad is None for p in scorer.parameters())

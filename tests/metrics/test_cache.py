@@ -6,7 +6,7 @@ import pytest
 
 from smartfast.config import MetricsConfig
 from smartfast.metrics import evaluate
-from smartfast.metrics.reals import default_cache_dir
+from smartfast.caches import default_cache_dir
 
 SETTINGS = MetricsConfig(names=("fid", "prc", "diversity"), samples=60, features="digits")
 

@@ -30,7 +30,8 @@ def run_dir(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     generator = Generator(**options)
     state = {"nothing": torch.zeros(1)}
-    save_checkpoint(folder, images=2000, state=state, generator=generator, generator_options=options, info={}, keep=1)
+    weights = generator.state_dict()
+    save_checkpoint(folder, images=2000, state=state, generator=weights, generator_options=options, info={}, keep=1)
     config = Config(
         run=RunConfig(dir=str(folder), seed=5), data=DataConfig(resolution=16, labels=True), gan=GAN, metrics=METRICS
     )

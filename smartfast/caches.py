@@ -1,0 +1,20 @@
+"""Where SmartFast keeps what later runs can use again."""
+
+import os
+import sys
+from pathlib import Path
+
+CACHE_VARIABLE = "SMARTFAST_CACHE"
+
+
+def default_cache_dir() -> Path:
+    """$SMARTFAST_CACHE, or the folder "smartfast" where this platform keeps a user's caches."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE]).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "smartfast"

@@ -1,0 +1,29 @@
+"""Files that are complete or absent, and what identifies them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file, with its folder, so that it is either complete or absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has the file's content, or the folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,105 @@
+"""Snapshots that are written while training goes on: a copy of tensors, and the thread that writes it."""
+
+import concurrent.futures
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from smartfast.errors import UserError
+
+
+def copy_to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
+    """Copy tensors as they are at this point of the device's work, without waiting for the device.
+
+    Args:
+        tensors: On the CPU, or on it and one GPU.
+
+    Returns:
+        A function that any thread may call, once, for the contiguous copies in main memory. From a GPU it fetches them
+        on a stream of its own into pinned memory and gives the GPU's memory back; it waits for that, the loop need not.
+    """
+    copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    device = next((value.device for value in copies.values() if value.is_cuda), None)
+    if device is None:
+        return lambda: copies
+    copied = torch.cuda.current_stream(device).record_event()
+
+    def fetch() -> dict[str, Tensor]:
+        fetched = torch.cuda.Event(blocking=True)  # the waiting thread sleeps
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            copied.wait()
+            host = {name: _to_pinned(value) for name, value in copies.items()}
+            fetched.record()
+        fetched.synchronize()
+        copies.clear()
+        return host
+
+    return fetch
+
+
+def _to_pinned(value: Tensor) -> Tensor:
+    pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    return pinned.copy_(value, non_blocking=True)
+
+
+class SnapshotWriter:
+    """Writes snapshots one after another in a thread of its own, at most one at a time.
+
+    It is a context manager: leaving it waits for the snapshot in flight, whatever the reason for leaving is.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
+        self._writing: Future[None] | None = None
+        self._what = ""
+
+    def __enter__(self) -> "SnapshotWriter":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.wait()
+        except UserError as failure:
+            if error is None:
+                raise
+            warnings.warn(str(failure), stacklevel=2)  # what ends the run already is the error to raise
+        finally:
+            self._thread.shutdown()
+
+    def submit(self, what: str, write: Callable[[], None]) -> None:
+        """Have `write` called after the snapshot in flight, for which this waits; raises as `wait`.
+
+        Args:
+            what: Names the snapshot in an error.
+            write: Must not touch what training changes.
+        """
+        self.wait()
+        self._what, self._writing = what, self._thread.submit(write)
+
+    def check(self) -> None:
+        """Raise as `wait` if the last snapshot has failed by now; waits for nothing."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the snapshot in flight, if there is one.
+
+        Raises:
+            UserError: It could not be written; said once.
+        """
+        if self._writing is None:
+            return
+        concurrent.futures.wait([self._writing])
+        written, self._writing = self._writing, None
+        try:
+            written.result()
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self._what} could not be written ({reason}), expected a folder with room that can be written; "
+                "earlier checkpoints are intact"
+            ) from error
