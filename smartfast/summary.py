@@ -82,7 +82,9 @@ def phase_costs(
         costs.append(PhaseCost("g_path", 6 * g / loss.path_length_shrink, loss.path_length_interval))
     if smart.frequency and smart.scorer:
         own_pass = 3 * g if smart.separate_pass else 0
-        costs.append(PhaseCost("score", 2 * scorer_flops + own_pass, smart.frequency))
+        scorer_passes = 2 if smart.through_network else 1
+        flops = smart.batch_fraction * (scorer_passes * scorer_flops + own_pass)
+        costs.append(PhaseCost("score", flops, smart.frequency))
     return costs
 
 

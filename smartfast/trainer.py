@@ -4,6 +4,7 @@ import importlib.metadata
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class Trainer:
             compiler=training.compiler,
         )
         self._start_tick(maintenance_since_sec=self.start_sec)
-        with Interruption(training.device) as interruption, self._progress_bar() as progress:
+        with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
             while training.images < self.total_images:
                 if interruption.requested(training.images // config.optim.batch):
                     break

@@ -137,6 +137,8 @@ def test_cost_rules():
     assert costs["score"].flops_per_image == 2 * s / 8 and costs["d_r1"].flops_per_image == 6 * d / 16
     separate = dataclasses.replace(config, smart=dataclasses.replace(config.smart, separate_pass=True))
     assert phase_costs(g, d, s, separate)[-1].flops == 2 * s + 3 * g
+    cheap = dataclasses.replace(separate.smart, batch_fraction=0.25, through_network=False)
+    assert phase_costs(g, d, s, dataclasses.replace(config, smart=cheap))[-1].flops == (s + 3 * g) / 4
 
 
 def test_phases_that_are_off_cost_nothing():

@@ -138,7 +138,7 @@ def test_averaged_generator_of_a_checkpoint_is_that_of_its_state(tmp_path: Path)
 def test_a_full_disk_ends_the_run_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A limit on the size of files, which state.safetensors exceeds, stands for the disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         assert main(["train", *options(tmp_path, run__kimg=1.0)]) == 2
     finally:

@@ -4,7 +4,7 @@ Everything is a pure function of (seed, global position): a run that resumes at 
 its batches over processes in any way, sees the same samples with the same mirror flips.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 from itertools import count
 from typing import Literal, NamedTuple
@@ -78,8 +78,8 @@ def iterate_batches(
     workers: int,
     class_group: int = 1,
     compiler: Compiler | None = None,
-) -> Iterator[RealBatch]:
-    """The endless sequence of this process's real batches.
+) -> Generator[RealBatch]:
+    """The endless sequence of this process's real batches; closing it ends the loader processes.
 
     Iteration k yields the samples at the global positions start_images + k * batch + offsets. With the cache,
     all images are decoded before this function returns, and the device is never waited for. While streaming, each batch
@@ -160,7 +160,7 @@ def _cached_batches(
     plans: Iterator[_Plan],
     device: torch.device,
     select: Callable[..., RealBatch],
-) -> Iterator[RealBatch]:
+) -> Generator[RealBatch]:
     for indices, flips in _rows(plan.to(device) for plan in plans):
         yield select(images, labels, indices, flips)
 

@@ -86,7 +86,7 @@ def _ready(raw: RawBatch | UserError) -> Callable[[], RawBatch]:
 
     def use() -> RawBatch:
         if isinstance(raw, UserError):
-            raise raw
+            raise UserError(str(raw))  # raising itself would tie it, its frames and with them the workers into a cycle
         return raw
 
     return use

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -72,6 +73,17 @@ def test_a_damaged_file_ends_the_stream_when_it_is_due(
     assert len(list(islice(stream, 3))) == 3
     with pytest.raises(UserError, match=r"/set/2\.jpg: not a readable image"):
         next(stream)
+
+
+def test_closing_the_batches_ends_the_loader_processes(dataset: ImageDataset) -> None:
+    before = set(psutil.Process().children())
+    options = dict(seed=7, batch=6, offsets=torch.arange(6), start_images=0, mirror=True)
+    stream = iterate_batches(dataset, **options, device="cpu", cache="stream", workers=2)
+    next(stream)
+    workers = set(psutil.Process().children()) - before
+    assert len(workers) == 2
+    stream.close()
+    assert not any(worker.is_running() for worker in workers)
 
 
 @pytest.mark.parametrize(("cache", "mirror"), [("device", True), ("stream", False)])

@@ -193,6 +193,13 @@ def test_check_scorer(scorer_folder, tiny_unet, gan, message):
         check_scorer(scorer, **fitting | gan, name="mine")
 
 
+def test_check_scorer_of_reduced_images(scorer_folder):
+    scorer = load_scorer(str(scorer_folder()[0]))
+    check_scorer(scorer, resolution=32, channels=3, num_classes=0, name="mine", downscale=4)
+    with pytest.raises(UserError, match="'mine' has resolution 8, expected the GAN's 32 divided by smart.downscale 2"):
+        check_scorer(scorer, resolution=32, channels=3, num_classes=0, name="mine", downscale=2)
+
+
 def test_scorer_without_classes_fits_any_gan(scorer_folder):
     scorer = load_scorer(str(scorer_folder()[0]))
     check_scorer(scorer, resolution=8, channels=3, num_classes=10, name="mine")
