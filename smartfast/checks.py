@@ -65,6 +65,7 @@ def _check_ranges(config: Config) -> None:
     not_negative |= {"loss.r1_interval": loss.r1_interval, "loss.path_length_interval": loss.path_length_interval}
     not_negative |= {"loss.path_length_weight": loss.path_length_weight, "metrics.every_ticks": metrics.every_ticks}
     not_negative |= {"gan.mbstd_channels": gan.mbstd_channels, "data.workers": config.data.workers}
+    not_negative |= {"perf.profile": config.perf.profile}
     for name, value in not_negative.items():
         if value < 0:
             raise UserError(f"{name} is {value}, expected 0 or more")

@@ -19,6 +19,17 @@ def train(arguments: Sequence[str]) -> int:
     return 0 if launch(config) else EXIT_INTERRUPTED
 
 
+def profile(arguments: Sequence[str]) -> int:
+    """Trace some iterations of a training (options of train) and show where their time goes."""
+    from smartfast.settings import parse_config
+
+    config = parse_config(arguments, prog="smartfast profile")
+    from smartfast.launch import profile
+
+    profile(config)
+    return 0
+
+
 def generate(arguments: Sequence[str]) -> int:
     """Draw images from a checkpoint: seeds, truncation, class, a grid or single files."""
     from smartfast.generate import GenerateOptions, generate
@@ -76,6 +87,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    "profile": profile,
     "generate": generate,
     "interpolate": interpolate,
     "evaluate": evaluate,

@@ -23,6 +23,9 @@ class Compiler:
     Args:
         mode: perf.compile.
         say: Receives a line before and after each compilation.
+
+    Attributes:
+        total_sec: Spent on compiling, first runs included.
     """
 
     def __init__(self, mode: Mode, say: Callable[[str], None] = print) -> None:
@@ -30,7 +33,7 @@ class Compiler:
         self.mode = "max-autotune-no-cudagraphs" if mode == "max-autotune" else None
         self.say = say
         self.works = bool(mode) and _prepare()
-        self._sec = 0.0
+        self.total_sec = self._taken_sec = 0.0
 
     def __call__(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` itself, or compiled as one graph, backward and second-order terms included, at its first call.
@@ -57,14 +60,14 @@ class Compiler:
                 warnings.warn(f"perf.compile: {name} runs eagerly, it cannot be compiled: {_line(error)}", stacklevel=2)
                 chosen = function
                 result = function(*arguments)
-            self._sec += time.perf_counter() - start_sec
+            self.total_sec += time.perf_counter() - start_sec
             return result
 
         return call
 
     def take_sec(self) -> float:
         """Seconds spent on first calls since the last time it was asked."""
-        sec, self._sec = self._sec, 0.0
+        sec, self._taken_sec = self.total_sec - self._taken_sec, self.total_sec
         return sec
 
 

@@ -195,6 +195,9 @@ class PerfConfig:
     """Capture each phase, with its optimizer step, and replay it as one CUDA graph. Needs a GPU. Default: ours."""
     channels_last: bool = False
     """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
+    profile: int = 0
+    """Iterations to trace with torch.profiler, once everything is compiled and captured; 0 = none. `smartfast profile`
+    does only that. Default: ours."""
     attention: Literal["auto", "sdpa", "xformers"] = "auto"
     """Attention in the scorer: PyTorch's scaled_dot_product_attention (auto, sdpa) or xformers. Default: ours."""
     cpu_threads: int | None = None

@@ -1,6 +1,6 @@
 """From a configuration to a running trainer: every check, the scorer, resume, trackers."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -19,10 +19,11 @@ from smartfast.files import write_atomically
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.models.build import build_networks
+from smartfast.profiling import IterationProfiler
 from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
 from smartfast.settings import config_to_dict, config_to_yaml, load_config
 from smartfast.summary import networks_summary
-from smartfast.trainer import Trainer
+from smartfast.trainer import Trainer, real_batches
 from smartfast.training import Training
 
 
@@ -40,26 +41,13 @@ def launch(config: Config) -> bool:
         log_with=None if config.run.tracker == "none" else config.run.tracker,
         project_dir=config.run.dir,
     )
-    check_settings(config, num_processes=accelerator.num_processes)
-    _set_up_arithmetic(config, accelerator)
-    dataset = open_dataset(config.data)
-    check_config(config, dataset, device=accelerator.device)
-    scorer, timesteps = _open_scorer(config, dataset, accelerator)
+    dataset, scorer, timesteps = _open(config, accelerator)
     if config.run.dry_run:
         accelerator.print(describe(config, dataset, scorer, timesteps))
         return True
     with accelerator.local_main_process_first():
         check_metrics(config.metrics)
-    training = Training(
-        config,
-        dataset,
-        scorer=scorer,
-        timesteps=timesteps,
-        device=accelerator.device,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        say=tqdm.write if accelerator.is_main_process else _say_nothing,
-    )
+    training = _training(config, accelerator, dataset, scorer, timesteps)
     run_dir = Path(config.run.dir)
     checkpoint = _resume(training, dataset, run_dir)
     starts = set(gather_object([training.images]))
@@ -73,8 +61,63 @@ def launch(config: Config) -> bool:
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
     accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
+    start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
+    accelerator.print(f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}")
     with _kernels(config):
         return Trainer(training, dataset, accelerator, checkpoint).run()
+
+
+def profile(config: Config, *, default_iterations: int = 16) -> None:
+    """Train from the start, just long enough to trace perf.profile iterations (16 where it is 0); keep only the trace.
+
+    Raises:
+        UserError: As `launch`.
+    """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    dataset, scorer, timesteps = _open(config, accelerator)
+    training = _training(config, accelerator, dataset, scorer, timesteps)
+    accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
+    profiler = IterationProfiler(
+        config.perf.profile or default_iterations,
+        first=training.settling_iterations,
+        folder=Path(config.run.dir) / "profile" if accelerator.is_main_process else None,
+        say=print,
+    )
+    accelerator.print(f"profile: {profiler.iterations} iterations, after {profiler.first} that settle everything")
+    with _kernels(config), closing(real_batches(training, dataset)) as reals:
+        while not profiler.is_done:
+            with profiler.iteration():
+                with training.timer("data"):
+                    batch = next(reals)
+                training.run_iteration(batch)
+
+
+def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Scorer | None, TimestepRange | None]:
+    """What the configuration names, and every check of it."""
+    check_settings(config, num_processes=accelerator.num_processes)
+    _set_up_arithmetic(config, accelerator)
+    dataset = open_dataset(config.data)
+    check_config(config, dataset, device=accelerator.device)
+    return dataset, *_open_scorer(config, dataset, accelerator)
+
+
+def _training(
+    config: Config,
+    accelerator: Accelerator,
+    dataset: ImageDataset,
+    scorer: Scorer | None,
+    timesteps: TimestepRange | None,
+) -> Training:
+    return Training(
+        config,
+        dataset,
+        scorer=scorer,
+        timesteps=timesteps,
+        device=accelerator.device,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        say=tqdm.write if accelerator.is_main_process else _say_nothing,
+    )
 
 
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
@@ -178,14 +221,12 @@ def _opening_lines(
     training: Training,
 ) -> str:
     classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
-    start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
     return "\n".join(
         [
             f"data: {dataset.name}, {len(dataset)} images {training.image_shape}{classes}",
             *_score_lines(config, scorer, timesteps),
             f"ops: {_implementations(config, training.device)}",
             *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),
-            f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}",
         ]
     )
 

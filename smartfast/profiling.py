@@ -58,12 +58,12 @@ class IterationProfiler:
     Args:
         iterations: How many, 0 = none.
         first: Iterations of this process before them; compilation and captures should be over by then.
-        folder: Where trace.json.gz and profile.txt go.
+        folder: Where trace.json.gz and profile.txt go; None only counts, in processes beside the one that traces.
         say: Receives the summary.
     """
 
-    def __init__(self, iterations: int, *, first: int, folder: Path, say: Callable[[str], None]) -> None:
-        self.first, self.last = first, first + iterations - 1
+    def __init__(self, iterations: int, *, first: int, folder: Path | None, say: Callable[[str], None]) -> None:
+        self.iterations, self.first, self.last = iterations, first, first + iterations - 1
         self.folder, self.say = folder, say
         self.count = 0
         self._profile: profile | None = None
@@ -76,15 +76,15 @@ class IterationProfiler:
     @contextmanager
     def iteration(self) -> Iterator[None]:
         """Around each iteration of the run."""
-        if self.first <= self.count <= self.last:
-            with self._running(), record_function(ITERATION):
+        if self.folder is not None and self.first <= self.count <= self.last:
+            with self._running(self.folder), record_function(ITERATION):
                 yield
         else:
             yield
         self.count += 1
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self, folder: Path) -> Iterator[None]:
         if self._profile is None:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
             self._profile = profile(activities=activities, acc_events=True)
@@ -94,15 +94,15 @@ class IterationProfiler:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self._profile.stop()
-            self._write(self._profile)
+            self._write(self._profile, folder)
 
-    def _write(self, traced: profile) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        trace = self.folder / "trace.json.gz"
+    def _write(self, traced: profile, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        trace = folder / "trace.json.gz"
         traced.export_chrome_trace(str(trace))
         with gzip.open(trace, "rt") as stream:
             text = describe(summarize(json.load(stream)["traceEvents"]))
-        write_atomically(self.folder / "profile.txt", text.encode())
+        write_atomically(folder / "profile.txt", text.encode())
         self.say(f"{text}\ntrace: {trace}")
 
 

@@ -1,12 +1,13 @@
 """What the trainer says about itself: the status line of a tick, the time of each phase, the memory in use."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import psutil
 import torch
+from torch.profiler import record_function
 
 PHASES = ("d_main", "d_r1", "g_main", "g_score", "g_path", "data")
 """Phases in the order in which the status line shows them."""
@@ -73,21 +74,28 @@ def status_line(row: Mapping[str, float]) -> str:
 
 
 class PhaseTimer:
-    """Mean time of each phase over a tick.
+    """Mean time of each phase over a tick, and a range of its name in profiles.
 
     On a GPU it records events and waits for the device only in `read`, so that the loop never does.
+
+    Args:
+        device: Where the phases run.
+        compile_sec: Time spent on compiling so far; a block in which it grows does not count.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str, compile_sec: Callable[[], float] = lambda: 0.0) -> None:
+        self._compile_sec = compile_sec
         self._on_gpu = torch.device(device).type == "cuda"
         self._spans: dict[str, list[tuple]] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Time the `with` block as one run of `phase`; a block that raises does not count."""
-        start = self._now()
-        yield
-        self._spans.setdefault(phase, []).append((start, self._now()))
+        compile_sec, start = self._compile_sec(), self._now()
+        with record_function(phase):
+            yield
+        if self._compile_sec() == compile_sec:
+            self._spans.setdefault(phase, []).append((start, self._now()))
 
     def read(self) -> dict[str, float]:
         """`ms/<phase>`, mean milliseconds per run, and `count/<phase>`, runs since the last `read`; starts anew."""

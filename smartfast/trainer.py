@@ -3,7 +3,7 @@
 import importlib.metadata
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from smartfast.checkpoint import Checkpoint, save_checkpoint
 from smartfast.config import Config
-from smartfast.data import ImageDataset, iterate_batches
+from smartfast.data import ImageDataset, RealBatch, iterate_batches
 from smartfast.errors import UserError
 from smartfast.grids import grid_shape, save_grid
 from smartfast.interruption import Interruption
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.models.build import generator_options
+from smartfast.profiling import IterationProfiler
 from smartfast.report import write_report
 from smartfast.run_log import RunLog
 from smartfast.sampling import Sampler, real_grid
@@ -29,6 +30,25 @@ from smartfast.status import memory_gib, status_line
 from smartfast.training import Training
 
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
+
+
+def real_batches(training: Training, dataset: ImageDataset) -> Generator[RealBatch, None, None]:
+    """The batches of `dataset` that a run sees from where it is; to be closed when it ends."""
+    config = training.config
+    return iterate_batches(
+        dataset,
+        seed=config.run.seed,
+        batch=config.optim.batch,
+        offsets=training.offsets,
+        start_images=training.images,
+        device=training.device,
+        mirror=config.data.mirror,
+        cache=config.data.cache,
+        workers=config.data.workers,
+        class_group=training.mbstd_group if config.gan.mbstd_by_class else 1,
+        # On a CPU the compiled function is slower than three operations, and takes seconds to compile.
+        compiler=training.compiler if training.device.type == "cuda" else None,
+    )
 
 
 class Trainer:
@@ -42,7 +62,11 @@ class Trainer:
     """
 
     def __init__(
-        self, training: Training, dataset: ImageDataset, accelerator: Accelerator, checkpoint: Checkpoint | None
+        self,
+        training: Training,
+        dataset: ImageDataset,
+        accelerator: Accelerator,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.training, self.dataset, self.accelerator = training, dataset, accelerator
         self.config: Config = training.config
@@ -58,6 +82,12 @@ class Trainer:
         self.saved_images = training.images if checkpoint else -1
         self.evaluated_images = -1
         self.writer = SnapshotWriter()
+        self.profiler = IterationProfiler(
+            self.config.perf.profile,
+            first=training.settling_iterations,
+            folder=self.run_dir / "profile" if self.is_main else None,
+            say=tqdm.write,
+        )
         if self.is_main:
             self.log = RunLog(self.run_dir, kimg=training.images / 1000 if checkpoint else -1.0)
 
@@ -84,27 +114,16 @@ class Trainer:
         training, config = self.training, self.config
         if not self.is_resumed:
             self._begin()
-        reals = iterate_batches(
-            self.dataset,
-            seed=config.run.seed,
-            batch=config.optim.batch,
-            offsets=training.offsets,
-            start_images=training.images,
-            device=training.device,
-            mirror=config.data.mirror,
-            cache=config.data.cache,
-            workers=config.data.workers,
-            class_group=training.mbstd_group if config.gan.mbstd_by_class else 1,
-            compiler=training.compiler,
-        )
+        reals = real_batches(training, self.dataset)
         self._start_tick(maintenance_since_sec=self.start_sec)
         with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
             while training.images < self.total_images:
                 if interruption.requested(training.images // config.optim.batch):
                     break
-                with training.timer("data"):
-                    batch = next(reals)
-                training.run_iteration(batch)
+                with self.profiler.iteration():
+                    with training.timer("data"):
+                        batch = next(reals)
+                    training.run_iteration(batch)
                 progress.update(config.optim.batch)
                 if training.images // self.tick_images > (training.images - config.optim.batch) // self.tick_images:
                     self._end_tick(progress)

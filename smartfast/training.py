@@ -8,7 +8,7 @@ from torch import Tensor
 
 from smartfast.compiling import Compiler
 from smartfast.config import Config
-from smartfast.cuda_graphs import CapturedStep, CudaGraphs, Step
+from smartfast.cuda_graphs import WARM_UP_RUNS, CapturedStep, CudaGraphs, Step
 from smartfast.data import ImageDataset, RealBatch
 from smartfast.distributed import average_over_processes_
 from smartfast.draws import LatentSampler, Purpose, batch_positions
@@ -70,7 +70,9 @@ class Training:
         self.d = self._trained(discriminator, config.optim.lr_d, config.loss.r1_interval or None)
         self.ema = AveragedGenerator(self.g, half_life_kimg=config.optim.ema_kimg, rampup=config.optim.ema_rampup)
         self.path_mean = torch.zeros([], device=device)
-        self.statistics, self.timer = Statistics(), PhaseTimer(device)
+        self.compiler = Compiler(config.perf.compile, say)
+        self.statistics = Statistics()
+        self.timer = PhaseTimer(device, compile_sec=lambda: self.compiler.total_sec)
         self.latents = LatentSampler(
             seed=config.run.seed,
             z_dim=generator.z_dim,
@@ -86,7 +88,6 @@ class Training:
         self.recipe = Recipe(
             config, generator, discriminator, self.latents, self.path_mean, score_term, self.num_processes
         )
-        self.compiler = Compiler(config.perf.compile, say)
         self.phases = self._phases()
         self.steps = self._steps()
 
@@ -175,6 +176,13 @@ class Training:
     def mbstd_group(self) -> int:
         """Group size of the minibatch standard deviation, 1 when it is off."""
         return self.config.gan.mbstd_group if self.config.gan.mbstd_channels else 1
+
+    @property
+    def settling_iterations(self) -> int:
+        """Iterations of this process after which nothing is compiled or captured any more."""
+        loss, smart = self.config.loss, self.config.smart
+        runs = WARM_UP_RUNS + 1 if self.config.perf.cuda_graphs else 1
+        return 1 + runs * max(loss.r1_interval, loss.path_length_interval, smart.frequency, 1)
 
     def run_iteration(self, reals: RealBatch) -> None:
         """One step of every phase that is due, then the averaged generator; `reals` are the images at `offsets`."""

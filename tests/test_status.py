@@ -115,3 +115,14 @@ def test_memory_counts_what_is_allocated():
         after = memory_gib("cpu")
     assert before.cpu_gib > 0.05 and before.gpu_gib == 0
     assert after.cpu_gib - before.cpu_gib > 0.125 / 2
+
+
+def test_a_run_that_was_compiled_meanwhile_does_not_count() -> None:
+    compiled_sec = 0.0
+    timer = PhaseTimer("cpu", compile_sec=lambda: compiled_sec)
+    with timer("d_main"):
+        compiled_sec = 3.0
+    assert timer.read() == {}
+    with timer("d_main"):
+        pass
+    assert timer.read()["count/d_main"] == 1

@@ -207,6 +207,17 @@ def test_run_stops_with_a_message_when_losses_stay_non_finite(tmp_path: Path, ca
     assert "limit run.max_bad_steps: the loss or a gradient was not finite" in capsys.readouterr().err
 
 
+def test_profile_traces_iterations_of_a_training_and_leaves_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from smartfast.cli import main
+
+    assert main(["profile", *options(tmp_path, 1000.0, perf__profile=2, loss__r1_interval=4)]) == 0
+    text = capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["profile", "profile.txt", "trace.json.gz"]
+    assert "2 iterations, " in text and "d_main: " in text and (tmp_path / "profile/profile.txt").read_text() in text
+
+
 def test_dry_run_describes_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert launch(parse_config(options(tmp_path / "run", 1.0, run__dry_run="true")))
     text = capsys.readouterr().out

@@ -137,7 +137,7 @@ def test_eager_count_is_that_of_a_real_run(job: Job, phase: str) -> None:
 
 def test_flops_of_a_real_run_are_those_of_pytorchs_counter(job: Job) -> None:
     training = job.training()
-    compute, batch = training.phases["d_r1"].compute, training.rounds[0]
+    compute, batch = training.phases["g_main"].compute, training.rounds[0]
     with FlopCounterMode(display=False) as counter:
         compute(batch)
     assert count_eager(compute, batch).flops == counter.get_total_flops()
