@@ -134,7 +134,8 @@ class SmartConfig:
     of the same mean. Default: SMaRt (all)."""
     through_network: bool = True
     """Send the gradient through the scorer; false stops it at the scorer's estimate of the clean image and passes the
-    residual on, as score distillation does: half the cost, another gradient of the same loss. Default: SMaRt."""
+    residual on, as score distillation does: half the cost, and another gradient of the same loss, several times as
+    long, which asks for a lower smart.weight. Default: SMaRt."""
     downscale: int = 1
     """Reduce the fakes by this factor before scoring, for a scorer of the lower resolution: cheaper, and blind to
     detail that the reduction removes. Default: SMaRt (1, none)."""

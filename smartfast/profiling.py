@@ -8,7 +8,7 @@ import gzip
 import json
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +119,7 @@ def summarize(events: Sequence[dict[str, Any]]) -> Profile:
     if not iterations:
         raise ValueError(f"the trace has no range {ITERATION!r}, expected at least one")
     start_us, end_us = iterations[0].start_us, max(span.end_us for span in iterations)
-    phases = [span for span in ranges if span.name != ITERATION]
+    phases = _outermost(span for span in ranges if span.name != ITERATION)
     thread = next(event["tid"] for event in timed if event["name"] == ITERATION)
     here = [event for event in timed if on_gpu or event["tid"] == thread]
     work = _spans(here, _GPU_WORK if on_gpu else ("cpu_op",))
@@ -170,11 +170,18 @@ def _spans(events: Sequence[dict[str, Any]], categories: Sequence[str]) -> list[
 
 
 def _phase_at(phases: Sequence[Span], time_us: float) -> str:
-    """The innermost of the ranges, sorted by their start, that holds a moment."""
-    for span in reversed(phases[: bisect_right(phases, time_us, key=lambda span: span.start_us)]):
-        if time_us < span.end_us:
-            return span.name
-    return "between phases"
+    """Which of the ranges, sorted and without overlaps, holds a moment."""
+    before = bisect_right(phases, time_us, key=lambda span: span.start_us)
+    return phases[before - 1].name if before and time_us < phases[before - 1].end_us else "between phases"
+
+
+def _outermost(spans: Iterable[Span]) -> list[Span]:
+    """Sorted spans without those that begin inside another one (an optimizer marks its steps in the phases)."""
+    kept: list[Span] = []
+    for span in spans:
+        if not kept or span.start_us >= kept[-1].end_us:
+            kept.append(span)
+    return kept
 
 
 def _self_times(spans: Sequence[Span]) -> list[float]:

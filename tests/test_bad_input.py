@@ -104,14 +104,20 @@ CASES = {
         ["--gan.mbstd_by_class=true", "--data.labels=false", "--smart.frequency=0"],
         "gan.mbstd_by_class is true, expected data.labels true",
     ),
-    "no fakes to score": (["--smart.batch_fraction=0"], "smart.batch_fraction is 0.0, expected more than 0 and at most 1"),
+    "no fakes to score": (
+        ["--smart.batch_fraction=0"],
+        "smart.batch_fraction is 0.0, expected more than 0 and at most 1",
+    ),
     "scoring an enlarged image": (["--smart.downscale=0"], "smart.downscale is 0, expected 1 or more"),
     "downscale that leaves a rest": (["--smart.downscale=3"], "smart.downscale is 3, expected a divisor of"),
     "scorer of the full resolution": (
         ["--smart.downscale=2"],
         "has resolution 16, expected the GAN's 16 divided by smart.downscale 2",
     ),
-    "xformers without its kernels": (["--perf.attention=xformers"], "perf.attention is xformers, expected auto or sdpa"),
+    "xformers without its kernels": (
+        ["--perf.attention=xformers"],
+        "perf.attention is xformers, expected auto or sdpa",
+    ),
     "negative weight": (["--smart.weight=-1"], "smart.weight is -1"),
     "probability above one": (["--loss.style_mixing_prob=1.5"], "loss.style_mixing_prob is 1.5, expected 0 to 1"),
     "negative seed": (["--run.seed=-1"], "run.seed is -1, expected 0 to 2**32 - 1"),

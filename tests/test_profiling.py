@@ -51,6 +51,7 @@ def test_operations_count_only_their_own_time_on_a_cpu() -> None:
     trace = [
         event("user_annotation", ITERATION, 0, 100),
         event("user_annotation", "g_path", 10, 60),
+        event("user_annotation", "Optimizer.step", 14, 30),
         event("cpu_op", "aten::conv2d", 10, 50),
         event("cpu_op", "aten::convolution", 15, 45),
         event("cpu_op", "aten::empty", 16, 20),

@@ -13,6 +13,7 @@ from bench.jobs import Job, job_config, open_job
 from bench.phase_counts import Report, Row, estimated_flops, phase_shares, total
 from bench.tracing import Trace
 from smartfast.compiling import Compiler
+from smartfast.kernels.philox import philox_normal
 
 F32 = 4
 TINY = [
@@ -95,6 +96,15 @@ def test_gradients_of_a_convolution_are_two_kernels_in_both() -> None:
     eager, compiled = both(function, x, w, dy)
     assert (eager.launches, eager.bytes) == (3, ((nx + nw + ny) + (ny + nw + nx) + (ny + nx + nw)) * F32)
     assert compiled.library == 2  # nobody needs the convolution itself
+
+
+def test_own_ops_are_counted_by_what_they_run() -> None:
+    """The compiler calls them as they are."""
+    stream = torch.arange(3)
+    eager, compiled = both(lambda stream: philox_normal(7, stream, 8) * 2, stream)
+    assert compiled.library == eager.launches - 1 > 10
+    assert (compiled.launches, compiled.bytes) == (eager.launches, eager.bytes)
+    assert compiled.calls == 2
 
 
 def test_fused_attention_of_the_cpu_has_flops() -> None:

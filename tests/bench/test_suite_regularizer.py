@@ -1,6 +1,7 @@
 """The regularizer suite computes the paper's term in every way that it times, and counts what it costs."""
 
 from dataclasses import asdict
+from itertools import pairwise
 
 import pytest
 import torch
@@ -34,14 +35,18 @@ def expected(setting: Setting) -> Tensor:
     noised = (kept.sqrt() * images + (1 - kept).sqrt() * setting.eps).float()
     error = unet(noised, setting.t, class_labels=setting.labels).sample - setting.eps
     gradients = torch.autograd.grad(20 * (error**2).mean(), weights, allow_unused=True)
-    return torch.cat([torch.zeros(w.numel()) if g is None else g.flatten() for g, w in zip(gradients, weights)])
+    return torch.cat(
+        [torch.zeros(w.numel()) if g is None else g.flatten() for g, w in zip(gradients, weights, strict=True)]
+    )
 
 
 # What is compiled takes minutes, and runs on a GPU below.
 EAGER = [step for step in waterfall("cuda") + [other for _, other in alternatives("cpu")] if not step.way.compiled]
 
 
-@pytest.mark.parametrize("step", [s for s in EAGER if s.keeps_gradient and s.way.attention != "xformers"], ids=str)
+@pytest.mark.parametrize(
+    "step", [s for s in EAGER if s.keeps_gradient and s.way.attention != "xformers"], ids=lambda step: step.name
+)
 def test_every_step_has_the_gradient_of_the_paper(setting: Setting, expected: Tensor, step: Step) -> None:
     gradient = Term(setting, step.way).generator_gradient()
     limit = 1e-4 if step.way.dtype == torch.float32 else 2e-2
@@ -75,7 +80,7 @@ def test_random_scorer_predicts_noise_of_its_images() -> None:
 @pytest.mark.parametrize("device_type", ["cuda", "cpu"])
 def test_steps_change_one_thing_at_a_time(device_type: str) -> None:
     steps = waterfall(device_type)
-    for before, after in [*zip(steps, steps[1:]), *alternatives(device_type)]:
+    for before, after in [*pairwise(steps), *alternatives(device_type)]:
         changed = asdict(before.way).items() ^ asdict(after.way).items()
         assert len(changed) == 2, after.name
     assert steps[0].way == Way()

@@ -1,0 +1,89 @@
+"""The suites of whole phases and whole training run, refuse wrong gradients, and see an idle device."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import suite_phases, suite_train
+from bench.jobs import job_config
+from bench.options import Options
+from bench.paper_jobs import open_paper_job
+from bench.results import Run, load
+from bench.suite_phases import idle_share, plan, settings
+
+OPTIONS = Options(device=torch.device("cpu"), quick=True, overrides=("--perf.cpu_threads=1",))
+
+
+@pytest.mark.parametrize(
+    "spans, share",
+    [
+        ([], None),
+        ([(2.0, 5.0)], 0.0),
+        ([(0.0, 1.0), (3.0, 4.0)], 0.5),
+        ([(6.0, 8.0), (0.0, 4.0), (1.0, 2.0)], 0.25),  # out of order, one inside another
+    ],
+)
+def test_idle_share_by_hand(spans: list[tuple[float, float]], share: float | None) -> None:
+    assert idle_share(spans) == share
+
+
+def test_plan_puts_the_own_precision_of_every_configuration_first() -> None:
+    options = Options(device=torch.device("cuda"), configs=("cifar10", "digits"))
+    pairs = list(plan(options))
+    assert pairs[:2] == [("cifar10", "fp16"), ("digits", "fp32")]
+    assert len(pairs) == len(set(pairs)) == 8
+    assert list(plan(OPTIONS)) == [("digits", "fp32")]
+
+
+def test_what_the_user_sets_wins() -> None:
+    options = Options(device=torch.device("cuda"), overrides=("--optim.batch_gpu=16",))
+    assert settings("lsun_bedroom256", options)[-1] == "--optim.batch_gpu=16"
+    assert settings("lsun_bedroom256", Options(device=torch.device("cuda"))) == ("--optim.batch_gpu=8",)
+
+
+def test_phases_of_the_digits(tmp_path: Path) -> None:
+    with Run("phases", "test", device=OPTIONS.device, folder=tmp_path) as results:
+        suite_phases.run(OPTIONS, results)
+    rows = load(results.path).rows
+    assert [(row["phase"], row["provider"]) for row in rows] == [
+        (phase, "eager") for phase in ("g_main", "g_score", "d_main", "d_r1")
+    ]
+    for row in rows:
+        assert "error" not in row
+        assert row["sec_per_kimg"] == row["median_sec"] * row["runs_per_iteration"] * 1000 / 8
+
+
+def test_phase_with_another_gradient_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = suite_phases.PhaseRun.__call__
+    calls = []
+
+    def wrong_from_the_second_on(self: suite_phases.PhaseRun) -> torch.Tensor:
+        calls.append(self)
+        return honest(self) * (1.0 if len(calls) == 1 else 1.01)
+
+    monkeypatch.setattr(suite_phases.PhaseRun, "__call__", wrong_from_the_second_on)
+    monkeypatch.setattr(suite_phases, "phase_shares", lambda job: {"d_main": 1.0})
+    with Run("phases", "test", device=OPTIONS.device, folder=tmp_path) as results:
+        suite_phases.run(OPTIONS, results)
+    (row,) = results.rows
+    assert row["error"].startswith("wrong: relative error 0.01") and "median_sec" not in row
+
+
+def test_training_of_the_digits(tmp_path: Path) -> None:
+    with Run("train", "test", device=OPTIONS.device, folder=tmp_path) as results:
+        suite_train.run(OPTIONS, results)
+    with_score, without = results.rows
+    assert with_score["score"] and not without["score"]
+    for row in results.rows:
+        assert row["iterations"] == 16  # R1's interval, a multiple of the score term's
+        assert row["sec_per_kimg"] * row["images_per_sec"] == pytest.approx(1000)
+        assert 0 < row["data_wait_share"] < 1
+
+
+def test_training_that_skips_steps_gets_no_time() -> None:
+    job = open_paper_job(job_config("digits", settings("digits", OPTIONS)), device=OPTIONS.device)
+    loop = suite_train.Loop(job, 1, suite_train.EAGER)
+    assert loop() == 0
+    loop.training.d.guard.total += 2
+    assert "2 optimizer steps" in suite_train.skipped_steps("eager", loop.skipped_steps())
