@@ -5,6 +5,7 @@ compiled one lets Inductor lower the function's graph and reads what it schedule
 """
 
 import functools
+import re
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,17 +15,19 @@ from unittest.mock import patch
 import torch
 from torch._functorch import config as functorch
 from torch._inductor import config as inductor
-from torch._inductor import ir, metrics, scheduler
+from torch._inductor import ir, scheduler
 from torch._inductor.graph import GraphLowering
+from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
-from bench.tracing import Trace, Traffic, operation_traffic
+from bench.tracing import Trace, Traffic
 
 aten = torch.ops.aten
+_GENERATED = re.compile(r"cpp_fused_\w+\(|triton_\w+\.run\(")
 
 if aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
 
@@ -43,8 +46,9 @@ class Counts(NamedTuple):
     """What one call of a function does.
 
     launches: Kernels, `library` of them PyTorch's own operations and the rest generated loop nests. calls: Functions
-    that start them; on a CPU Inductor puts neighbouring loop nests into one function. bytes: Read and written by all
-    kernels, every tensor of a kernel once. flops: Of the matrix products, convolutions and attention.
+    that compiled code calls to start them; on a CPU Inductor puts neighbouring loop nests into one function. bytes:
+    Read and written by all kernels, every tensor of a kernel once. flops: Of the matrix products, convolutions and
+    attention.
     """
 
     launches: float
@@ -98,13 +102,14 @@ def count_compiled(function: Callable[..., Any], *arguments: Any) -> Counts:
     graphs: list[Counts] = []
 
     def lower(graph: GraphLowering) -> types.SimpleNamespace:
-        metrics.reset()
         code, _ = graph.codegen()
         graphs.append(_count_graph(graph, code.value))
         return types.SimpleNamespace(call=_Outputs(graph), __file__="")
 
     with _without_caches(), patch.object(GraphLowering, "compile_to_module", lower):
         function(*arguments)
+    if not graphs:
+        raise RuntimeError("the function was not compiled, expected one that torch.compile returned and nobody called")
     return functools.reduce(Counts.plus, graphs)
 
 
@@ -119,24 +124,18 @@ class _Outputs:
     """Stands in for the compiled code: returns uninitialised tensors of the right layouts."""
 
     def __init__(self, graph: GraphLowering) -> None:
-        self.layouts = [
-            None
-            if isinstance(output, ir.NoneAsConstantBuffer)
-            else (
-                [*map(int, output.get_size())],
-                [*map(int, output.get_stride())],
-                output.get_dtype(),
-                output.get_device(),
-            )
-            for output in graph.graph_outputs
-        ]
+        self.makers = [_maker(output) for output in graph.graph_outputs]
 
     def __call__(self, inputs: list) -> list[torch.Tensor | None]:
         inputs.clear()
-        return [
-            None if layout is None else torch.empty_strided(*layout[:2], dtype=layout[2], device=layout[3])
-            for layout in self.layouts
-        ]
+        return [make() for make in self.makers]
+
+
+def _maker(output: ir.IRNode) -> Callable[[], torch.Tensor | None]:
+    if isinstance(output, ir.NoneAsConstantBuffer):
+        return lambda: None
+    size, stride = ([int(n) for n in sizes] for sizes in (output.get_size(), output.get_stride()))
+    return functools.partial(torch.empty_strided, size, stride, dtype=output.get_dtype(), device=output.get_device())
 
 
 def _count_graph(graph: GraphLowering, code: str) -> Counts:
@@ -144,7 +143,7 @@ def _count_graph(graph: GraphLowering, code: str) -> Counts:
     generated_bytes = generated = library_calls = 0
     for node in graph.scheduler.nodes:
         if isinstance(node, scheduler.ExternKernelSchedulerNode):
-            if not isinstance(node.node, ir.MultiOutput):
+            if isinstance(node.node, ir.ExternKernel) and not isinstance(node.node, ir.MultiOutput):
                 traffic = _library_traffic(node.node)
                 library += traffic
                 library_calls += bool(traffic)
@@ -156,22 +155,24 @@ def _count_graph(graph: GraphLowering, code: str) -> Counts:
         library=len(library),
         calls=library_calls + generated_calls(code),
         bytes=generated_bytes + sum(t.total for t in library),
-        flops=sum(_node_flops(node) for node in graph.module.graph.nodes if node.op == "call_function"),
+        flops=sum(_node_flops(node) for node in graph.graph.nodes if node.op == "call_function"),
     )
 
 
 def generated_calls(code: str) -> int:
     """Calls of generated kernels in Inductor's wrapper code: C++ functions and Triton kernels."""
     lines = [line.strip() for line in code.split("def call(", 1)[-1].split("\nrunner", 1)[0].splitlines()]
-    return sum(line.startswith("cpp_fused_") or (line.startswith("triton_") and ".run(" in line) for line in lines)
+    return len([line for line in lines if _GENERATED.match(line)])
 
 
 def _library_traffic(kernel: ir.ExternKernel) -> list[Traffic]:
     """By the operation of the graph that the library call stands for; `origins` also holds what was fused into it."""
-    packet = kernel.op_overload.overloadpacket
+    packet = getattr(kernel.op_overload, "overloadpacket", None)
     *_, node = sorted(node for node in kernel.origins if getattr(node.target, "overloadpacket", None) is packet)
     args, kwargs = _values((node.args, node.kwargs))
-    return operation_traffic(node.target, args, kwargs, node.meta["val"])
+    with V.fake_mode, Trace() as trace:  # follows the project's own ops, whose bodies are not compiled, into the body
+        node.target(*args, **kwargs)
+    return trace.traffic
 
 
 def _node_flops(node: Node) -> int:

@@ -11,11 +11,12 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from smartfast.config import Config
-from smartfast.cpu import set_up_cpu
-from smartfast.data import ImageDataset, RealBatch, iterate_batches, open_dataset
+from smartfast.data import ImageDataset, RealBatch, open_dataset
 from smartfast.errors import UserError
+from smartfast.launch import set_up_arithmetic
 from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
 from smartfast.settings import parse_config
+from smartfast.trainer import real_batches
 from smartfast.training import Training
 
 # Architectures of google/ddpm-cifar10-32, of a network like ADM's for 64x64 and of google/ddpm-bedroom-256.
@@ -54,19 +55,7 @@ class Job:
 
     def batches(self, training: Training) -> Iterator[RealBatch]:
         """The real images of a run from where it is, as the trainer takes them."""
-        config = self.config
-        return iterate_batches(
-            self.dataset,
-            seed=config.run.seed,
-            batch=config.optim.batch,
-            offsets=training.offsets,
-            start_images=training.images,
-            device=self.device,
-            mirror=config.data.mirror,
-            cache=config.data.cache,
-            workers=config.data.workers,
-            class_group=training.mbstd_group if config.gan.mbstd_by_class else 1,
-        )
+        return real_batches(training, self.dataset)
 
 
 def job_config(name: str, options: Sequence[str]) -> Config:
@@ -86,8 +75,7 @@ def open_job(config: Config, *, device: torch.device, stand_ins: bool = False) -
     Raises:
         UserError: As `smartfast train`.
     """
-    if device.type == "cpu":
-        set_up_cpu(config.perf.cpu_threads, num_processes=1)
+    set_up_arithmetic(config, device, num_processes=1)
     replaced: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         if stand_ins and not (config.data.path == "digits" or Path(config.data.path).exists()):
@@ -110,7 +98,9 @@ def open_job(config: Config, *, device: torch.device, stand_ins: bool = False) -
 def _open_scorer(config: Config, dataset: ImageDataset, device: torch.device) -> Scorer:
     if config.smart.scorer is None:
         raise UserError("smart.scorer is not set, expected a diffusion model")
-    scorer = load_scorer(config.smart.scorer, device=device, precision=config.smart.precision)
+    scorer = load_scorer(
+        config.smart.scorer, device=device, precision=config.smart.precision, attention=config.perf.attention
+    )
     check_scorer(
         scorer,
         resolution=dataset.resolution,
@@ -129,8 +119,7 @@ def _stand_in_data(config: Config, folder: Path) -> Config:
     classes = _CLASSES.get(resolution, 0) if config.data.labels else 0
     images = max(classes, config.optim.batch)
     pixels = np.random.default_rng(0).integers(0, 256, (images, resolution, resolution, 3), dtype=np.uint8)
-    labels = {"labels": np.arange(images) % classes} if classes else {}
-    np.savez(folder / "images.npz", images=pixels, **labels)
+    np.savez(folder / "images.npz", images=pixels, labels=np.arange(images) % max(classes, 1))
     return replace(config, data=replace(config.data, path=str(folder / "images.npz"), labels=bool(classes)))
 
 
@@ -145,7 +134,7 @@ def _stand_in_scorer(config: Config, dataset: ImageDataset, folder: Path) -> Con
         down_block_types=architecture["down"],
         up_block_types=tuple(block.replace("Down", "Up") for block in reversed(architecture["down"])),
     )
-    network.save_pretrained(folder / "scorer")
-    DDPMScheduler().save_pretrained(folder / "scorer")
+    for part in (network, DDPMScheduler()):
+        part.save_pretrained(folder / "scorer")  # type: ignore[union-attr]  # diffusers loads its classes lazily
     smart = replace(config.smart, scorer=str(folder / "scorer"), timesteps=None, noise_to_signal=_STAND_IN_SIGNAL)
     return replace(config, smart=smart)

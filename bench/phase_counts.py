@@ -20,6 +20,7 @@ from bench.counters import Counts, count_compiled, count_eager
 from bench.jobs import Job, job_config, open_job
 from bench.report_table import markdown_table, provenance, versions
 from smartfast.compiling import Compiler
+from smartfast.draws import one_hot
 from smartfast.engine import Phase, Statistics, run_phase
 from smartfast.errors import UserError
 from smartfast.summary import describe_layers, phase_costs
@@ -29,13 +30,15 @@ COMMAND = "python -m bench.phase_counts"
 RESULTS = Path(__file__).parent / "results"
 MIB, GIGA = 2**20, 1e9
 ABOUT = """\
-Launches: eager, PyTorch's operations that are neither views nor allocations; compiled, library calls and generated
-loop nests. Calls: on a CPU the compiler puts neighbouring loop nests into one function, on a GPU each is a launch.
-Bytes: each tensor of each kernel once. Share: runs per iteration. Each phase draws its own random numbers. Steps:
-accumulating gradients, statistics, Adam, averages; they are not compiled. FLOPs of convolutions, matrix products and
+Share: runs per iteration. Each phase draws its own random numbers. Launches: eager, PyTorch's operations that are
+neither views nor allocations; compiled, library calls and generated loop nests. The project's own ops (random
+numbers) count in both as the operations that they run on a CPU, since no compiler looks into them; on a GPU each is
+one kernel. Calls: what the compiled code calls; on a CPU neighbouring loop nests are one function, own ops one call.
+MiB: each tensor of each kernel once, a lower bound for PyTorch's operations, some of which pass over a tensor several
+times where the compiler's loop nests show every pass (group normalisation). GFLOP: convolutions, matrix products and
 attention; where eager and compiled differ, it is the derivative of the resampling filters, which the compiler takes
-from PyTorch's convolution: the same sums, counted without the padding. Estimated: by `run.dry_run`, a backward pass as
-two forward passes."""
+from PyTorch's convolution: the same sums, counted without the padding. Estimated: by `run.dry_run`, a backward pass
+as two forward passes. Steps: accumulating gradients, statistics, Adam, averages; they are not compiled."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,16 @@ def phase_shares(job: Job) -> dict[str, float]:
 def estimated_flops(job: Job, training: Training) -> dict[str, float]:
     """FLOPs of one run of each phase as `smartfast.summary` estimates them."""
     g, d = training.g.module, training.d.module
-    batch = training.rounds[0].first(1)
-    labels = None if batch.labels is None else torch.zeros(1, g.c_dim)
-    networks = (describe_layers(g, [torch.empty(1, g.z_dim), labels]), describe_layers(d, [batch.images, labels]))
+    images, c = training.rounds[0].images[:1], one_hot(training.rounds[0].labels, job.dataset.num_classes)
+    c = None if c is None else c[:1]
+    networks = (describe_layers(g, [torch.empty(1, job.config.gan.z_dim), c]), describe_layers(d, [images, c]))
     g_flops, d_flops = (sum(layer.flops for layer in layers) for layers in networks)
-    scorer_flops = 0
+    scorer_flops = 0.0
     if job.scorer is not None:
         t = torch.zeros(1, dtype=torch.int64)
         size = job.scorer.resolution
         images = torch.empty(1, job.scorer.channels, size, size, dtype=job.scorer.dtype)
-        scorer_flops = count_eager(job.scorer, images, t, t if job.scorer.num_classes else None).flops
+        scorer_flops = count_eager(job.scorer.network, images, t, t if job.scorer.num_classes else None).flops
     costs = {cost.phase: cost.flops for cost in phase_costs(g_flops, d_flops, scorer_flops, job.config)}
     if "score" in costs:
         costs["g_score"] = costs["g_main"] + costs.pop("score")
@@ -97,8 +100,8 @@ def count_phase(phase: Phase, training: Training, compiler: Compiler) -> tuple[C
 
 def count_job(job: Job, write: "Report") -> list[Row]:
     """Every phase that runs, then the steps; `write` receives the rows after each."""
-    training = job.training(compile="off")
-    compiler = Compiler("on", say=lambda line: print(line, file=sys.stderr))
+    training = job.training(compile=False)
+    compiler = Compiler(True, say=lambda line: print(line, file=sys.stderr))
     estimates = estimated_flops(job, training)
     rows: list[Row] = []
     steps = count_eager(training.ema.move)
@@ -130,6 +133,7 @@ class Report:
 
     def markdown(self, rows: Sequence[Row]) -> str:
         """The report."""
+        batch = self.job.config.optim.batch
         stand_ins = f" With {' and '.join(self.job.stand_ins)}." if self.job.stand_ins else ""
         header = ["", "share", "launches", "fewer", "calls", "MiB", "fewer", "GFLOP", "estimated"]
         return (
@@ -137,7 +141,7 @@ class Report:
                 [
                     f"# What the phases of `{self.name}` launch, move and compute",
                     provenance(self.command),
-                    f"Batch {self.job.config.optim.batch}, eager / compiled, on a CPU.{stand_ins} {' '.join(ABOUT.split())}",
+                    f"Batch {batch}, eager / compiled, on a CPU.{stand_ins} {' '.join(ABOUT.split())}",
                     markdown_table(header, [*(_cells(row) for row in rows), _cells(total(rows))]),
                 ]
             )

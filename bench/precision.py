@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from bench.report_table import markdown_table, provenance, versions
-from smartfast.data import RealBatch, iterate_batches, open_dataset
+from smartfast.data import open_dataset
 from smartfast.engine import ComputedPhase
 from smartfast.scorers import load_scorer, timestep_range
 from smartfast.settings import parse_config
+from smartfast.trainer import real_batches
 from smartfast.training import Training
 
 COMMAND = "python -m bench.precision"
@@ -58,22 +59,6 @@ def training(precision: str) -> Training:
     )
 
 
-def batches(run: Training) -> Iterator[RealBatch]:
-    """Training images in the order of the run."""
-    config = run.config
-    return iterate_batches(
-        open_dataset(config.data),
-        seed=config.run.seed,
-        batch=config.optim.batch,
-        offsets=run.offsets,
-        start_images=0,
-        device="cpu",
-        mirror=False,
-        cache="device",
-        workers=0,
-    )
-
-
 def compare(results: tuple[ComputedPhase, ComputedPhase]) -> tuple[float, float, float, float]:
     """The numbers of a `Row` from a phase's result in float32 and in another precision."""
     (loss, _, gradients), (half_loss, _, half_gradients) = results
@@ -94,7 +79,7 @@ def _relative(value: Tensor, exact: Tensor) -> float:
 def measure(warm_up: int, repeats: int) -> Iterator[Row]:
     """Rows of every phase in fp16 and bf16, after `warm_up` iterations of training in float32."""
     reference = training("fp32")
-    images = batches(reference)
+    images = real_batches(reference, open_dataset(reference.config.data))
     for _ in range(warm_up):
         reference.run_iteration(next(images))
     for precision in ("fp16", "bf16"):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import triton
 
+from bench.machine import commit, describe_device
+
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; None shows as a dash."""
@@ -22,3 +24,10 @@ def versions() -> dict[str, str]:
 def provenance(command: str) -> str:
     """One line for the top of a result: the command and the versions."""
     return f"`{command}`, " + ", ".join(f"{name} {version}" for name, version in versions().items())
+
+
+def machine(device: torch.device) -> str:
+    """What a timing depends on beside the versions, in one line: commit, GPU or processor and threads."""
+    facts = describe_device(device)
+    name = facts["name"] if device.type == "cuda" else f"{facts['name']}, {facts['threads']} threads"
+    return f"commit {commit()}, {name}"

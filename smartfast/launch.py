@@ -95,7 +95,8 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
 def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Scorer | None, TimestepRange | None]:
     """What the configuration names, and every check of it."""
     check_settings(config, num_processes=accelerator.num_processes)
-    _set_up_arithmetic(config, accelerator)
+    set_seed(config.run.seed)
+    set_up_arithmetic(config, accelerator.device, accelerator.num_processes)
     dataset = open_dataset(config.data)
     check_config(config, dataset, device=accelerator.device)
     return dataset, *_open_scorer(config, dataset, accelerator)
@@ -138,10 +139,10 @@ def _say_nothing(line: str) -> None:
     """What the other processes say while they compile."""
 
 
-def _set_up_arithmetic(config: Config, accelerator: Accelerator) -> None:
-    set_seed(config.run.seed)
-    if accelerator.device.type == "cpu":
-        set_up_cpu(config.perf.cpu_threads, accelerator.num_processes)
+def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) -> None:
+    """Choose threads, tf32 and cuDNN's search for algorithms for this process, as perf.* says."""
+    if device.type == "cpu":
+        set_up_cpu(config.perf.cpu_threads, num_processes)
     elif config.perf.precision != "fp32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True

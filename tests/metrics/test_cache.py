@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from smartfast.caches import default_cache_dir
 from smartfast.config import MetricsConfig
 from smartfast.metrics import evaluate
-from smartfast.caches import default_cache_dir
 
 SETTINGS = MetricsConfig(names=("fid", "prc", "diversity"), samples=60, features="digits")
 
