@@ -100,14 +100,15 @@ def swept(device_type: str) -> list[Step]:
 def alternatives(device_type: str) -> list[tuple[Step, Step]]:
     """Steps of the waterfall, each with one more change that it does not have."""
     steps = {step.name: step for step in waterfall(device_type)}
-    fused, compiled = steps[FUSED], steps["compiled"]
+    fused = steps[FUSED]
     half = torch.float16 if device_type == "cuda" else torch.bfloat16
     changes: list[tuple[Step, str, dict[str, Any]]] = [
         (fused, "attention by xformers", dict(attention="xformers")),
         (fused, f"half precision ({'fp16' if half == torch.float16 else 'bf16'})", dict(dtype=half)),
         (fused, "past the network", dict(through_network=False)),
-        (compiled, "compiled without fused ops", dict(fused=False)),
     ]
+    if device_type == "cuda":  # a CPU takes minutes to compile, and has no fused ops
+        changes.append((steps["compiled"], "compiled without fused ops", dict(fused=False)))
     return [
         (base, Step(name, replace(base.way, **change), keeps_gradient="through_network" not in change))
         for base, name, change in changes
@@ -164,7 +165,8 @@ class Setting:
         self.stream = torch.arange(self.batch, device=self.device)
         interval = timestep_range(self.source, smart)
         self.t = draw_timesteps(self.config.run.seed, self.stream, interval.first, interval.last)
-        self.fakes = self.images().detach().requires_grad_()
+        with torch.no_grad():
+            self.fakes = self.images().requires_grad_()
         # Zeros, which cost the same as g_main's gradient, so that the result is the term's alone.
         self.adversarial = torch.zeros_like(self.fakes)
         self.eps = noise_like(self.fakes.detach(), self.config.run.seed, self.stream, PURPOSE)

@@ -43,13 +43,15 @@ class Config:
     channel_base: int
     batch: int
     architecture_d: str = "resnet"
+    channel_max: int = 512
+    image_channels: int = IMAGE_CHANNELS
 
     @property
     def resolutions(self) -> list[int]:
         return block_resolutions(self.resolution)
 
     def channels(self, resolution: int) -> int:
-        return feature_maps(resolution, self.channel_base, 512)
+        return feature_maps(resolution, self.channel_base, self.channel_max)
 
     def is_half(self, resolution: int) -> bool:
         """Whether half precision is for this block: ADA's four highest resolutions, never below 8 pixels."""
@@ -114,7 +116,7 @@ class _Maker:
         self.f = kernels.setup_filter(DEFAULT_FILTER).to("meta")
 
     def tensor(self, *shape: int, dtype: torch.dtype | None = None, is_leaf: bool = True) -> Tensor:
-        layout = self.layout if len(shape) == 4 and shape[1] != IMAGE_CHANNELS else torch.contiguous_format
+        layout = self.layout if len(shape) == 4 and shape[1] != self.config.image_channels else torch.contiguous_format
         x = torch.empty(shape, dtype=dtype or self.dtype, device="meta", memory_format=layout)
         return x.requires_grad_(is_leaf and x.is_floating_point())
 
@@ -133,16 +135,16 @@ class _Maker:
             z = self.images(c, resolution + 1)  # what the transposed convolution leaves
             yield self.case("upfirdn2d", f"{name}.conv0 filter", x=z, f=self.f, padding=1, gain=4.0)
             if self.dtype == torch.float32:
-                img = self.images(IMAGE_CHANNELS, resolution // 2)
+                img = self.images(self.config.image_channels, resolution // 2)
                 yield self.case("upsample2d", f"{name} RGB", x=img, f=self.f)
         yield self.styled(f"{name}.conv1", c, c, resolution, input_is_scaled=resolution > 4)
         yield self.case(
             "modulated_conv2d",
             f"{name}.torgb",
             x=self.images(c, resolution),
-            weight=self.tensor(IMAGE_CHANNELS, c, 1, 1, dtype=torch.float32),
+            weight=self.tensor(self.config.image_channels, c, 1, 1, dtype=torch.float32),
             styles=self.tensor(self.config.batch, c, dtype=torch.float32),
-            bias=self.tensor(IMAGE_CHANNELS),
+            bias=self.tensor(self.config.image_channels),
             demodulate=False,
             clamp=CLAMP,
         )
@@ -173,13 +175,13 @@ class _Maker:
         is_resnet = self.config.architecture_d == "resnet"
         gain = math.sqrt(0.5) if is_resnet else 1.0
         if resolution == self.config.resolution:
-            yield from self.layer(f"{name}.fromrgb", IMAGE_CHANNELS, c, 1, resolution)
+            yield from self.layer(f"{name}.fromrgb", self.config.image_channels, c, 1, resolution)
         yield from self.layer(f"{name}.conv0", c, c, 3, resolution)
         yield from self.layer(f"{name}.conv1", c, c_out, 3, resolution, down=2, gain=gain)
         x = self.images(c, resolution)
         yield self.case("upfirdn2d", f"{name}.conv1 filter", x=x, f=self.f, padding=2)
         if is_resnet:
-            yield from self.layer(f"{name}.skip", c, c_out, 1, resolution, down=2, gain=gain, is_skip=True)
+            yield from self.layer(f"{name}.skip", c, c_out, 1, resolution, down=2, is_skip=True)
             yield self.case("upfirdn2d", f"{name}.skip filter", x=x, f=self.f, down=2, padding=1)
 
     def layer(
@@ -187,10 +189,8 @@ class _Maker:
     ) -> Iterator[Case]:
         x, weight = self.images(c_in, resolution), self.tensor(c_out, c_in, k, k)
         yield self.case("conv2d_resample", name, x=x, weight=weight, f=self.f, down=down, padding=k // 2)
-        y = self.images(c_out, resolution // down)
-        if is_skip:
-            yield self.case("bias_act", name, x=y, gain=gain)
-        else:
+        if not is_skip:  # its gain is part of the weight
+            y = self.images(c_out, resolution // down)
             yield self.case(
                 "bias_act", name, x=y, b=self.tensor(c_out), act="lrelu", gain=GAIN * gain, clamp=CLAMP * gain
             )
@@ -208,9 +208,9 @@ class _Maker:
         rows = self.config.batch
         level = self.tensor(rows, dtype=torch.float32, is_leaf=False)
         noise: dict[str, Any] = dict(seed=0, stream=self.tensor(rows, dtype=torch.int64, is_leaf=False), purpose=1)
-        images = self.images(IMAGE_CHANNELS, self.config.resolution, dtype=torch.float32)
+        images = self.images(self.config.image_channels, self.config.resolution, dtype=torch.float32)
         yield self.case("noise_forward", "score", x=images, alpha=level, sigma=level, dtype=self.dtype, **noise)
-        prediction = self.images(IMAGE_CHANNELS, self.config.resolution).detach()
+        prediction = self.images(self.config.image_channels, self.config.resolution).detach()
         prediction = prediction.contiguous(memory_format=self.layout)
         target: dict[str, Any] = dict(x=images.detach(), alpha=level, sigma=level)
         for parameterization, more in (("eps", {}), ("x0", target), ("v", target)):

@@ -76,7 +76,6 @@ def test_training_of_the_digits(tmp_path: Path) -> None:
     with_score, without = results.rows
     assert with_score["score"] and not without["score"]
     for row in results.rows:
-        assert row["iterations"] == 16  # R1's interval, a multiple of the score term's
         assert row["sec_per_kimg"] * row["images_per_sec"] == pytest.approx(1000)
         assert 0 < row["data_wait_share"] < 1
 

@@ -1,0 +1,190 @@
+"""The ops suite: every op at every layer shape, against PyTorch's own operations, the compiler and the library.
+
+Providers: `reference`, plain PyTorch; `compiled reference`, the same under torch.compile; `ours`, the Triton kernels,
+and for modulated convolutions each of their routes; `grouped convolution`, the library's kernel for weights that differ
+from sample to sample. On CUDA each is captured in a graph, as in training, and caches are emptied before every sample;
+on a CPU, nothing is. Results are held against float64. Layers come in order of size, the largest first.
+"""
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from bench.op_cases import (
+    MODES,
+    Inputs,
+    Mode,
+    Op,
+    Tensors,
+    grouped_convolution,
+    implementation,
+    least_bytes,
+    least_flops,
+    modes_of,
+    second_order,
+    suite_cases,
+)
+from bench.options import Options
+from bench.paper_jobs import trainer_settings
+from bench.results import Row, Run
+from bench.shapes import Case
+from bench.timing import Failure, Timing, measure, relative_error
+from bench.ways import Captured, Compiled
+from smartfast.config import Config, PerfConfig
+from smartfast.kernels.geometry import memory_format
+from smartfast.kernels.triton_ops import modulated_conv2d as triton_conv
+from smartfast.kernels.triton_ops.routes import ROUTES, Route
+
+REFERENCE, COMPILED, OURS, GROUPED = "reference", "compiled reference", "ours", "grouped convolution"
+LIMITS = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-2}
+"""The largest relative error of a tensor; twice the reference's, where that is more."""
+LARGEST_ERROR = 0.1
+"""Of the reference: rounding moves numbers over the kinks of activations, whose derivatives jump."""
+QUICK_CASES = 3
+_CONFIGS = {"cuda": ("lsun_bedroom256", "imagenet64", "cifar10", "stylegan2_128", "stylegan2_1024"), "cpu": ("digits",)}
+_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def run(options: Options, results: Run) -> None:
+    """Measure layers while the time budget lasts, first those with their gradients; half of it is for compiling."""
+    if options.overrides:
+        results.skip(f"{' '.join(options.overrides)}: the shapes are those of bench.shapes")
+    cases = {
+        name: suite_cases(name, options.device.type)[: QUICK_CASES if options.quick else None]
+        for name in options.configs or _CONFIGS[options.device.type]
+    }
+    with trainer_settings(Config(perf=PerfConfig(precision="fp16")), options.device):
+        for mode in MODES:
+            for name, layers in cases.items():
+                _measure_layers(name, [case for case in layers if mode in modes_of(case)], mode, options, results)
+
+
+def _measure_layers(name: str, cases: Sequence[Case], mode: Mode, options: Options, results: Run) -> None:
+    could_compile = True
+    for case in cases:
+        place = f"{name}, {mode}, from {case.op} {case.layer} on"
+        left_sec = options.time_left_sec()
+        if not left_sec:
+            results.skip(place)
+            return
+        compiles = left_sec > options.budget_sec / 2 and not options.quick
+        if could_compile and not compiles:
+            results.skip(f"{COMPILED}: {place}")
+        could_compile = compiles
+        for row in measure_case(case, mode, options, results, compiles=compiles):
+            results.add({"config": name, **row})
+        gc.collect()
+
+
+def measure_case(case: Case, mode: Mode, options: Options, results: Run, *, compiles: bool) -> list[Row]:
+    """One row for each provider of an op, forward, with its gradients or with their gradients."""
+    device = options.device
+    truth = Inputs(case, device, torch.float64)
+    expected = truth.call(truth.bind(implementation(case, "reference")), mode)()
+    inputs = Inputs(case, device)
+    calls = calls_of(inputs, mode, device, compiles=compiles)
+    errors: dict[str, float] = {}
+
+    def check(name: str, result: object) -> str | None:
+        pairs = zip(tree_leaves(result), tree_leaves(expected), strict=True)
+        found = [relative_error(a, b) for a, b in pairs if b is not None]
+        if not all(map(math.isfinite, found)):
+            return "wrong: not finite"
+        errors[name] = max(found)
+        limit = max(LIMITS[_NAMES[case.x.dtype]], 2 * errors.get(REFERENCE, 0.0))
+        limit = LARGEST_ERROR if name == REFERENCE else limit
+        right = errors[name] <= limit
+        return None if right else f"wrong: relative error {errors[name]:.3g}, expected at most {limit:.3g}"
+
+    quick: dict[str, Any] = dict(warm_up_sec=0.0, min_sec=0.0, min_repeats=2)
+    timing = quick if options.quick else dict(warm_up_sec=0.01, min_sec=0.05)
+    outcomes = measure(calls, device=device, check=check, cold=device.type == "cuda", **timing)
+    about = _about(inputs, mode, least_bytes(inputs, mode, expected), results)
+    rows = []
+    for name, outcome in outcomes.items():
+        figures = _figures(about, _with_capture(outcome, calls[name]))
+        rows.append({**about, "provider": name, "max_error": errors.get(name), **figures})
+    return rows
+
+
+def calls_of(inputs: Inputs, mode: Mode, device: torch.device, *, compiles: bool) -> dict[str, Callable[[], Any]]:
+    """The providers, the reference first."""
+    case, reference = inputs.case, inputs.bind(implementation(inputs.case, "reference"))
+    ops = {REFERENCE: reference}
+    if device.type == "cuda":
+        ops[OURS] = inputs.bind(implementation(case, "triton"))
+    if case.op == "modulated_conv2d":
+        ops[GROUPED] = inputs.bind(grouped_convolution)
+        if device.type == "cuda":
+            ops |= {f"{OURS} by {route}": _by_route(ops[OURS], route) for route in ROUTES}
+    calls = {name: inputs.call(op, mode) for name, op in ops.items()}
+    if compiles:
+        calls[COMPILED] = _compiled(inputs, reference, mode)
+    if device.type == "cuda":
+        return {name: Captured(call, device) for name, call in calls.items()}
+    return calls
+
+
+def _compiled(inputs: Inputs, op: Op, mode: Mode) -> Callable[[], Any]:
+    """A second derivative is compiled with all that leads to it; the compiler makes a gradient by itself."""
+    name = f"{inputs.case.op} {inputs.case}"
+    if mode != "second_order":
+        return inputs.call(Compiled(name, op), mode)
+    whole = Compiled(name, partial(second_order, op))
+    return lambda: whole(inputs.tensors, inputs.dy, inputs.upstream)
+
+
+def _by_route(op: Op, name: str) -> Op:
+    """A modulated convolution by one of its routes; where the route cannot compute it, by the other."""
+
+    def forced(tensors: Tensors) -> Any:
+        with patch.object(triton_conv, "measured_route", lambda *_: Route(name, "asked for")):
+            return op(tensors)
+
+    return forced
+
+
+def _about(inputs: Inputs, mode: Mode, least: int, results: Run) -> Row:
+    case = inputs.case
+    dtype, flops = _NAMES[case.x.dtype], least_flops(case, mode)
+    row: Row = {
+        "op": case.op,
+        "layer": case.layer,
+        "resolution": case.config,
+        "batch": case.x.shape[0],
+        "shape": "x".join(map(str, case.x.shape)),
+        "dtype": dtype,
+        "layout": "nhwc" if memory_format(case.x) == torch.channels_last else "nchw",
+        "mode": mode,
+        "flops": flops,
+        "bytes": least,
+    }
+    if results.limits is not None:
+        is_tf32 = dtype == "fp32" and inputs.device.type == "cuda"  # as trainer_settings for a preset in fp16
+        row["floor_sec"] = results.limits.floor_sec(flops=flops, dtype="tf32" if is_tf32 else dtype, bytes_moved=least)
+    return row
+
+
+def _figures(about: Row, outcome: Timing | Failure) -> Row:
+    """The outcome with rates: of the least bytes and operations, so that no needless pass looks like speed."""
+    row = outcome.row()
+    if isinstance(outcome, Timing):
+        row["gb_per_sec"] = about["bytes"] / outcome.median_sec / 1e9
+        row["tflop_per_sec"] = about["flops"] / outcome.median_sec / 1e12
+        if "floor_sec" in about:
+            row["share_of_limit"] = about["floor_sec"] / outcome.median_sec
+    return row
+
+
+def _with_capture(outcome: Timing | Failure, call: Callable[[], Any]) -> Timing | Failure:
+    """A replay allocates nothing: its memory is what its capture took."""
+    if isinstance(outcome, Failure) or not isinstance(call, Captured):
+        return outcome
+    return replace(outcome, peak_bytes=call.peak_bytes or 0)

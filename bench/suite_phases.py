@@ -1,0 +1,205 @@
+"""The phases suite: every phase of the real trainer, eager, compiled and captured in a CUDA graph.
+
+A row is one phase of one configuration, precision and provider; a call is one run of the phase over the whole batch
+with its optimizer step. All providers start from the same weights, and one whose gradient differs from the eager one
+gets no time. Each configuration comes first in its own precision, then the others in the same order.
+"""
+
+import functools
+import gc
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from bench.jobs import Job, job_config
+from bench.options import Options
+from bench.paper_jobs import PRESETS, open_paper_job, trainer_settings
+from bench.phase_counts import phase_shares
+from bench.results import Run
+from bench.roofline import count_preset
+from bench.timing import Timing, agrees_with, measure
+from smartfast.config import Config
+from smartfast.cuda_graphs import WARM_UP_RUNS, CapturedStep
+from smartfast.engine import run_phase
+from smartfast.training import Training
+
+PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
+MAX_ERRORS = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 5e-2, "bf16": 2e-1}
+"""Of a gradient against the eager one of the same precision: roundings in another order, over some twenty layers."""
+
+QUICK = ("--gan.channel_base=64", "--gan.channel_max=16", "--optim.batch=8", "--gan.mbstd_group=4")
+"""With --quick."""
+
+BATCH_GPU = {"lsun_bedroom256": 8}
+"""Images at a time where a batch with the paper's scorer does not fit on an 80 GB GPU, by our estimate."""
+
+PROFILED_RUNS = 5
+
+
+def run(options: Options, results: Run) -> None:
+    """Time what there is time for; on a CPU the digits only, without CUDA graphs."""
+    for name, precision in tqdm(list(plan(options)), desc="phases"):
+        if not options.time_left_sec():
+            results.skip(f"{name} in {precision}")
+            continue
+        overrides = settings(name, options, f"--perf.precision={precision}")
+        job = open_paper_job(job_config(name, overrides), device=options.device)
+        with trainer_settings(job.config, options.device):
+            _measure_job(name, job, overrides, options, results)
+        gc.collect()
+
+
+def plan(options: Options) -> Iterator[tuple[str, str]]:
+    """Configurations and precisions, the most wanted first."""
+    on_gpu = options.device.type == "cuda"
+    names = options.configs or (PRESETS if on_gpu else PRESETS[:1])
+    own = {name: job_config(name, options.overrides).perf.precision for name in names}
+    yield from own.items()
+    if on_gpu and not options.quick:
+        yield from ((name, other) for other in PRECISIONS for name in names if other != own[name])
+
+
+def settings(name: str, options: Options, *more: str) -> tuple[str, ...]:
+    """Options of `smartfast train` for a configuration; those that the user gave come last and win."""
+    batch_gpu = BATCH_GPU.get(Path(name).stem) if options.device.type == "cuda" else None
+    accumulate = (f"--optim.batch_gpu={batch_gpu}",) if batch_gpu else ()
+    return (*accumulate, *(QUICK if options.quick else ()), *more, *options.overrides)
+
+
+def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Options, results: Run) -> None:
+    eager = job.training(compile=False, cuda_graphs=False)
+    trainings = {"eager": eager}
+    if not options.quick:
+        on_gpu = options.device.type == "cuda"
+        trainings["compiled"] = job.training(compile=job.config.perf.compile or True, cuda_graphs=on_gpu)
+    for training in trainings.values():
+        training.load(next(job.batches(training)))
+    starts = {mode: _copy(training.state()) for mode, training in trainings.items()}
+    for phase, share in phase_shares(job).items():
+        if not options.time_left_sec():
+            results.skip(f"{name} {phase}")
+            continue
+        expected = _ways(phase, {"eager": eager}, starts)["eager"]().clone()
+        check = agrees_with(expected, MAX_ERRORS[job.config.perf.precision])
+        ways = _ways(phase, trainings, starts)
+        quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else {}
+        outcomes = measure(ways, device=options.device, check=check, **quick)
+        about = _about(name, phase, share, job, overrides, options, results)
+        for provider, outcome in outcomes.items():
+            row = {**about, "provider": provider, **outcome.row()}
+            if isinstance(outcome, Timing):
+                row["sec_per_kimg"] = outcome.median_sec * share * 1000 / job.config.optim.batch
+                row |= device_profile(ways[provider], options.device)
+            results.add(row)
+
+
+def _ways(
+    phase: str, trainings: Mapping[str, Training], starts: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Callable[[], Tensor]]:
+    """What runs one phase, by provider; each returns the gradient."""
+    ways: dict[str, Callable[[], Tensor]] = {}
+    for mode, training in trainings.items():
+        step = functools.partial(run_phase, training.phases[phase], training.rounds, training.statistics)
+        ways[mode] = PhaseRun(training, phase, step, starts[mode])
+        if isinstance(training.steps[phase], CapturedStep):
+            ways["cuda_graph"] = PhaseRun(training, phase, training.steps[phase], starts[mode])
+    return ways
+
+
+class PhaseRun:
+    """One phase as a provider: it returns the gradient, that of the first call at the run's start.
+
+    Args:
+        training: Its batch is loaded.
+        phase: Name.
+        step: What runs the phase.
+        start: The state that the first call starts from.
+    """
+
+    def __init__(self, training: Training, phase: str, step: Callable[[], None], start: Mapping[str, Tensor]) -> None:
+        self.training, self.step, self.start = training, step, start
+        self.gradient = training.phases[phase].network.gradient
+        self.is_ready = False
+
+    def __call__(self) -> Tensor:
+        if not self.is_ready:
+            self._get_ready()
+        self.step()
+        return self.gradient
+
+    def _get_ready(self) -> None:
+        """Compile and capture; raises where either falls back to something else."""
+        runs = WARM_UP_RUNS + 1 if isinstance(self.step, CapturedStep) else 1
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=r"perf\.(compile|cuda_graphs)")
+            for _ in range(runs):
+                self.step()
+        self.training.restore(dict(self.start), images=0)
+        self.is_ready = True
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def _about(
+    name: str, phase: str, share: float, job: Job, overrides: tuple[str, ...], options: Options, results: Run
+) -> dict[str, Any]:
+    """The keys that all providers of a phase share, its floor among them."""
+    config: Config = job.config
+    about = {
+        "config": name,
+        "phase": phase,
+        "resolution": job.dataset.resolution,
+        "batch": config.optim.batch,
+        "batch_gpu": config.optim.batch_gpu,
+        "dtype": config.perf.precision,
+        "runs_per_iteration": share,
+        "stand_ins": " and ".join(job.stand_ins) or None,
+    }
+    if results.limits is None:
+        return about
+    _, counted = count_preset(name, overrides, for_gpu=options.device.type == "cuda")
+    floor = counted.roofline(results.limits).phases[phase]
+    return about | {"flops": floor.flops, "bytes": floor.bytes, "floor_sec": floor.floor_sec}
+
+
+def device_profile(call: Callable[[], object], device: torch.device) -> dict[str, Any]:
+    """launches: kernels, copies and fills per call; idle_share: of the time when the device does nothing between them.
+
+    Nothing on a CPU, where there is no device to wait for.
+    """
+    if device.type != "cuda":
+        return {}
+    torch.cuda.synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(PROFILED_RUNS):
+            call()
+        torch.cuda.synchronize(device)
+    events = [e for e in profiler.events() if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    spans = [(event.time_range.start, event.time_range.end) for event in events]
+    return {"launches": len(spans) / PROFILED_RUNS, "idle_share": idle_share(spans)}
+
+
+def idle_share(spans: Iterable[tuple[float, float]]) -> float | None:
+    """Share of the time from the first start to the last end that no span covers; None without spans.
+
+    Args:
+        spans: Starts and ends, in any order; they may overlap.
+    """
+    ordered = sorted(spans)
+    if not ordered:
+        return None
+    busy, reached = 0.0, ordered[0][0]
+    for start, end in ordered:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    whole = reached - ordered[0][0]
+    return 1 - busy / whole if whole else 0.0

@@ -1,0 +1,178 @@
+"""The train suite: whole training, with the score term and without, eager and as fast as it goes.
+
+A call is one period of the lazy schedule: every phase as often as the trainer runs it, real images, optimizers and the
+averaged generator included, snapshots and metrics not. As fast as it goes: compiled, on CUDA captured in graphs too.
+"""
+
+import gc
+import warnings
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bench.jobs import Job, job_config
+from bench.options import Options
+from bench.paper_jobs import PRESETS, open_paper_job, trainer_settings
+from bench.results import Run
+from bench.roofline import count_preset
+from bench.speed import period
+from bench.suite_phases import settings
+from bench.timing import Failure, Timing, measure
+from smartfast.training import Training
+
+WITHOUT_SCORE = "--smart.frequency=0"
+EAGER: dict[str, Any] = {"compile": False, "cuda_graphs": False}
+
+
+def run(options: Options, results: Run) -> None:
+    """Time what there is time for; on a CPU the digits only."""
+    on_gpu = options.device.type == "cuda"
+    for name in tqdm(options.configs or (PRESETS if on_gpu else PRESETS[:1]), desc="train"):
+        if not options.time_left_sec():
+            results.skip(name)
+            continue
+        overrides = settings(name, options)
+        job = open_paper_job(job_config(name, overrides), device=options.device)
+        with trainer_settings(job.config, options.device):
+            _measure_job(name, job, overrides, options, results)
+        gc.collect()
+
+
+def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Options, results: Run) -> None:
+    bare = open_paper_job(job_config(name, (*overrides, WITHOUT_SCORE)), device=options.device)
+    providers = {"eager": EAGER}
+    if not options.quick:
+        on_gpu = options.device.type == "cuda"
+        fast = {"compile": job.config.perf.compile or True, "cuda_graphs": on_gpu}
+        providers["cuda_graph" if on_gpu else "compiled"] = fast
+    # Of both jobs: a call with the score term and one without differ in nothing else.
+    iterations = 1 if options.quick else period(job)
+    loops = {
+        (provider, score): Loop(job if score else bare, iterations, perf)
+        for provider, perf in providers.items()
+        for score in ([True, False] if job.scorer is not None else [False])
+    }
+    names = {f"{provider}, {'with' if score else 'without'} score": (provider, score) for provider, score in loops}
+    quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else dict(min_repeats=6)
+    outcomes = measure(
+        {label: loops[key] for label, key in names.items()}, device=options.device, check=skipped_steps, **quick
+    )
+    images = job.config.optim.batch * iterations
+    for label, outcome in outcomes.items():
+        provider, score = names[label]
+        loop = loops[names[label]]
+        about = _about(name, job, provider, score, loop)
+        if (problem := loop.skipped_steps()) and isinstance(outcome, Timing):
+            outcome = Failure(f"wrong: {problem:.0f} optimizer steps were not finite")
+        row = {**about, **outcome.row()}
+        if isinstance(outcome, Timing):
+            row |= _figures(outcome, loop, images)
+            row |= _floor(name, score, overrides, outcome, images, options, results)
+        results.add(row)
+
+
+def skipped_steps(name: str, result: object) -> str | None:
+    """The check before timing: what `Loop` returns is the number of steps that were not finite."""
+    return f"wrong: {result:.0f} optimizer steps were not finite" if result else None
+
+
+class Loop:
+    """A training as a provider: a call is some iterations as the trainer's loop runs them.
+
+    Args:
+        job: What to train.
+        iterations: Per call.
+        perf: Changed fields of the perf settings.
+
+    Attributes:
+        held_bytes: On CUDA, the most memory that the training held from its start to the end of the first call.
+    """
+
+    def __init__(self, job: Job, iterations: int, perf: dict[str, Any]) -> None:
+        self.job, self.iterations, self.perf = job, iterations, perf
+        self.training: Training | None = None
+        self.held_bytes: int | None = None
+
+    def __call__(self) -> float:
+        if self.training is None:
+            self._start()
+            return self.skipped_steps()
+        self._iterate(self.iterations)
+        return 0.0
+
+    def _start(self) -> None:
+        """Build, compile and capture; raises where compiling or capturing falls back to something else."""
+        device = self.job.device
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        self.training = self.job.training(**self.perf)
+        self.batches = self.job.batches(self.training)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=r"perf\.(compile|cuda_graphs)")
+            self._iterate(self.training.settling_iterations if self.perf["compile"] else 1)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+            self.held_bytes = torch.cuda.max_memory_allocated(device) - before
+        self.training.timer.read()
+
+    def _iterate(self, iterations: int) -> None:
+        assert self.training is not None
+        for _ in range(iterations):
+            with self.training.timer("data"):
+                batch = next(self.batches)
+            self.training.run_iteration(batch)
+
+    def skipped_steps(self) -> float:
+        """Optimizer steps so far that were skipped because something was not finite."""
+        if self.training is None:
+            return 0.0
+        return float(self.training.g.guard.total + self.training.d.guard.total)
+
+
+def _about(name: str, job: Job, provider: str, score: bool, loop: Loop) -> dict[str, Any]:
+    config = job.config
+    return {
+        "config": name,
+        "provider": provider,
+        "score": score,
+        "frequency": config.smart.frequency if score else 0,
+        "resolution": job.dataset.resolution,
+        "batch": config.optim.batch,
+        "batch_gpu": config.optim.batch_gpu,
+        "dtype": config.perf.precision,
+        "iterations": loop.iterations,
+        "stand_ins": " and ".join(job.stand_ins) or None,
+    }
+
+
+def _figures(timing: Timing, loop: Loop, images: int) -> dict[str, Any]:
+    """What people ask for, from the time of a call."""
+    assert loop.training is not None
+    means = loop.training.timer.read()
+    figures = {
+        "sec_per_kimg": timing.median_sec * 1000 / images,
+        "images_per_sec": images / timing.median_sec,
+        "data_wait_share": means["ms/data"] / 1e3 * loop.iterations / timing.median_sec,
+    }
+    return figures if loop.held_bytes is None else figures | {"peak_bytes": loop.held_bytes}
+
+
+def _floor(
+    name: str, score: bool, overrides: tuple[str, ...], timing: Timing, images: int, options: Options, results: Run
+) -> dict[str, Any]:
+    """Floor of a call, its arithmetic, and what share of the device's matrix rate that arithmetic reached.
+
+    The rate is that of bf16 on CUDA, whatever the precision, as in the targets of design.md; on a CPU that of fp32.
+    """
+    if results.limits is None:
+        return {}
+    on_gpu = options.device.type == "cuda"
+    _, counted = count_preset(name, overrides, for_gpu=on_gpu)
+    roofline = (counted if score else counted.without_score()).roofline(results.limits)
+    flops = roofline.flops_per_kimg * images / 1000
+    rate = results.limits.flops_per_sec["bf16" if on_gpu else "fp32"]
+    floor_sec = roofline.sec_per_kimg() * images / 1000
+    return {"flops": flops, "floor_sec": floor_sec, "mfu": flops / timing.median_sec / rate}
