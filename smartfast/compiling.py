@@ -33,7 +33,7 @@ class Compiler:
         self.mode = "max-autotune-no-cudagraphs" if mode == "max-autotune" else None
         self.say = say
         self.works = bool(mode) and _prepare()
-        self.total_sec = self._taken_sec = 0.0
+        self.total_sec = 0.0
 
     def __call__(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` itself, or compiled as one graph, backward and second-order terms included, at its first call.
@@ -64,11 +64,6 @@ class Compiler:
             return result
 
         return call
-
-    def take_sec(self) -> float:
-        """Seconds spent on first calls since the last time it was asked."""
-        sec, self._taken_sec = self.total_sec - self._taken_sec, self.total_sec
-        return sec
 
 
 def compile_cache_dir() -> str:

@@ -130,8 +130,8 @@ class SmartConfig:
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Precision of the scorer; auto is bf16 on a GPU that has it, else fp32. Default: ours."""
     batch_fraction: float = 1.0
-    """Share of the fakes that the score term scores, averaging over those: cheaper in proportion, a noisier gradient
-    of the same mean. Default: SMaRt (all)."""
+    """Share of the fakes of each round, drawn by lot, that the score term scores, averaging over those: cheaper in
+    proportion, a noisier gradient of the same mean. Default: SMaRt (all)."""
     through_network: bool = True
     """Send the gradient through the scorer; false stops it at the scorer's estimate of the clean image and passes the
     residual on, as score distillation does: half the cost, and another gradient of the same loss, several times as
@@ -193,7 +193,8 @@ class PerfConfig:
     """torch.compile every phase as one graph: minutes once, seconds in later runs. max-autotune also times variants of
     kernels while compiling. Default: ours."""
     cuda_graphs: bool = False
-    """Capture each phase, with its optimizer step, and replay it as one CUDA graph. Needs a GPU. Default: ours."""
+    """Capture each phase, with its optimizer step, and replay it as one CUDA graph; with several processes two, around
+    the average over processes. Needs a GPU. Default: ours."""
     channels_last: bool = False
     """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
     profile: int = 0

@@ -4,6 +4,8 @@ A step reads and writes only tensors that stay where they are, and nothing else 
 memory pool as long as they run one after another.
 """
 
+import contextlib
+import time
 import warnings
 from collections.abc import Callable
 
@@ -20,12 +22,16 @@ class CudaGraphs:
 
     Args:
         device: The GPU.
+
+    Attributes:
+        total_sec: Spent on captures.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
+        self.total_sec = 0.0
 
     def run(self, step: Step) -> None:
         """Run a step on the side stream, after all work before it and before all work behind it."""
@@ -37,11 +43,25 @@ class CudaGraphs:
 
     def record(self, step: Step) -> Step:
         """Capture a step, which does not run it; returns what replays it."""
+        start_sec, current = time.perf_counter(), torch.cuda.current_stream(self.device)
         graph = torch.cuda.CUDAGraph()
         # Other threads (NCCL's watchdog, loaders that pin memory) call CUDA meanwhile; only this thread is captured.
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-            step()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+                step()
+        except Exception:
+            torch.cuda.set_stream(current)
+            self._abandon_pool()
+            raise
+        finally:
+            self.total_sec += time.perf_counter() - start_sec
         return graph.replay
+
+    def _abandon_pool(self) -> None:
+        """After a capture that failed: PyTorch leaves the pool open, and every later capture into it would fail."""
+        with contextlib.suppress(RuntimeError):  # it was closed, where the step itself failed before the capture did
+            torch._C._cuda_endAllocateToPool(self.stream.device_index, self.pool)
+        self.pool = torch.cuda.graph_pool_handle()
 
 
 class CapturedStep:

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     SCORE_NOISE = 8
     SAMPLE = 9
     GRID = 10
+    SCORE_PART = 11
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
 
 

@@ -8,6 +8,7 @@ whole steps can be captured in CUDA graphs.
 
 import copy
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -187,14 +188,16 @@ class Statistics:
         if not self._sums:
             return {}
         sums = average_over_processes_(torch.cat(list(self._sums.values()))).tolist()
-        means: dict[str, float] = {}
+        totals: dict[str, float] = defaultdict(float)
+        counts: dict[str, float] = defaultdict(float)
         for names, total in self._sums.items():
             *row, count = sums[: len(names) + 1]
             sums = sums[len(names) + 1 :]
-            if count:
-                means |= {name: value / count for name, value in zip(names, row, strict=True)}
             total.zero_()
-        return dict(sorted(means.items()))
+            for name, value in zip(names, row, strict=True):
+                totals[name] += value
+                counts[name] += count
+        return {name: totals[name] / counts[name] for name in sorted(totals) if counts[name]}
 
 
 def run_phase(phase: Phase, rounds: Sequence[Any], statistics: Statistics) -> None:

@@ -1,5 +1,6 @@
 """From a configuration to a running trainer: every check, the scorer, resume, trackers."""
 
+import dataclasses
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
     Raises:
         UserError: As `launch`.
     """
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dry_run=False))
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     dataset, scorer, timesteps = _open(config, accelerator)
     training = _training(config, accelerator, dataset, scorer, timesteps)
@@ -90,6 +92,7 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
                 with training.timer("data"):
                     batch = next(reals)
                 training.run_iteration(batch)
+    accelerator.end_training()
 
 
 def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Scorer | None, TimestepRange | None]:

@@ -23,12 +23,13 @@ class ScoreBatch(NamedTuple):
     """What the score term consumes, for the K images that it scores.
 
     t: timesteps, int64 [K]. stream: the noise's streams, int64 [K]. latents: those of the K images when the term runs a
-    generator pass of its own, None when it scores the first K of g_main's N fakes.
+    generator pass of its own, None when it scores fakes of g_main: those at the places `chosen`, int64 [K], None = all.
     """
 
     t: Tensor
     stream: Tensor
-    latents: Latents | None
+    latents: Latents | None = None
+    chosen: Tensor | None = None
 
 
 def style_latents(g: Generator, latents: Latents) -> tuple[Tensor, Tensor]:
@@ -73,9 +74,9 @@ def g_main(
 ) -> PhaseResult:
     """Non-saturating logistic loss of the generator, plus lambda_score * L_score when `score` is given (SMaRt eq. 10).
 
-    The score term acts on the first of the same fakes, as many as `score` has timesteps, so that one backward pass
-    through the generator serves both, unless `score` brings latents of its own. It is the mean over the images it
-    scores. `score_term` is needed where `score` is given.
+    The score term acts on the same fakes, or some of them, so that one backward pass through the generator serves both,
+    unless `score` brings latents of its own. It is the mean over the images it scores. `score_term` is needed where
+    `score` is given.
     """
     ws, w_mean = style_latents(g, latents)
     fakes = g.synthesis(ws, latents.noise)
@@ -88,9 +89,9 @@ def g_main(
     if score.latents is not None:
         labels = score.latents.labels
         fakes = g.synthesis(style_latents(g, score.latents)[0], score.latents.noise)
-    count = len(score.t)
-    labels = None if labels is None else labels[:count]
-    distance = score_term(fakes[:count], labels, score.t, score.stream).mean()
+    elif score.chosen is not None:
+        fakes, labels = fakes[score.chosen], None if labels is None else labels[score.chosen]
+    distance = score_term(fakes, labels, score.t, score.stream).mean()
     return adversarial + score_term.weight * distance, statistics | {"loss/score": distance.detach()}
 
 

@@ -114,15 +114,20 @@ def summarize(events: Sequence[dict[str, Any]]) -> Profile:
     """
     timed = [event for event in events if event.get("ph") == "X"]
     on_gpu = any(event.get("cat") in _GPU_WORK for event in timed)
-    ranges = _spans(timed, ("gpu_user_annotation",) if on_gpu else ("user_annotation",))
-    iterations = [span for span in ranges if span.name == ITERATION]
-    if not iterations:
+    host = [event for event in timed if event.get("cat") == "user_annotation" and event["name"] == ITERATION]
+    if not host:
         raise ValueError(f"the trace has no range {ITERATION!r}, expected at least one")
+    thread = host[0]["tid"]
+    here = [event for event in timed if event["tid"] == thread]
+    if on_gpu:  # every stream has ranges of its own; those of the stream with the most kernels are the phases
+        streams = Counter(event["tid"] for event in timed if event.get("cat") == "kernel")
+        marks = [event for event in timed if event["tid"] == streams.most_common(1)[0][0]]
+        ranges, work = _spans(marks, ("gpu_user_annotation",)), _spans(timed, _GPU_WORK)
+    else:
+        ranges, work = _spans(here, ("user_annotation",)), _spans(here, ("cpu_op",))
+    iterations = [span for span in ranges if span.name == ITERATION]
     start_us, end_us = iterations[0].start_us, max(span.end_us for span in iterations)
     phases = _outermost(span for span in ranges if span.name != ITERATION)
-    thread = next(event["tid"] for event in timed if event["name"] == ITERATION)
-    here = [event for event in timed if on_gpu or event["tid"] == thread]
-    work = _spans(here, _GPU_WORK if on_gpu else ("cpu_op",))
     work = [span for span in work if start_us <= span.start_us < end_us]
     own_us = [span.end_us - span.start_us for span in work] if on_gpu else _self_times(work)
     kernels: dict[tuple[str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
@@ -133,10 +138,10 @@ def summarize(events: Sequence[dict[str, Any]]) -> Profile:
     named = [Span(_phase_at(phases, gap.start_us), gap.start_us, gap.end_us) for gap in gaps]
     return Profile(
         where="gpu" if on_gpu else "cpu",
-        iterations=len(iterations),
+        iterations=len(host),
         window_us=end_us - start_us,
         kernels=dict(kernels),
-        waits=Counter(event["name"] for event in timed if event["name"] in _WAITS),
+        waits=_waits(here, host),
         idle_us=sum(gap.end_us - gap.start_us for gap in gaps),
         gaps=sorted(named, key=lambda gap: gap.start_us - gap.end_us)[:_LONGEST_GAPS],
     )
@@ -162,6 +167,13 @@ def describe(result: Profile) -> str:
     lines.append(f"waits of the host for the device: {waits}")
     gaps = ", ".join(f"{gap.end_us - gap.start_us:.0f} us in {gap.name}" for gap in result.gaps) or "none"
     return "\n".join([*lines, f"longest gaps: {gaps}"])
+
+
+def _waits(events: Sequence[dict[str, Any]], iterations: Sequence[dict[str, Any]]) -> Counter[str]:
+    """Calls that wait for the device, of the thread that trains, within its iterations."""
+    spans = [(event["ts"], event["ts"] + event["dur"]) for event in iterations]
+    found = [event for event in events if event["name"] in _WAITS]
+    return Counter(event["name"] for event in found if any(start <= event["ts"] < end for start, end in spans))
 
 
 def _spans(events: Sequence[dict[str, Any]], categories: Sequence[str]) -> list[Span]:

@@ -13,7 +13,7 @@ from smartfast import phases
 from smartfast.config import Config
 from smartfast.distributed import mean_over_processes
 from smartfast.draws import Latents, LatentSampler, Purpose, draw_timesteps, one_hot
-from smartfast.kernels.philox import philox_normal
+from smartfast.kernels.philox import philox_normal, philox_uniform
 from smartfast.losses.score import ScoreTerm
 from smartfast.models import Discriminator, Generator
 from smartfast.phases import PhaseResult, ScoreBatch
@@ -29,6 +29,10 @@ class Round(NamedTuple):
     stream: Tensor
     images: Tensor
     labels: Tensor | None
+
+    def at(self, index: Tensor) -> "Round":
+        """The images at these places, int64 [K]."""
+        return Round(self.stream[index], self.images[index], None if self.labels is None else self.labels[index])
 
     def first(self, count: int) -> "Round":
         """The first `count` images."""
@@ -101,9 +105,15 @@ class Recipe:
 
     def _score_batch(self, batch: Round) -> ScoreBatch:
         smart = self.config.smart
-        part = batch.first(math.ceil(smart.batch_fraction * len(batch.stream)))
-        t = draw_timesteps(self.config.run.seed, part.stream, self.timesteps.first, self.timesteps.last)
-        return ScoreBatch(t, part.stream, self._latents(Purpose.G_SCORE, part) if smart.separate_pass else None)
+        chosen = None
+        if smart.batch_fraction < 1:
+            # By lot: the first images of a round are those of the first classes where gan.mbstd_by_class orders them.
+            lots = philox_uniform(self.config.run.seed, batch.stream, 1, int(Purpose.SCORE_PART))[:, 0]
+            chosen = lots.argsort()[: math.ceil(smart.batch_fraction * len(lots))]
+            batch = batch.at(chosen)
+        t = draw_timesteps(self.config.run.seed, batch.stream, self.timesteps.first, self.timesteps.last)
+        latents = self._latents(Purpose.G_SCORE, batch) if smart.separate_pass else None
+        return ScoreBatch(t, batch.stream, latents, chosen)
 
     def _mean_over_processes(self, value: Tensor) -> Tensor:
         return mean_over_processes(value) if self.num_processes > 1 else value

@@ -109,7 +109,9 @@ def headline(ticks: Sequence[Row], info: Row) -> list[tuple[str, str]]:
 
 
 def phase_times(ticks: Sequence[Row]) -> list[PhaseTime]:
-    """Where the time went, phase by phase, then the rest; the sum of sec_per_kimg is that of the ticks with compiling.
+    """Where the time went, phase by phase, then the rest; the sum of sec_per_kimg is that of the ticks.
+
+    Compiling is in neither.
 
     A step with the score term is a g_main step and the term: the term's time is the difference of the two. Without
     any plain g_main step there is nothing to subtract and the step is one row.
@@ -127,8 +129,7 @@ def phase_times(ticks: Sequence[Row]) -> list[PhaseTime]:
         runs["g_main"] += runs["g_score"]
     times = [PhaseTime(phase, ms[phase], runs[phase] / kimg, ms[phase] * runs[phase] / kimg / 1000) for phase in ms]
     times.sort(key=lambda time: (*PHASES[:4], "score term", *PHASES[4:]).index(time.phase))
-    # A phase's first run compiles it, and its time says so; sec_per_tick leaves that out.
-    total = sum(row["sec_per_tick"] + row.get("compile_sec", 0.0) for row in ticks) / kimg
+    total = sum(row["sec_per_tick"] for row in ticks) / kimg
     return [*times, PhaseTime("everything else", None, None, total - sum(time.sec_per_kimg for time in times))]
 
 

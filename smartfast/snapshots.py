@@ -22,7 +22,13 @@ def copy_to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor
         A function that any thread may call, once, for the contiguous copies in main memory. From a GPU it fetches them
         on a stream of its own into pinned memory and gives the GPU's memory back; it waits for that, the loop need not.
     """
-    copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    try:
+        copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    except torch.OutOfMemoryError:
+        warnings.warn(
+            "snapshot: the GPU has no room for a copy of the state; training waits for the copy", stacklevel=2
+        )
+        copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     device = next((value.device for value in copies.values() if value.is_cuda), None)
     if device is None:
         return lambda: copies
@@ -42,8 +48,11 @@ def copy_to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor
 
 
 def _to_pinned(value: Tensor) -> Tensor:
-    pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-    return pinned.copy_(value, non_blocking=True)
+    try:
+        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    except RuntimeError:  # not enough memory that can be pinned: slower from any other
+        host = torch.empty(value.shape, dtype=value.dtype)
+    return host.copy_(value, non_blocking=host.is_pinned())
 
 
 class SnapshotWriter:

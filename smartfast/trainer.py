@@ -3,6 +3,7 @@
 import importlib.metadata
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -127,6 +128,8 @@ class Trainer:
                 progress.update(config.optim.batch)
                 if training.images // self.tick_images > (training.images - config.optim.batch) // self.tick_images:
                     self._end_tick(progress)
+        if config.perf.profile and not self.profiler.is_done:
+            warnings.warn(f"perf.profile: the run ended before iteration {self.profiler.last}; no trace", stacklevel=2)
         return interruption.signal_name
 
     @property

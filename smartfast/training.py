@@ -72,7 +72,7 @@ class Training:
         self.path_mean = torch.zeros([], device=device)
         self.compiler = Compiler(config.perf.compile, say)
         self.statistics = Statistics()
-        self.timer = PhaseTimer(device, compile_sec=lambda: self.compiler.total_sec)
+        self.timer = PhaseTimer(device, compile_sec=lambda: self._compile_sec)
         self.latents = LatentSampler(
             seed=config.run.seed,
             z_dim=generator.z_dim,
@@ -89,7 +89,9 @@ class Training:
             config, generator, discriminator, self.latents, self.path_mean, score_term, self.num_processes
         )
         self.phases = self._phases()
+        self.graphs = CudaGraphs(device) if config.perf.cuda_graphs else None
         self.steps = self._steps()
+        self._taken_sec = 0.0
 
     def _trained(self, module: torch.nn.Module, lr: float, lazy_interval: int | None) -> TrainedNetwork:
         return TrainedNetwork(
@@ -148,7 +150,7 @@ class Training:
 
     def _steps(self) -> dict[str, Step]:
         """What runs each phase on the static batch, and what moves the averaged generator."""
-        graphs = CudaGraphs(self.device) if self.config.perf.cuda_graphs else None
+        graphs = self.graphs
         steps = {name: self._step(phase, graphs) for name, phase in self.phases.items()}
         return steps | {"ema": self.ema.move if graphs is None else CapturedStep("ema", self.ema.move, graphs)}
 
@@ -218,9 +220,16 @@ class Training:
     def _set_path_mean(self, path_mean: Tensor, bad: Tensor) -> None:
         self.path_mean.copy_(torch.where(bad > 0, self.path_mean, path_mean[0]))
 
+    @property
+    def _compile_sec(self) -> float:
+        """Seconds spent on compiling and capturing."""
+        return self.compiler.total_sec + (self.graphs.total_sec if self.graphs else 0.0)
+
     def take_compile_sec(self) -> float:
-        """Seconds spent on compiling since it was last asked."""
-        return self.compiler.take_sec()
+        """Seconds spent on compiling and capturing since it was last asked."""
+        sec = self._compile_sec - self._taken_sec
+        self._taken_sec += sec
+        return sec
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next iterations depend on, by name; aliases, not copies."""

@@ -86,4 +86,4 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_why() -> None:
         for _ in range(2):
             assert call(torch.ones(2)).tolist() == [2, 2]
     assert len(caught) == 1 and said == ["compiling d_main ..."]
-    assert compiler.take_sec() > 0 == compiler.take_sec()
+    assert compiler.total_sec > 0

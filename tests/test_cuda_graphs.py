@@ -98,9 +98,14 @@ def test_an_iteration_never_waits_for_the_gpu(
 
 @needs_gpu
 def test_a_step_that_waits_for_the_gpu_is_not_captured_and_goes_on() -> None:
-    total = torch.zeros([], device="cuda")
-    captured = CapturedStep("waits", lambda: total.add_(1).item(), CudaGraphs(torch.device("cuda")))
-    with pytest.warns(UserWarning, match="waits cannot be captured"):
+    total, graphs = torch.zeros([], device="cuda"), CudaGraphs(torch.device("cuda"))
+    waits, other = CapturedStep("waits", lambda: total.add_(1).item(), graphs), CapturedStep("adds", total.neg_, graphs)
+    stream = torch.cuda.current_stream()
+    with pytest.warns(UserWarning, match="waits cannot be captured") as caught:
         for _ in range(WARM_UP_RUNS + 2):
-            captured()
-    assert total.item() == WARM_UP_RUNS + 2
+            waits()
+    assert total.item() == WARM_UP_RUNS + 2 and len(caught) == 1
+    assert torch.cuda.current_stream() == stream
+    for _ in range(WARM_UP_RUNS + 2):
+        other()
+    assert other.replay is not None and total.item() == -(WARM_UP_RUNS + 2)

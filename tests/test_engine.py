@@ -125,6 +125,15 @@ def test_statistics_are_means_since_the_last_read() -> None:
     assert statistics.read() == {"b": 7.0}
 
 
+@pytest.mark.parametrize("both_first", [True, False])
+def test_a_statistic_of_two_phases_is_the_mean_over_both(both_first: bool) -> None:
+    rows = [{"g": torch.tensor(1.0), "score": torch.tensor(4.0)}, *[{"g": torch.tensor(9.0)}] * 7]
+    statistics = Statistics()
+    for row in rows if both_first else reversed(rows):
+        statistics.add(row)
+    assert statistics.read() == {"g": 8.0, "score": 4.0}
+
+
 def test_averaged_generator_follows_its_half_life() -> None:
     options = dict(
         z_dim=4, c_dim=0, w_dim=4, resolution=8, channels=1, mapping_layers=1, channel_base=32, channel_max=4

@@ -35,20 +35,23 @@ def gradient(loss: torch.Tensor, g: Generator) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("own_pass", [False, True])
-@pytest.mark.parametrize("scored_images", [8, 5])
-def test_score_term_adds_to_the_generator_loss(parts, own_pass: bool, scored_images: int) -> None:
+@pytest.mark.parametrize("places", [None, [6, 1, 3, 4, 7]])
+def test_score_term_adds_to_the_generator_loss(parts, own_pass: bool, places: list[int] | None) -> None:
     g, d, sampler, scorer = parts
-    stream, t = torch.arange(8), torch.full((scored_images,), 30)
+    stream = torch.arange(8)
     latents = sampler(Purpose.G_MAIN, stream)
-    stream = stream[:scored_images]
+    chosen = None if places is None else torch.tensor(places)
+    stream = stream if places is None else stream[chosen]
+    t = torch.full(stream.shape, 30)
     scored = sampler(Purpose.G_SCORE, stream) if own_pass else latents
     term = ScoreTerm(scorer, weight=WEIGHT, seed=SEED, purpose=Purpose.SCORE_NOISE)
-    batch = ScoreBatch(t, stream, scored if own_pass else None)
+    batch = ScoreBatch(t, stream, scored if own_pass else None, chosen)
     total, statistics = g_main(g, d, latents, batch, score_term=term)
 
     adversarial, _ = g_main(g, d, latents)
-    images = g.synthesis(style_latents(g, scored)[0], scored.noise)[:scored_images]
-    labels = scored.labels[:scored_images]
+    images, labels = g.synthesis(style_latents(g, scored)[0], scored.noise), scored.labels
+    if chosen is not None and not own_pass:
+        images, labels = images[chosen], labels[chosen]
     score = score_loss(scorer, images, labels, t, seed=SEED, stream=stream, purpose=Purpose.SCORE_NOISE).mean()
     assert statistics["loss/score"] == pytest.approx(score.item(), rel=1e-5)
     assert total.item() == pytest.approx(adversarial.item() + WEIGHT * score.item(), rel=1e-5)

@@ -28,6 +28,9 @@ GPU_TRACE = [
     event("kernel", "conv", 120, 140),
     event("gpu_memcpy", "Memcpy HtoD", 145, 150),
     event("kernel", "before the first iteration", 80, 90),
+    event("gpu_user_annotation", ITERATION, 98, 104, thread=9),  # the same iteration on another stream
+    event("gpu_user_annotation", "data", 98, 104, thread=9),
+    event("cuda_runtime", "cudaDeviceSynchronize", 40, 50, thread=1),  # the profiler's own, after the iterations
 ]
 
 
