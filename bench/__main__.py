@@ -22,6 +22,10 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read at torch's import; otherw
 
 import torch  # noqa: E402
 
+from smartfast.compiling import compile_cache_dir  # noqa: E402
+
+compile_cache_dir()  # before the compiler chooses a folder of its own
+
 from bench.jobs import job_config  # noqa: E402
 from bench.limits import measure_limits  # noqa: E402
 from bench.options import BUDGET_SEC, Options  # noqa: E402

@@ -57,7 +57,11 @@ class Compiler:
                 result = compiled(*arguments)
                 self.say(f"compiled {name} in {time.perf_counter() - start_sec:.1f} s")
             except (TorchDynamoException, InductorError) as error:
-                warnings.warn(f"perf.compile: {name} runs eagerly, it cannot be compiled: {_line(error)}", stacklevel=2)
+                warnings.warn(
+                    f"perf.compile: {name} runs eagerly, it cannot be compiled: {_line(error)} "
+                    f"(if a compilation was killed before, delete {compile_cache_dir()})",
+                    stacklevel=2,
+                )
                 chosen = function
                 result = function(*arguments)
             self.total_sec += time.perf_counter() - start_sec
