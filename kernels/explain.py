@@ -12,6 +12,7 @@ from smartfast.kernels.conv2d_resample import aligned_padding, autocast, conv2d_
 from smartfast.kernels.denoise_distance import denoise_distance, denoise_distance_and_gradient
 from smartfast.kernels.modulated_conv2d import modulated_conv2d
 from smartfast.kernels.noise_forward import noise_forward
+from smartfast.kernels.philox import philox_normal, philox_uniform
 from smartfast.kernels.selection import implementation_of
 from smartfast.kernels.upfirdn2d import upfirdn2d
 
@@ -24,6 +25,8 @@ OPS: dict[str, Callable[..., Any]] = {
         denoise_distance_and_gradient,
         modulated_conv2d,
         noise_forward,
+        philox_normal,
+        philox_uniform,
         upfirdn2d,
     )
 }
@@ -47,9 +50,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> str:
         raise UserError(f"kernels.explain: found {op!r}, expected one of {', '.join(OPS)}")
     bound = inspect.signature(OPS[op]).bind(*args, **kwargs)
     bound.apply_defaults()
-    images = next(iter(bound.arguments.values()))
-    name, reason = implementation_of(op, images.device, bound.arguments["impl"])
-    line = f"{op} on {images.device.type}: {name} ({reason})"
+    device = next(value.device for value in bound.arguments.values() if isinstance(value, Tensor))
+    name, reason = implementation_of(op, device, bound.arguments["impl"])
+    line = f"{op} on {device.type}: {name} ({reason})"
     if name == "triton" and op == "modulated_conv2d":
         line += "\n" + _explain_route(**bound.arguments)
     return line

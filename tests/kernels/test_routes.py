@@ -36,6 +36,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "denoise_distance_and_gradient": dict(prediction=IMAGES, **NOISE),
     "modulated_conv2d": dict(x=IMAGES, weight=torch.zeros(5, 3, 3, 3), styles=torch.zeros(2, 3)),
     "noise_forward": dict(x=IMAGES, alpha=torch.zeros(2), sigma=torch.zeros(2), **NOISE),
+    "philox_normal": dict(count=5, **NOISE),
+    "philox_uniform": dict(count=5, **NOISE),
     "upfirdn2d": dict(x=IMAGES, f=None),
 }
 

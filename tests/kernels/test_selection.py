@@ -31,6 +31,8 @@ def test_every_op_has_a_reference() -> None:
         "denoise_distance_and_gradient",
         "modulated_conv2d",
         "noise_forward",
+        "philox_normal",
+        "philox_uniform",
         "upfirdn2d",
     ]
     assert registered_ops() == ops
