@@ -47,6 +47,11 @@ def copy_to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor
     return fetch
 
 
+def _use_one_thread() -> None:
+    """OpenMP keeps a team of threads for every thread that computes; a second team slows training's down for good."""
+    torch.set_num_threads(1)
+
+
 def _to_pinned(value: Tensor) -> Tensor:
     try:
         host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
@@ -62,7 +67,7 @@ class SnapshotWriter:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot", initializer=_use_one_thread)
         self._writing: Future[None] | None = None
         self._what = ""
 

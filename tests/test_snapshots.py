@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -148,3 +149,16 @@ def test_thread_ends_with_the_writer(tmp_path: Path) -> None:
         writer.submit("a", lambda: os.mkdir(tmp_path / threading.current_thread().name))
     (name,) = os.listdir(tmp_path)
     assert name.startswith("snapshot") and name not in [thread.name for thread in threading.enumerate()]
+
+
+def test_writing_starts_no_second_team_of_threads() -> None:
+    """libgomp puts the threads of every team to sleep sooner once there are more of them than processors."""
+    torch.set_num_threads(2)
+    big = torch.ones(1 << 22)
+    big + big  # this thread's own team
+    before = psutil.Process().num_threads()
+    with SnapshotWriter() as writer:
+        writer.submit("a snapshot", lambda: torch.add(big, big, out=torch.empty_like(big)))
+        writer.wait()
+        assert psutil.Process().num_threads() <= before + 1  # the writer's
+    assert torch.get_num_threads() == 2
