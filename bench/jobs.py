@@ -13,8 +13,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from smartfast.config import Config
 from smartfast.data import ImageDataset, RealBatch, open_dataset
 from smartfast.errors import UserError
-from smartfast.launch import set_up_arithmetic
-from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
+from smartfast.launch import open_scorer, set_up_arithmetic
+from smartfast.scorers import Scorer, TimestepRange
 from smartfast.settings import parse_config
 from smartfast.trainer import real_batches
 from smartfast.training import Training
@@ -82,34 +82,15 @@ def open_job(config: Config, *, device: torch.device, stand_ins: bool = False) -
             config = _stand_in_data(config, Path(folder))
             replaced.append("random images")
         dataset = open_dataset(config.data)
-        if not config.smart.frequency:
-            return Job(config, dataset, None, None, device, tuple(replaced))
         try:
-            scorer = _open_scorer(config, dataset, device)
+            scorer, timesteps = open_scorer(config, dataset, device)
         except UserError:
             if not stand_ins or dataset.resolution not in _UNETS:
                 raise
             config = _stand_in_scorer(config, dataset, Path(folder))
             replaced.append("a scorer with random weights")
-            scorer = _open_scorer(config, dataset, device)
-    return Job(config, dataset, scorer, timestep_range(scorer, config.smart), device, tuple(replaced))
-
-
-def _open_scorer(config: Config, dataset: ImageDataset, device: torch.device) -> Scorer:
-    if config.smart.scorer is None:
-        raise UserError("smart.scorer is not set, expected a diffusion model")
-    scorer = load_scorer(
-        config.smart.scorer, device=device, precision=config.smart.precision, attention=config.perf.attention
-    )
-    check_scorer(
-        scorer,
-        resolution=dataset.resolution,
-        channels=dataset.channels,
-        num_classes=dataset.num_classes,
-        name=config.smart.scorer,
-        downscale=config.smart.downscale,
-    )
-    return scorer
+            scorer, timesteps = open_scorer(config, dataset, device)
+    return Job(config, dataset, scorer, timesteps, device, tuple(replaced))
 
 
 def _stand_in_data(config: Config, folder: Path) -> Config:

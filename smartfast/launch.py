@@ -102,7 +102,7 @@ def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Score
     set_up_arithmetic(config, accelerator.device, accelerator.num_processes)
     dataset = open_dataset(config.data)
     check_config(config, dataset, device=accelerator.device)
-    return dataset, *_open_scorer(config, dataset, accelerator)
+    return dataset, *open_scorer(config, dataset, accelerator.device)
 
 
 def _training(
@@ -154,9 +154,14 @@ def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) 
     torch.backends.cudnn.benchmark = True
 
 
-def _open_scorer(
-    config: Config, dataset: ImageDataset, accelerator: Accelerator
+def open_scorer(
+    config: Config, dataset: ImageDataset, device: torch.device
 ) -> tuple[Scorer | None, TimestepRange | None]:
+    """The scorer that the configuration names and the timesteps of its term, None where there is none.
+
+    Raises:
+        UserError: There is no such scorer, or it does not fit the data or the device.
+    """
     if not config.smart.frequency:
         return None, None
     if config.smart.scorer is None and config.run.dry_run:
@@ -165,7 +170,7 @@ def _open_scorer(
         raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
     scorer = load_scorer(
         config.smart.scorer,
-        device=accelerator.device,
+        device=device,
         precision=config.smart.precision,
         attention="auto" if config.run.dry_run else config.perf.attention,
     )

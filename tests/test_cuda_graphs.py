@@ -88,12 +88,17 @@ def test_an_iteration_never_waits_for_the_gpu(
     run, reals = tiny_training("cuda", perf__cuda_graphs=graphs), tiny_reals("cuda")
     for _ in range(8 * (WARM_UP_RUNS + 1)):
         run.run_iteration(reals)
-    torch.cuda.set_sync_debug_mode("error")
+    before = run.images
+    torch.cuda.set_sync_debug_mode("error")  # whatever waits raises
     try:
         for _ in range(8):
             run.run_iteration(reals)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert run.images == before + 8 * len(reals.images)
+    if run.graphs is not None:
+        replayed = {name for name, step in run.steps.items() if step.replay is not None}
+        assert replayed == {"g_score", "g_main", "g_path", "d_main", "d_r1", "ema"}
 
 
 @needs_gpu
