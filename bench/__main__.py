@@ -42,9 +42,10 @@ SUITES = {
     "phases": "each phase of the real trainer, eager, compiled and captured",
     "regularizer": "the score term, from the paper's recipe to ours, one change at a time",
     "train": "whole training, with the score term and without",
+    "startup": "from the start of a process until every phase has run, with compiled code at hand and without",
     "roofline": "predictions: the least times of the phases on GPUs that are not at hand",
 }
-_COUNTED = {"roofline"}
+_WITHOUT_LIMITS = {"startup", "roofline"}
 
 
 def run_suite(suite: str, options: Options, command: str, folder: Path) -> Path:
@@ -58,7 +59,7 @@ def run_suite(suite: str, options: Options, command: str, folder: Path) -> Path:
     """
     if options.device.type == "cpu":
         set_up_cpu(job_config("digits", options.overrides).perf.cpu_threads, num_processes=1)
-    limits = None if suite in _COUNTED else measure_limits(options.device, quick=options.quick)
+    limits = None if suite in _WITHOUT_LIMITS else measure_limits(options.device, quick=options.quick)
     run = Run(suite, command, device=options.device, limits=limits, quick=options.quick, folder=folder)
     with run:
         import_module(f"bench.suite_{suite}").run(options, run)

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench.report_table import markdown_table, provenance, versions
+from bench.machine import provenance, versions
+from bench.report_table import markdown_table
 from bench.shapes import CONFIGS, Case, Config, cases
 from bench.tracing import Trace, trace
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.ahead_of_time import Specialisation
-from bench.report_table import markdown_table, provenance, versions
+from bench.machine import provenance, versions
+from bench.report_table import markdown_table
 
 COLUMNS = {
     "registers": "registers",

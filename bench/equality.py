@@ -1,24 +1,35 @@
 """Whether the compiled training computes what the eager one does, beside what a single rounding changes.
 
+    python -m bench.equality [--config digits] [--iterations 200] [--optim.batch=32 ...]
+
 Training is chaotic: the smallest difference grows. So a third run, eager with every weight moved to the next number
-that float32 has, shows how far two runs drift apart for no other reason than rounding.
+that float32 has, shows how far two runs drift apart for no other reason than rounding. Any option of `smartfast train`
+works. Writes bench/results/equality_<config>.md and .json.
 """
 
+import argparse
+import json
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.jobs import Job
+from bench.jobs import EAGER, Job, Loop, job_config
+from bench.machine import machine, provenance
+from bench.paper_jobs import open_paper_job
 from bench.report_table import markdown_table
-from bench.speed import Run
+from smartfast.errors import UserError
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.sampling import Sampler
 from smartfast.training import Training
 
+COMMAND = "python -m bench.equality"
+RESULTS = Path(__file__).parent / "results"
 OTHERS = ("compiled", "rounding")
 _MARKS = (1, 10, 50, 100, 150, 200)
 _EARLY = 10
@@ -33,9 +44,9 @@ def measure_equality(job: Job, *, iterations: int) -> dict[str, Any]:
         it cannot be computed.
     """
     runs = {
-        "eager": Run(job, compiled=False),
-        "compiled": Run(job, compiled=True),
-        "rounding": Run(job, compiled=False),
+        "eager": Loop(job, **EAGER),
+        "compiled": Loop(job, **job.fast_perf()),
+        "rounding": Loop(job, **EAGER),
     }
     for moved in (runs["rounding"].training.g, runs["rounding"].training.d):
         move_by_one_rounding_(moved.parameters.flat, seed=job.config.run.seed)
@@ -54,7 +65,7 @@ def measure_equality(job: Job, *, iterations: int) -> dict[str, Any]:
                     drift[name].setdefault(network, []).append(value)
             for name, value in _frechet_distances(job, runs).items():
                 fid[name].append(value)
-            print(f"equality: {iteration} of {iterations} iterations", file=sys.stderr, flush=True)
+            print(f"{iteration} of {iterations} iterations", file=sys.stderr, flush=True)
     return {"iterations": iterations, "marks": marks, "statistics": series, "parameters": drift, "fid": fid}
 
 
@@ -83,7 +94,7 @@ def relative_differences(values: list[float], eager: list[float]) -> list[float]
     return [abs(a - b) / scale for a, b in zip(values, eager, strict=True)]
 
 
-def _frechet_distances(job: Job, runs: dict[str, Run]) -> dict[str, float]:
+def _frechet_distances(job: Job, runs: dict[str, Loop]) -> dict[str, float]:
     metrics = replace(job.config.metrics, names=("fid",))
     if not metrics.every_ticks:
         return {}
@@ -93,12 +104,12 @@ def _frechet_distances(job: Job, runs: dict[str, Run]) -> dict[str, float]:
             for name, run in runs.items()
         }
     except MetricUnavailable as error:
-        print(f"equality: no Frechet distance: {error}", file=sys.stderr)
+        print(f"{COMMAND}: no Frechet distance: {error}", file=sys.stderr)
         return {}
 
 
-def equality_section(result: dict[str, Any]) -> str:
-    """The part of the report."""
+def report(result: dict[str, Any], name: str) -> str:
+    """The result in Markdown."""
     about = (
         f"{result['iterations']} iterations from the same seed. compiled: the compiled run against the eager one; "
         "rounding: an eager run whose weights began one rounding (1 unit in the last place) away, against the eager "
@@ -114,7 +125,7 @@ def equality_section(result: dict[str, Any]) -> str:
             chosen = (max(differences[:_EARLY]), statistics.median(differences), max(differences))
             cells += [f"{value:.1e}" for value in chosen]
         rows.append([statistic, *cells])
-    text = [about, markdown_table(header, rows)]
+    text = [f"# `{name}`: compiled against eager", result["provenance"], about, markdown_table(header, rows)]
     marks = [f"after {mark}" for mark in result["marks"]]
     drift = [
         [f"{network}, {name}", *(f"{value:.1e}" for value in values)]
@@ -125,4 +136,35 @@ def equality_section(result: dict[str, Any]) -> str:
     distances = [[name, *(f"{value:.4g}" for value in values)] for name, values in result["fid"].items() if values]
     if distances:
         text += ["Frechet distance of the averaged generator.", markdown_table(["", *marks], distances)]
-    return "\n\n".join(text)
+    return "\n\n".join(text) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--config", default="digits", help="a preset or a YAML file")
+    parser.add_argument("--iterations", type=int, default=200, help="length of the runs")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=torch.device, default=torch.device(default_device), help="where to train")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
+    options, overrides = parser.parse_known_args(arguments)
+    command = " ".join([COMMAND, "--config", options.config, "--device", str(options.device), *overrides])
+    try:
+        job = open_paper_job(job_config(options.config, overrides), device=options.device)
+    except UserError as error:
+        print(f"{COMMAND}: {error}", file=sys.stderr)
+        return 2
+    stand_ins = f"; with {' and '.join(job.stand_ins)}" if job.stand_ins else ""
+    about = f"{provenance(command)}, {machine(job.device)}{stand_ins}"
+    result = {"provenance": about, **measure_equality(job, iterations=options.iterations)}
+    name = Path(options.config).stem
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"equality_{name}"
+    path.with_suffix(".json").write_text(json.dumps(result) + "\n")
+    path.with_suffix(".md").write_text(report(result, name))
+    print(report(result, name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What a timing depends on beside the versions: commit, processor or GPU, its power limit and driver."""
+"""What a result depends on: commit, versions, processor or GPU, its power limit and driver."""
 
 import platform
 import subprocess
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
@@ -38,16 +39,29 @@ def commit() -> str:
     return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
+def versions() -> dict[str, str]:
+    """What determines a result that needs no GPU."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "triton": triton.__version__}
+
+
+def provenance(command: str) -> str:
+    """One line for the top of a result: the command and the versions."""
+    return f"`{command}`, " + ", ".join(f"{name} {version}" for name, version in versions().items())
+
+
+def machine(device: torch.device) -> str:
+    """What a timing depends on beside the versions, in one line: commit, GPU or processor and threads."""
+    facts = describe_device(device)
+    name = facts["name"] if device.type == "cuda" else f"{facts['name']}, {facts['threads']} threads"
+    return f"commit {commit()}, {name}"
+
+
 def _nvidia_smi(uuid: str) -> dict[str, Any]:
     """Power limit in watts and driver; None where the tool is absent or does not say."""
-    query = [
-        "nvidia-smi",
-        f"--id=GPU-{uuid}",
-        "--query-gpu=power.limit,driver_version",
-        "--format=csv,noheader,nounits",
-    ]
+    query = ["--query-gpu=power.limit,driver_version", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run([*query, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True)
+        command = ["nvidia-smi", f"--id=GPU-{uuid}", *query]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
         watts, driver = answer.stdout.strip().split(", ")
         return {"power_limit_watts": float(watts), "driver": driver}
     except (OSError, subprocess.CalledProcessError, ValueError):

@@ -1,28 +1,32 @@
 """Jobs with the scorers of SMaRt's experiments, the same on every machine whatever it has or can download."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from torch import nn
 
 from bench.jobs import Job, open_job
-from bench.scorer_architectures import ARCHITECTURES, random_unet, scorer_of
+from bench.scorer_architectures import ARCHITECTURES, paper_schedule, random_unet, scorer_of
 from smartfast import kernels
 from smartfast.config import Config
+from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.scorers import Scorer, check_scorer, load_scorer, timestep_range
 from smartfast.scorers.loading import BUNDLED, scorer_dtype
-from smartfast.scorers.schedule import schedule_from_betas
 
 PRESETS = ("digits", "cifar10", "imagenet64", "lsun_bedroom256")
+_CLASSES = {32: 10, 64: 1000}
 
 
 def open_paper_job(config: Config, *, device: torch.device, counted_for_gpu: bool = False) -> Job:
-    """As `open_job` with stand-ins; the scorer is a bundled one, or the paper's for the resolution with random weights.
+    """As `open_job`; where the data cannot be had here, random images take their place.
+
+    The scorer is a bundled one, or else the paper's for the resolution with random weights, which costs the same.
 
     Args:
         config: Of the run.
@@ -33,29 +37,26 @@ def open_paper_job(config: Config, *, device: torch.device, counted_for_gpu: boo
     Raises:
         UserError: As `smartfast train`, or there is no architecture for the resolution.
     """
-    smart = config.smart
-    job = open_job(replace(config, smart=replace(smart, frequency=0)), device=device, stand_ins=True)
+    smart, stand_ins = config.smart, list[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        if config.data.path != "digits" and not Path(config.data.path).exists():
+            config = _with_random_images(config, Path(folder))
+            stand_ins.append("random images")
+        job = open_job(replace(config, smart=replace(smart, frequency=0)), device=device)
     if not smart.frequency:
-        return job
+        return replace(job, stand_ins=tuple(stand_ins))
     if counted_for_gpu and smart.precision == "auto":
         smart = replace(smart, precision="bf16")
     config = replace(job.config, smart=smart)
-    stand_ins = job.stand_ins
     if smart.scorer in BUNDLED:
         attention = config.perf.attention
         scorer = load_scorer(smart.scorer, device=device, precision=smart.precision, attention=attention)
     else:
         scorer = _paper_scorer(config, job.dataset.resolution, device, is_counted=counted_for_gpu)
-        stand_ins = (*stand_ins, f"{ARCHITECTURES[job.dataset.resolution].name} with random weights")
-    check_scorer(
-        scorer,
-        resolution=job.dataset.resolution,
-        channels=job.dataset.channels,
-        num_classes=job.dataset.num_classes,
-        name=smart.scorer or "the paper's",
-        downscale=smart.downscale,
-    )
-    return replace(job, config=config, scorer=scorer, timesteps=timestep_range(scorer, smart), stand_ins=stand_ins)
+        stand_ins.append(f"{ARCHITECTURES[job.dataset.resolution].name} with random weights")
+    _check_fit(scorer, job.dataset, config)
+    timesteps = timestep_range(scorer, smart)
+    return replace(job, config=config, scorer=scorer, timesteps=timesteps, stand_ins=tuple(stand_ins))
 
 
 @contextmanager
@@ -74,17 +75,37 @@ def trainer_settings(config: Config, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
 
 
+def _with_random_images(config: Config, folder: Path) -> Config:
+    resolution = config.data.resolution
+    if resolution is None:
+        raise UserError("data.resolution is not set, expected one, since data.path is not there")
+    classes = _CLASSES.get(resolution, 0) if config.data.labels else 0
+    images = max(classes, config.optim.batch)
+    pixels = np.random.default_rng(0).integers(0, 256, (images, resolution, resolution, 3), dtype=np.uint8)
+    np.savez(folder / "images.npz", images=pixels, labels=np.arange(images) % max(classes, 1))
+    return replace(config, data=replace(config.data, path=str(folder / "images.npz"), labels=bool(classes)))
+
+
 def _paper_scorer(config: Config, data_resolution: int, device: torch.device, *, is_counted: bool) -> Scorer:
     if data_resolution not in ARCHITECTURES:
         known = ", ".join(map(str, ARCHITECTURES))
         raise UserError(f"data.resolution is {data_resolution}, expected {known}, or a bundled smart.scorer")
     architecture, smart = ARCHITECTURES[data_resolution], config.smart
     resolution, dtype = data_resolution // smart.downscale, scorer_dtype(device, smart.precision)
-    scheduler = DDPMScheduler(beta_schedule=architecture.schedule)
-    schedule = schedule_from_betas(scheduler.betas, architecture.schedule)  # type: ignore[attr-defined]
     if is_counted:  # half a billion numbers that nobody reads need not be drawn
-        unet: Any = random_unet(architecture, resolution, torch.device("meta"))
+        unet: nn.Module = random_unet(architecture, resolution, torch.device("meta"))
         nn.Module.to(unet, dtype=dtype).to_empty(device=device)
     else:
         unet = random_unet(architecture, resolution, device)
-    return scorer_of(unet, schedule, device, dtype=dtype, attention=config.perf.attention)
+    return scorer_of(unet, paper_schedule(architecture), device, dtype=dtype, attention=config.perf.attention)
+
+
+def _check_fit(scorer: Scorer, dataset: ImageDataset, config: Config) -> None:
+    check_scorer(
+        scorer,
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        name=config.smart.scorer or "the paper's",
+        downscale=config.smart.downscale,
+    )

@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 
 from bench.counters import Counts, count_compiled, count_eager
-from bench.jobs import Job, job_config, open_job
-from bench.report_table import markdown_table, provenance, versions
+from bench.jobs import Job, job_config
+from bench.machine import provenance, versions
+from bench.paper_jobs import open_paper_job
+from bench.report_table import markdown_table
 from smartfast.compiling import Compiler
 from smartfast.draws import one_hot
 from smartfast.engine import Phase, Statistics, run_phase
@@ -58,17 +60,6 @@ class Row:
         return Row(self.phase, 1.0, self.eager.times(scale), self.compiled.times(scale), flops)
 
 
-def phase_shares(job: Job) -> dict[str, float]:
-    """Runs per iteration of every phase that runs at all."""
-    loss, frequency = job.config.loss, job.config.smart.frequency
-    path_interval = loss.path_length_interval if loss.path_length_weight else 0
-    score = 1 / frequency if frequency else 0.0
-    intervals = {"g_path": path_interval, "d_r1": loss.r1_interval}
-    shares = {"g_main": 1 - score, "g_score": score, "d_main": 1.0}
-    shares |= {name: 1 / interval if interval else 0.0 for name, interval in intervals.items()}
-    return {name: share for name, share in shares.items() if share}
-
-
 def estimated_flops(job: Job, training: Training) -> dict[str, float]:
     """FLOPs of one run of each phase as `smartfast.summary` estimates them."""
     g, d = training.g.module, training.d.module
@@ -105,7 +96,7 @@ def count_job(job: Job, write: "Report") -> list[Row]:
     estimates = estimated_flops(job, training)
     rows: list[Row] = []
     steps = count_eager(training.ema.move)
-    for name, share in phase_shares(job).items():
+    for name, share in job.phase_shares().items():
         eager, compiled, step = count_phase(training.phases[name], training, compiler)
         rows.append(Row(name, share, eager, compiled, estimates.get(name)))
         steps = steps.plus(step.times(share))
@@ -192,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(arguments)
     command = " ".join([COMMAND, "--config", options.config, *overrides])
     try:
-        job = open_job(job_config(options.config, overrides), device=torch.device("cpu"), stand_ins=True)
+        job = open_paper_job(job_config(options.config, overrides), device=torch.device("cpu"))
         report = Report(job, Path(options.config).stem, command, options.output)
         print(report.markdown(count_job(job, report)))
     except UserError as error:

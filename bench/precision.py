@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.report_table import markdown_table, provenance, versions
+from bench.machine import provenance, versions
+from bench.report_table import markdown_table
 from smartfast.data import open_dataset
 from smartfast.engine import ComputedPhase
 from smartfast.scorers import load_scorer, timestep_range

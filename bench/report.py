@@ -14,6 +14,7 @@ from bench.report_sections import (
     predictions_section,
     regularizer_section,
     score_overhead,
+    startup_section,
     train_section,
 )
 from bench.report_table import markdown_table
@@ -32,6 +33,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
     "train": ("Whole training", train_section),
     "phases": ("Phases", phases_section),
     "ops": ("Ops", ops_section),
+    "startup": ("Start-up", startup_section),
 }
 
 

@@ -242,6 +242,21 @@ def _against_first(calls: Iterable[Sequence[Row]], provider: str, first: str) ->
     return "; ".join(text) or None
 
 
+def startup_section(rows: Sequence[Row]) -> str:
+    """Seconds until every phase has run once, by what compiled code there was."""
+    keys = ("config", "dtype", "provider", "cache")
+    cells = [
+        [*(row.get(key) for key in keys), *(number(row.get(key)) for key in ("median_sec", "p20_sec", "p80_sec"))]
+        for row in rows
+    ]
+    about = (
+        "Seconds from the start of a process until training has run every phase once: median and quantiles. Cache: "
+        "the compiled code that the process found."
+    )
+    header = ["config", "precision", "provider", "cache", "median, s", "0.2", "0.8"]
+    return "\n\n".join([about, markdown_table(header, cells), *errors(rows)])
+
+
 def predictions_section(rows: Sequence[Row], device: str, gpus: int) -> str:
     """Floors of every phase on one device, and of the whole, by configuration."""
     chosen = [row for row in rows if row["device"] == device and row["gpus"] == gpus]

@@ -13,8 +13,7 @@ from typing import Any, Self
 import torch
 
 from bench.limits import Limits
-from bench.machine import commit, describe_device
-from bench.report_table import versions
+from bench.machine import commit, describe_device, versions
 from smartfast.errors import UserError
 from smartfast.files import write_atomically
 

@@ -23,7 +23,6 @@ from bench.devices import Device, find_device
 from bench.jobs import Job, job_config
 from bench.limits import Limits, measure_limits
 from bench.paper_jobs import open_paper_job
-from bench.phase_counts import phase_shares
 from bench.phase_work import FILTER, Work, training_work
 from bench.report_table import markdown_table
 from smartfast.errors import UserError
@@ -211,7 +210,7 @@ def count_job(job: Job, *, tf32: bool) -> CountedJob:
         tf32: Whether float32 runs as tf32 where the job is to run.
     """
     training = job.training(compile=False, cuda_graphs=False)
-    runs = phase_shares(job)
+    runs = job.phase_shares()
     work = training_work(training, list(runs))
     gradient_bytes = {
         name: training.phases[name].network.buffer.numel() * training.phases[name].network.buffer.element_size()

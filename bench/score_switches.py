@@ -28,7 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from bench.jobs import Job, job_config, open_job
-from bench.report_table import machine, markdown_table, provenance, versions
+from bench.machine import machine, provenance, versions
+from bench.report_table import markdown_table
 from smartfast.checkpoint import load_newest
 from smartfast.config import DataConfig
 from smartfast.data.digits import load_digits

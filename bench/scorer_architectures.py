@@ -105,8 +105,12 @@ def random_unet(architecture: Architecture, resolution: int, device: torch.devic
 
 def random_scorer(architecture: Architecture, resolution: int, device: torch.device) -> UNetScorer:
     """A float32 scorer that predicts nothing in particular, as expensively as the real one."""
-    schedule = schedule_from_config({"beta_schedule": architecture.schedule}, architecture.name)
-    return scorer_of(random_unet(architecture, resolution, device), schedule, device)
+    return scorer_of(random_unet(architecture, resolution, device), paper_schedule(architecture), device)
+
+
+def paper_schedule(architecture: Architecture) -> NoiseSchedule:
+    """The noise schedule that the network was trained with."""
+    return schedule_from_config({"beta_schedule": architecture.schedule}, architecture.name)
 
 
 def scorer_of(unet: UNet2DModel, schedule: NoiseSchedule, device: torch.device, **options: Any) -> UNetScorer:

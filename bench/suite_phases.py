@@ -18,10 +18,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from bench.jobs import Job, job_config
+from bench.jobs import EAGER, Job, job_config
 from bench.options import Options
 from bench.paper_jobs import PRESETS, open_paper_job, trainer_settings
-from bench.phase_counts import phase_shares
 from bench.results import Run
 from bench.roofline import count_preset
 from bench.timing import Timing, agrees_with, measure
@@ -74,15 +73,14 @@ def settings(name: str, options: Options, *more: str) -> tuple[str, ...]:
 
 
 def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Options, results: Run) -> None:
-    eager = job.training(compile=False, cuda_graphs=False)
+    eager = job.training(**EAGER)
     trainings = {"eager": eager}
     if not options.quick:
-        on_gpu = options.device.type == "cuda"
-        trainings["compiled"] = job.training(compile=job.config.perf.compile or True, cuda_graphs=on_gpu)
+        trainings["compiled"] = job.training(**job.fast_perf())
     for training in trainings.values():
         training.load(next(job.batches(training)))
     starts = {mode: _copy(training.state()) for mode, training in trainings.items()}
-    for phase, share in phase_shares(job).items():
+    for phase, share in job.phase_shares().items():
         if not options.time_left_sec():
             results.skip(f"{name} {phase}")
             continue

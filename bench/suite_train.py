@@ -11,18 +11,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench.jobs import Job, job_config
+from bench.jobs import EAGER, Job, Loop, job_config
 from bench.options import Options
 from bench.paper_jobs import PRESETS, open_paper_job, trainer_settings
 from bench.results import Run
 from bench.roofline import count_preset
-from bench.speed import period
 from bench.suite_phases import settings
 from bench.timing import Failure, Timing, measure
-from smartfast.training import Training
 
 WITHOUT_SCORE = "--smart.frequency=0"
-EAGER: dict[str, Any] = {"compile": False, "cuda_graphs": False}
 
 
 def run(options: Options, results: Run) -> None:
@@ -43,42 +40,40 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
     bare = open_paper_job(job_config(name, (*overrides, WITHOUT_SCORE)), device=options.device)
     providers = {"eager": EAGER}
     if not options.quick:
-        on_gpu = options.device.type == "cuda"
-        fast = {"compile": job.config.perf.compile or True, "cuda_graphs": on_gpu}
-        providers["cuda_graph" if on_gpu else "compiled"] = fast
+        providers["cuda_graph" if options.device.type == "cuda" else "compiled"] = job.fast_perf()
     # Of both jobs: a call with the score term and one without differ in nothing else.
-    iterations = 1 if options.quick else period(job)
-    loops = {
-        (provider, score): Loop(job if score else bare, iterations, perf)
+    iterations = 1 if options.quick else job.period()
+    trainings = {
+        (provider, score): TimedTraining(job if score else bare, iterations, perf)
         for provider, perf in providers.items()
         for score in ([True, False] if job.scorer is not None else [False])
     }
-    names = {f"{provider}, {'with' if score else 'without'} score": (provider, score) for provider, score in loops}
+    names = {f"{provider}, {'with' if score else 'without'} score": (provider, score) for provider, score in trainings}
     quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else dict(min_repeats=6)
     outcomes = measure(
-        {label: loops[key] for label, key in names.items()}, device=options.device, check=skipped_steps, **quick
+        {label: trainings[key] for label, key in names.items()}, device=options.device, check=skipped_steps, **quick
     )
     images = job.config.optim.batch * iterations
     for label, outcome in outcomes.items():
         provider, score = names[label]
-        loop = loops[names[label]]
-        about = _about(name, job, provider, score, loop)
-        if (problem := loop.skipped_steps()) and isinstance(outcome, Timing):
+        timed = trainings[names[label]]
+        about = _about(name, job, provider, score, iterations)
+        if (problem := timed.skipped_steps()) and isinstance(outcome, Timing):
             outcome = Failure(f"wrong: {problem:.0f} optimizer steps were not finite")
         row = {**about, **outcome.row()}
         if isinstance(outcome, Timing):
-            row |= _figures(outcome, loop, images)
+            row |= _figures(outcome, timed, images)
             row |= _floor(name, score, overrides, outcome, images, options, results)
         results.add(row)
 
 
 def skipped_steps(name: str, result: object) -> str | None:
-    """The check before timing: what `Loop` returns is the number of steps that were not finite."""
+    """The check before timing: what `TimedTraining` returns is the number of steps that were not finite."""
     return f"wrong: {result:.0f} optimizer steps were not finite" if result else None
 
 
-class Loop:
-    """A training as a provider: a call is some iterations as the trainer's loop runs them.
+class TimedTraining:
+    """A training as a provider: a call is some iterations.
 
     Args:
         job: What to train.
@@ -91,48 +86,41 @@ class Loop:
 
     def __init__(self, job: Job, iterations: int, perf: dict[str, Any]) -> None:
         self.job, self.iterations, self.perf = job, iterations, perf
-        self.training: Training | None = None
+        self.loop: Loop | None = None
         self.held_bytes: int | None = None
 
     def __call__(self) -> float:
-        if self.training is None:
-            self._start()
+        if self.loop is None:
+            self.loop = self._started()
             return self.skipped_steps()
-        self._iterate(self.iterations)
+        self.loop.iterate(self.iterations)
         return 0.0
 
-    def _start(self) -> None:
+    def _started(self) -> Loop:
         """Build, compile and capture; raises where compiling or capturing falls back to something else."""
         device = self.job.device
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
-        self.training = self.job.training(**self.perf)
-        self.batches = self.job.batches(self.training)
+        loop = Loop(self.job, **self.perf)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=r"perf\.(compile|cuda_graphs)")
-            self._iterate(self.training.settling_iterations if self.perf["compile"] else 1)
+            loop.iterate(loop.training.settling_iterations if self.perf["compile"] else 1)
         if on_gpu:
             torch.cuda.synchronize(device)
             self.held_bytes = torch.cuda.max_memory_allocated(device) - before
-        self.training.timer.read()
-
-    def _iterate(self, iterations: int) -> None:
-        assert self.training is not None
-        for _ in range(iterations):
-            with self.training.timer("data"):
-                batch = next(self.batches)
-            self.training.run_iteration(batch)
+        loop.training.timer.read()
+        return loop
 
     def skipped_steps(self) -> float:
         """Optimizer steps so far that were skipped because something was not finite."""
-        if self.training is None:
+        if self.loop is None:
             return 0.0
-        return float(self.training.g.guard.total + self.training.d.guard.total)
+        return float(self.loop.training.g.guard.total + self.loop.training.d.guard.total)
 
 
-def _about(name: str, job: Job, provider: str, score: bool, loop: Loop) -> dict[str, Any]:
+def _about(name: str, job: Job, provider: str, score: bool, iterations: int) -> dict[str, Any]:
     config = job.config
     return {
         "config": name,
@@ -143,21 +131,21 @@ def _about(name: str, job: Job, provider: str, score: bool, loop: Loop) -> dict[
         "batch": config.optim.batch,
         "batch_gpu": config.optim.batch_gpu,
         "dtype": config.perf.precision,
-        "iterations": loop.iterations,
+        "iterations": iterations,
         "stand_ins": " and ".join(job.stand_ins) or None,
     }
 
 
-def _figures(timing: Timing, loop: Loop, images: int) -> dict[str, Any]:
+def _figures(timing: Timing, timed: TimedTraining, images: int) -> dict[str, Any]:
     """What people ask for, from the time of a call."""
-    assert loop.training is not None
-    means = loop.training.timer.read()
+    assert timed.loop is not None
+    means = timed.loop.training.timer.read()
     figures = {
         "sec_per_kimg": timing.median_sec * 1000 / images,
         "images_per_sec": images / timing.median_sec,
-        "data_wait_share": means["ms/data"] / 1e3 * loop.iterations / timing.median_sec,
+        "data_wait_share": means["ms/data"] / 1e3 * timed.iterations / timing.median_sec,
     }
-    return figures if loop.held_bytes is None else figures | {"peak_bytes": loop.held_bytes}
+    return figures if timed.held_bytes is None else figures | {"peak_bytes": timed.held_bytes}
 
 
 def _floor(

@@ -36,7 +36,7 @@ class Timing:
     """Seconds per call: median and the quantiles 0.2 and 0.8 over `repeats` samples of `calls` calls each.
 
     peak_bytes: The most memory that one call held at once beyond what was allocated before it, its result included;
-        the replay of a CUDA graph allocates nothing.
+        the replay of a CUDA graph allocates nothing. None where nobody looked.
     """
 
     median_sec: float
@@ -44,7 +44,7 @@ class Timing:
     p80_sec: float
     repeats: int
     calls: int
-    peak_bytes: int
+    peak_bytes: int | None
 
     def row(self) -> dict[str, Any]:
         """The keys of a result's row."""
@@ -84,8 +84,7 @@ class _Lane:
     def outcome(self) -> Timing | Failure:
         if self.error is not None:
             return Failure(self.error)
-        p20, median, p80 = np.quantile(self.samples_sec, [0.2, 0.5, 0.8]).tolist()
-        return Timing(median, p20, p80, len(self.samples_sec), self.calls, self.peak_bytes)
+        return summary(self.samples_sec, calls=self.calls, peak_bytes=self.peak_bytes)
 
 
 def measure(
@@ -128,6 +127,12 @@ def measure(
         lane.calls = 1 if cold else lane.calls
     _rounds(lanes, stopwatch, min_sec * len(lanes), min_repeats, _Evictor(device) if cold else None)
     return {lane.name: lane.outcome() for lane in lanes}
+
+
+def summary(samples_sec: Sequence[float], *, calls: int = 1, peak_bytes: int | None = None) -> Timing:
+    """What samples of `calls` calls each, in seconds per call, come to."""
+    p20, median, p80 = np.quantile(samples_sec, [0.2, 0.5, 0.8]).tolist()
+    return Timing(median, p20, p80, len(samples_sec), calls, peak_bytes)
 
 
 def differs(a: Timing, b: Timing) -> bool:

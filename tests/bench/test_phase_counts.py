@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.counters import Counts, count_compiled, count_eager, generated_calls
 from bench.jobs import Job, job_config, open_job
-from bench.phase_counts import Report, Row, estimated_flops, phase_shares, total
+from bench.phase_counts import Report, Row, estimated_flops, total
 from bench.tracing import Trace
 from smartfast.compiling import Compiler
 from smartfast.kernels.philox import philox_normal
@@ -156,7 +156,7 @@ def test_flops_of_a_real_run_are_those_of_pytorchs_counter(job: Job) -> None:
 def test_shares_follow_the_schedule(job: Job) -> None:
     frequency, r1 = job.config.smart.frequency, job.config.loss.r1_interval
     expected = {"g_main": 1 - 1 / frequency, "g_score": 1 / frequency, "g_path": 1 / 4, "d_main": 1, "d_r1": 1 / r1}
-    assert phase_shares(job) == expected
+    assert job.phase_shares() == expected
 
 
 def test_estimates_bound_the_count(job: Job) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import suite_phases, suite_train
-from bench.jobs import job_config
+from bench.jobs import EAGER, Job, job_config
 from bench.options import Options
 from bench.paper_jobs import open_paper_job
 from bench.results import Run, load
@@ -63,7 +63,7 @@ def test_phase_with_another_gradient_gets_no_time(tmp_path: Path, monkeypatch: p
         return honest(self) * (1.0 if len(calls) == 1 else 1.01)
 
     monkeypatch.setattr(suite_phases.PhaseRun, "__call__", wrong_from_the_second_on)
-    monkeypatch.setattr(suite_phases, "phase_shares", lambda job: {"d_main": 1.0})
+    monkeypatch.setattr(Job, "phase_shares", lambda job: {"d_main": 1.0})
     with Run("phases", "test", device=OPTIONS.device, folder=tmp_path) as results:
         suite_phases.run(OPTIONS, results)
     (row,) = results.rows
@@ -82,7 +82,7 @@ def test_training_of_the_digits(tmp_path: Path) -> None:
 
 def test_training_that_skips_steps_gets_no_time() -> None:
     job = open_paper_job(job_config("digits", settings("digits", OPTIONS)), device=OPTIONS.device)
-    loop = suite_train.Loop(job, 1, suite_train.EAGER)
-    assert loop() == 0
-    loop.training.d.guard.total += 2
-    assert "2 optimizer steps" in suite_train.skipped_steps("eager", loop.skipped_steps())
+    timed = suite_train.TimedTraining(job, 1, EAGER)
+    assert timed() == 0
+    timed.loop.training.d.guard.total += 2
+    assert "2 optimizer steps" in suite_train.skipped_steps("eager", timed.skipped_steps())

@@ -1,0 +1,71 @@
+"""The start-up suite: which caches its processes find, when they are ready, and that it runs."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import suite_startup
+from bench.jobs import EAGER, Loop, job_config
+from bench.options import Options
+from bench.paper_jobs import open_paper_job
+from bench.results import Run
+from bench.suite_phases import settings
+
+CPU = torch.device("cpu")
+QUICK = Options(device=CPU, quick=True, overrides=("--perf.cpu_threads=1",))
+
+
+def test_the_first_compiled_start_has_an_empty_cache_and_the_others_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def child(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, "-m", "bench.suite_startup"] and command[-1] == "--optim.batch=8"
+        caches = {env["TORCHINDUCTOR_CACHE_DIR"], env["TRITON_CACHE_DIR"]}
+        (cache,) = map(Path, caches)
+        seen.append((command[3], len(os.listdir(cache))))
+        if command[3] == "compiled":
+            (cache / f"code{len(seen)}").touch()
+        return subprocess.CompletedProcess(command, 0, stdout=f"compiling ...\n{time.time() + 100}\n")
+
+    with Run("startup", "test", device=CPU, folder=tmp_path) as results:
+        monkeypatch.setattr(suite_startup.subprocess, "run", child)
+        suite_startup.run(Options(device=CPU, overrides=("--optim.batch=8",)), results)
+    assert seen == [("eager", 0)] * 3 + [("compiled", 0), ("compiled", 1), ("compiled", 2), ("compiled", 3)]
+    assert [(row["cache"], row["repeats"]) for row in results.rows] == [(None, 3), ("empty", 1), ("filled", 3)]
+    assert all(row["median_sec"] == pytest.approx(100, abs=1) for row in results.rows)
+
+
+def test_ready_when_every_phase_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = open_paper_job(job_config("digits", settings("digits", QUICK)), device=CPU)
+    counts: list[int] = []
+    iterate = Loop.iterate
+
+    def counted(loop: Loop, iterations: int) -> None:
+        counts.append(iterations)
+        iterate(loop, iterations)
+
+    monkeypatch.setattr(Loop, "iterate", counted)
+    suite_startup.run_every_phase(job, EAGER)
+    # The first iteration has d_r1 and the score term; g_main without it is due in the second.
+    assert counts == [1, 1]
+
+
+def test_a_real_process(tmp_path: Path) -> None:
+    with Run("startup", "test", device=CPU, folder=tmp_path) as results:
+        suite_startup.run(QUICK, results)
+    (row,) = results.rows
+    assert row["provider"] == "eager" and 0 < row["median_sec"] < 600
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    options = Options(device=CPU, quick=True, overrides=("--gan.mbstd_group=7",))
+    with Run("startup", "test", device=CPU, folder=tmp_path) as results:
+        suite_startup.run(options, results)
+    assert results.rows[0]["error"].startswith("RuntimeError: shape '[7, 1, 1]' is invalid")
