@@ -38,10 +38,10 @@ ROOT = Path(__file__).parents[1]
 TRIALS = ROOT / "runs" / "bench"
 
 SUITES = {
-    "ops": "every op at every layer shape, against PyTorch's and the library's",
-    "phases": "each phase of the real trainer, eager, compiled and captured",
     "regularizer": "the score term, from the paper's recipe to ours, one change at a time",
     "train": "whole training, with the score term and without",
+    "phases": "each phase of the real trainer, eager, compiled and captured",
+    "ops": "every op at every layer shape, against PyTorch's and the library's",
     "startup": "from the start of a process until every phase has run, with compiled code at hand and without",
     "roofline": "predictions: the least times of the phases on GPUs that are not at hand",
 }
@@ -117,7 +117,7 @@ def _dispatch(options: argparse.Namespace, overrides: Sequence[str], arguments: 
         return _report(options.output)
     if options.suite == "all":
         code = run_all([argument for argument in arguments if argument != "all"])
-        return code if options.quick or options.output else code or _report(None)
+        return code if options.quick or options.output else max(code, _report(None))
     asked = Options(
         device=options.device,
         configs=tuple(options.config),

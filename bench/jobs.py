@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.options import Options
 from smartfast.config import Config
 from smartfast.data import ImageDataset, RealBatch, open_dataset
 from smartfast.launch import open_scorer, set_up_arithmetic
@@ -14,6 +16,15 @@ from smartfast.scorers import Scorer, TimestepRange
 from smartfast.settings import parse_config
 from smartfast.trainer import real_batches
 from smartfast.training import Training
+
+PRESETS = {"cuda": ("lsun_bedroom256", "imagenet64", "cifar10", "digits"), "cpu": ("digits",)}
+"""Presets that are measured on a device, the most wanted first."""
+
+BATCH_GPU = {"lsun_bedroom256": 8}
+"""Images at a time where a batch with the paper's scorer does not fit on an 80 GB GPU, by our estimate."""
+
+QUICK = ("--gan.channel_base=64", "--gan.channel_max=16", "--optim.batch=8", "--gan.mbstd_group=4")
+"""With --quick."""
 
 EAGER: dict[str, Any] = {"compile": False, "cuda_graphs": False}
 """Perf settings of the slowest way to train."""
@@ -85,6 +96,13 @@ class Loop:
             with self.training.timer("data"):
                 batch = next(self.batches)
             self.training.run_iteration(batch)
+
+
+def settings(name: str, options: Options, *more: str) -> tuple[str, ...]:
+    """Options of `smartfast train` for a configuration; those that the user gave come last and win."""
+    batch_gpu = BATCH_GPU.get(Path(name).stem) if options.device.type == "cuda" else None
+    accumulate = (f"--optim.batch_gpu={batch_gpu}",) if batch_gpu else ()
+    return (*accumulate, *(QUICK if options.quick else ()), *more, *options.overrides)
 
 
 def job_config(name: str, options: Sequence[str]) -> Config:

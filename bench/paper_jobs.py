@@ -19,7 +19,6 @@ from smartfast.errors import UserError
 from smartfast.scorers import Scorer, check_scorer, load_scorer, timestep_range
 from smartfast.scorers.loading import BUNDLED, scorer_dtype
 
-PRESETS = ("digits", "cifar10", "imagenet64", "lsun_bedroom256")
 _CLASSES = {32: 10, 64: 1000}
 
 
@@ -92,11 +91,10 @@ def _paper_scorer(config: Config, data_resolution: int, device: torch.device, *,
         raise UserError(f"data.resolution is {data_resolution}, expected {known}, or a bundled smart.scorer")
     architecture, smart = ARCHITECTURES[data_resolution], config.smart
     resolution, dtype = data_resolution // smart.downscale, scorer_dtype(device, smart.precision)
-    if is_counted:  # half a billion numbers that nobody reads need not be drawn
-        unet: nn.Module = random_unet(architecture, resolution, torch.device("meta"))
+    # Half a billion numbers that nobody reads need not be drawn.
+    unet = random_unet(architecture, resolution, torch.device("meta") if is_counted else device)
+    if is_counted:
         nn.Module.to(unet, dtype=dtype).to_empty(device=device)
-    else:
-        unet = random_unet(architecture, resolution, device)
     return scorer_of(unet, paper_schedule(architecture), device, dtype=dtype, attention=config.perf.attention)
 
 

@@ -60,9 +60,9 @@ def training(precision: str) -> Training:
     )
 
 
-def compare(results: tuple[ComputedPhase, ComputedPhase]) -> tuple[float, float, float, float]:
+def compare(result: ComputedPhase, half_result: ComputedPhase) -> tuple[float, float, float, float]:
     """The numbers of a `Row` from a phase's result in float32 and in another precision."""
-    (loss, _, gradients), (half_loss, _, half_gradients) = results
+    (loss, _, gradients), (half_loss, _, half_gradients) = result, half_result
     exact, half = (torch.cat([g.flatten() for g in each]).double() for each in (gradients, half_gradients))
     lost = ((half == 0) & (exact != 0)).double().mean()
     return (
@@ -92,7 +92,7 @@ def measure(warm_up: int, repeats: int) -> Iterator[Row]:
             for run in (reference, other):
                 run.load(batch)
             for name, values in found.items():
-                values.append(compare(tuple(run.phases[name].compute(run.rounds[0]) for run in (reference, other))))
+                values.append(compare(*(run.phases[name].compute(run.rounds[0]) for run in (reference, other))))
             reference.images = other.images = reference.images + len(batch.images)
         for name, values in found.items():
             yield Row(precision, name, *(statistics.median(column) for column in zip(*values, strict=True)))

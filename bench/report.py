@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.plots import draw_phases, draw_roofline, draw_waterfall
-from bench.report_rows import Campaign, campaigns, fastest, group, number, percent, predictions, speed_up
+from bench.report_rows import Campaign, campaigns, cost, fastest, group, predictions, speed_up
 from bench.report_sections import (
     devices_table,
     limits_table,
@@ -13,13 +13,14 @@ from bench.report_sections import (
     phases_section,
     predictions_section,
     regularizer_section,
-    score_overhead,
+    score_adds,
     startup_section,
     train_section,
 )
 from bench.report_table import markdown_table
 from bench.results import Result, Row, slug
 from bench.targets import targets_table
+from bench.ways import REFERENCE
 from smartfast.errors import UserError
 from smartfast.files import write_atomically
 
@@ -151,7 +152,7 @@ def _readme_table(campaign: Campaign) -> str | None:
     for (config,), members in group(campaign.rows.get("train", []), "config").items():
         without = fastest(row for row in members if not row.get("score"))
         with_score = fastest(row for row in members if row.get("score"))
-        eager = fastest(row for row in members if row["provider"] == "eager" and row.get("score"))
+        reference = fastest(row for row in members if row["provider"] == REFERENCE and row.get("score"))
         waterfall = [
             row
             for row in campaign.rows.get("regularizer", [])
@@ -161,14 +162,14 @@ def _readme_table(campaign: Campaign) -> str | None:
         cells.append(
             [
                 config,
-                number(without["sec_per_kimg"]) if without else None,
-                number(with_score["sec_per_kimg"]) if with_score else None,
-                percent(score_overhead(without, with_score)),
-                speed_up(eager, with_score) if eager is not with_score else None,
+                cost(without),
+                cost(with_score),
+                score_adds(without, with_score),
+                speed_up(reference, with_score) if reference is not with_score else None,
                 speed_up(steps[0], steps[-1]) if len(steps) > 1 else None,
             ]
         )
-    header = ["config", "without score term, s/kimg", "with, s/kimg", "it adds", "against eager"]
+    header = ["config", "without score term, s/kimg", "with, s/kimg", "it adds", "against eager PyTorch"]
     return markdown_table([*header, "score term against the paper's recipe"], cells) if cells else None
 
 

@@ -32,7 +32,8 @@ class Campaign:
 def campaigns(results: Iterable[Result]) -> list[Campaign]:
     """Measurements by device, GPUs first; trials (--quick) and predictions are left out.
 
-    Of each suite and configuration the rows come from the newest file that has any.
+    Of each suite and configuration the rows come from the newest file that has any, of a run to its end where there is
+    one.
     """
     found: dict[str, Campaign] = {}
     for result in results:
@@ -53,14 +54,14 @@ def _newest(results: Sequence[Result]) -> tuple[list[Result], dict[str, list[Row
     used: list[Result] = []
     rows: dict[str, list[Row]] = {}
     seen: set[tuple[str, Hashable]] = set()
-    for result in reversed(results):
+    for result in sorted(results, key=lambda result: (result.stopped is None, result.started), reverse=True):
         configs = {row.get("config") for row in result.rows}
         new = [row for row in result.rows if (result.suite, row.get("config")) not in seen]
         seen |= {(result.suite, config) for config in configs}
         if new:
-            used.insert(0, result)
+            used.append(result)
             rows.setdefault(result.suite, []).extend(new)
-    return used, rows
+    return sorted(used, key=lambda result: result.started), rows
 
 
 def group(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
@@ -89,12 +90,29 @@ def milliseconds(row: Row | None) -> str | None:
     return f"{_ms(timing.median_sec)} ({_ms(timing.p20_sec)} to {_ms(timing.p80_sec)})"
 
 
+def cost(row: Row | None) -> str | None:
+    """`1.23 (1.20 to 1.30)`: s/kimg and its spread; `error` where there is no time, None without a row."""
+    if row is None:
+        return None
+    timing = timing_of(row)
+    if timing is None or row.get("sec_per_kimg") is None:
+        return "error"
+    scale = row["sec_per_kimg"] / timing.median_sec
+    median, low, high = (number(scale * sec) for sec in (timing.median_sec, timing.p20_sec, timing.p80_sec))
+    return f"{median} ({low} to {high})"
+
+
+def row_differs(a: Row, b: Row) -> bool:
+    """Whether two rows' times differ by more than their spread; False where one has no time."""
+    times = timing_of(a), timing_of(b)
+    return times[0] is not None and times[1] is not None and differs(*times)  # type: ignore[arg-type]
+
+
 def speed_up(slow: Row | None, fast: Row | None) -> str | None:
     """`1.52x`, `noise` where the spreads overlap, None where a time is missing."""
-    times = [timing_of(row) if row else None for row in (slow, fast)]
-    if times[0] is None or times[1] is None:
+    if slow is None or fast is None or not (timing_of(slow) and timing_of(fast)):
         return None
-    return f"{times[0].median_sec / times[1].median_sec:.2f}x" if differs(*times) else "noise"  # type: ignore[arg-type]
+    return f"{slow['median_sec'] / fast['median_sec']:.2f}x" if row_differs(slow, fast) else "noise"
 
 
 def fastest(rows: Iterable[Row]) -> Row | None:

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report_rows import (
+    cost,
     fastest,
     group,
     mebibytes,
     milliseconds,
     number,
     percent,
+    row_differs,
     share_of_limit,
     speed_up,
     timing_of,
@@ -98,7 +100,7 @@ def _waterfall_table(rows: Sequence[Row]) -> str:
         cells.append(
             [
                 row["step"],
-                number(row.get("sec_per_kimg")),
+                cost(row),
                 speed_up(before, row),
                 speed_up(steps[0], row) if before else None,
                 share_of_limit(row),
@@ -118,7 +120,7 @@ def _alternatives_table(rows: Sequence[Row]) -> str:
             row["config"],
             row["base"],
             row["step"],
-            number(row.get("sec_per_kimg")) or "error",
+            cost(row),
             speed_up(bases.get((row["config"], row["base"])), row),
             mebibytes(row.get("peak_bytes")),
             _digits(row.get("cosine")),
@@ -183,18 +185,22 @@ def train_section(rows: Sequence[Row]) -> str:
                 config,
                 provider,
                 row.get("dtype"),
-                number(_value(without, "sec_per_kimg")),
-                number(_value(with_score, "sec_per_kimg")),
-                percent(score_overhead(without, with_score)),
+                cost(without),
+                cost(with_score),
+                score_adds(without, with_score),
                 number(row.get("images_per_sec")),
+                share_of_limit(row),
                 percent(row.get("mfu")),
                 mebibytes(row.get("peak_bytes")),
                 percent(row.get("data_wait_share")),
             ]
         )
     header = ["config", "provider", "precision", "without score, s/kimg", "with, s/kimg", "score term adds"]
-    header += ["images/s", "MFU", "memory, MiB", "data wait"]
-    about = "Real iterations, optimizer and averages included. From images/s on: with the score term."
+    header += ["images/s", "share of limit", "MFU", "memory, MiB", "data wait"]
+    about = (
+        "Real iterations, optimizer and averages included. From images/s on: with the score term. MFU: the counted "
+        "FLOPs against the bf16 matrix rate of a GPU, the fp32 rate of a CPU."
+    )
     return "\n\n".join([about, markdown_table(header, cells), *errors(rows)])
 
 
@@ -202,6 +208,14 @@ def score_overhead(without: Row | None, with_score: Row | None) -> float | None:
     """What the score term adds, as a share of training without it; None where one has no time."""
     a, b = _value(without, "sec_per_kimg"), _value(with_score, "sec_per_kimg")
     return b / a - 1 if a and b else None
+
+
+def score_adds(without: Row | None, with_score: Row | None) -> str | None:
+    """`12 %`, or `noise` where the difference is inside the spread."""
+    share = score_overhead(without, with_score)
+    if without is None or with_score is None or share is None:
+        return None
+    return percent(share) if row_differs(without, with_score) else f"noise ({percent(share)})"
 
 
 def ops_section(rows: Sequence[Row]) -> str:
@@ -214,13 +228,14 @@ def ops_section(rows: Sequence[Row]) -> str:
         cells.append([*about, len(calls), *(_against_first(calls, provider, providers[0]) for provider in providers)])
     text = (
         f"Geometric mean over the layers of the speed against `{providers[0]}`, then how many layers are faster, "
-        "slower, and noise, and the median share of the machine's limit. Every layer is in the file."
+        "slower, and noise; medians of the share of the machine's limit and of the memory against it. Every layer is "
+        "in the file."
     )
     return "\n\n".join([text, markdown_table([*keys, "layers", *providers], cells), *errors(rows)])
 
 
 def _against_first(calls: Iterable[Sequence[Row]], provider: str, first: str) -> str | None:
-    ratios, shares, verdicts = [], [], []
+    ratios, shares, memory, verdicts = [], [], [], []
     for rows in calls:
         row = next((row for row in rows if row["provider"] == provider), None)
         base = next((row for row in rows if row["provider"] == first), None)
@@ -230,6 +245,8 @@ def _against_first(calls: Iterable[Sequence[Row]], provider: str, first: str) ->
             shares.append(row["floor_sec"] / row["median_sec"])
         if provider != first and base and timing_of(base):
             ratios.append(base["median_sec"] / row["median_sec"])
+            if base.get("peak_bytes") and row.get("peak_bytes"):
+                memory.append(row["peak_bytes"] / base["peak_bytes"])
             verdict = speed_up(base, row)
             verdicts.append("noise" if verdict == "noise" else "faster" if ratios[-1] > 1 else "slower")
     text = []
@@ -239,6 +256,8 @@ def _against_first(calls: Iterable[Sequence[Row]], provider: str, first: str) ->
         text.append(f"{mean:.2f}x, {counts}")
     if shares:
         text.append(f"{percent(sorted(shares)[len(shares) // 2])} of limit")
+    if memory:
+        text.append(f"{number(sorted(memory)[len(memory) // 2])}x memory")
     return "; ".join(text) or None
 
 

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,6 +103,25 @@ class Run:
         self.rows.append(dict(row))
         self._lines.append(json.dumps(row))
         self._write(stopped="not finished")
+
+    @contextmanager
+    def attempt(self, about: Mapping[str, Any]) -> Iterator[None]:
+        """What raises inside becomes a row with the error, and the suite goes on.
+
+        Args:
+            about: What was to be measured, keys of the row.
+
+        Raises:
+            UserError: As inside. Exception: As inside, where it left a CUDA device unusable.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            self.add({**about, "error": f"{type(error).__name__}: {error}"})
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
 
     def skip(self, what: str) -> None:
         """Note what the time budget left out."""

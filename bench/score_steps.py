@@ -145,6 +145,8 @@ class Setting:
         self.batch = batch or default_batch(config)
         self._scorers: dict[tuple[Any, ...], UNetScorer] = {}
         self._flops: dict[tuple[bool, bool], float] = {}
+        self._compiled: dict[Way, Compiled] = {}
+        self._recipe_gradient: Tensor | None = None
         generator, _ = build_networks(
             config.gan,
             resolution=self.resolution,
@@ -198,6 +200,16 @@ class Setting:
                     layer.set_processor(AttnProcessor())
             self._scorers[key] = scorer
         return self._scorers[key]
+
+    def compiled(self, way: Way, compute: Callable[[Tensor, Tensor], Gradients]) -> Compiled:
+        """A way's computation, compiled once for the call and its CUDA graph."""
+        return self._compiled.setdefault(replace(way, captured=False), Compiled("the score term", compute))
+
+    def recipe_gradient(self) -> Tensor:
+        """The gradient of the generator's weights [parameters] by the paper's recipe, with the setting's noise."""
+        if self._recipe_gradient is None:
+            self._recipe_gradient = Term(self, Way()).generator_gradient()
+        return self._recipe_gradient
 
     def flops(self, way: Way) -> float:
         """Of one term's matrix products, convolutions and attention: what has to be computed, however it is."""
@@ -257,7 +269,7 @@ class Term:
             return self._run(self.setting.fakes, eps)
 
     def _prepare(self) -> Callable[[Tensor, Tensor], Gradients]:
-        run = Compiled("the score term", self.compute) if self.way.compiled else self.compute
+        run = self.setting.compiled(self.way, self.compute) if self.way.compiled else self.compute
         if not self.way.captured:
             return run
         setting = self.setting

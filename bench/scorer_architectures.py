@@ -148,5 +148,4 @@ def forward_gflop(resolution: int) -> float:
     unet = random_unet(architecture, resolution, torch.device("meta"))
     x, t = torch.empty(1, 3, resolution, resolution, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
     labels = t if "num_class_embeds" in architecture.unet else None
-    # diffusers loads its classes lazily, which hides from mypy what they are
-    return count_eager(lambda x, t: unet(x, t, class_labels=labels), x, t).flops / 1e9  # type: ignore[operator]
+    return count_eager(lambda x, t: unet(x, t, class_labels=labels), x, t).flops / 1e9

@@ -1,15 +1,15 @@
 """The ops suite: every op at every layer shape, against PyTorch's own operations, the compiler and the library.
 
 Providers: `reference`, plain PyTorch; `compiled reference`, the same under torch.compile; `ours`, the Triton kernels,
-and for modulated convolutions each of their routes; `grouped convolution`, the library's kernel for weights that differ
-from sample to sample. On CUDA each is captured in a graph, as in training, and caches are emptied before every sample;
-on a CPU, nothing is. Results are held against float64. Layers come in order of size, the largest first.
+and for modulated convolutions the route that `ours` did not take; `grouped convolution`, the library's kernel for
+weights that differ from sample to sample; `copy`, for ops without matrix products, of as many bytes as the op must
+move. On CUDA each is captured in a graph, as in training, and caches are emptied before every sample; on a CPU, nothing
+is. Results are held against float64. Layers come in order of size, the largest first.
 """
 
 import gc
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -36,15 +36,16 @@ from bench.paper_jobs import trainer_settings
 from bench.results import Row, Run
 from bench.shapes import Case
 from bench.timing import Failure, Timing, measure, relative_error
-from bench.ways import Captured, Compiled
+from bench.ways import COMPILED, COPY, GROUPED, OURS, REFERENCE, Captured, Compiled, with_capture
 from smartfast.config import Config, PerfConfig
 from smartfast.kernels.geometry import memory_format
 from smartfast.kernels.triton_ops import modulated_conv2d as triton_conv
-from smartfast.kernels.triton_ops.routes import ROUTES, Route
+from smartfast.kernels.triton_ops.routes import ROUTES, Route, measured_route
 
-REFERENCE, COMPILED, OURS, GROUPED = "reference", "compiled reference", "ours", "grouped convolution"
 LIMITS = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-2}
 """The largest relative error of a tensor; twice the reference's, where that is more."""
+TF32_LIMIT = 2e-3
+"""Of float32 on CUDA, whose products are tf32: 10 bits of mantissa."""
 LARGEST_ERROR = 0.1
 """Of the reference: rounding moves numbers over the kinks of activations, whose derivatives jump."""
 QUICK_CASES = 3
@@ -53,7 +54,7 @@ _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def run(options: Options, results: Run) -> None:
-    """Measure layers while the time budget lasts, first those with their gradients; half of it is for compiling."""
+    """Measure layers while the time budget lasts, all modes of a configuration first; half of it is for compiling."""
     if options.overrides:
         results.skip(f"{' '.join(options.overrides)}: the shapes are those of bench.shapes")
     cases = {
@@ -61,8 +62,8 @@ def run(options: Options, results: Run) -> None:
         for name in options.configs or _CONFIGS[options.device.type]
     }
     with trainer_settings(Config(perf=PerfConfig(precision="fp16")), options.device):
-        for mode in MODES:
-            for name, layers in cases.items():
+        for name, layers in cases.items():
+            for mode in MODES:
                 _measure_layers(name, [case for case in layers if mode in modes_of(case)], mode, options, results)
 
 
@@ -78,8 +79,10 @@ def _measure_layers(name: str, cases: Sequence[Case], mode: Mode, options: Optio
         if could_compile and not compiles:
             results.skip(f"{COMPILED}: {place}")
         could_compile = compiles
-        for row in measure_case(case, mode, options, results, compiles=compiles):
-            results.add({"config": name, **row})
+        about = {"config": name, **describe(case, mode)}
+        with results.attempt(about):
+            for row in measure_case(case, mode, options, results, compiles=compiles):
+                results.add(about | row)
         gc.collect()
 
 
@@ -87,18 +90,26 @@ def measure_case(case: Case, mode: Mode, options: Options, results: Run, *, comp
     """One row for each provider of an op, forward, with its gradients or with their gradients."""
     device = options.device
     truth = Inputs(case, device, torch.float64)
-    expected = truth.call(truth.bind(implementation(case, "reference")), mode)()
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):  # a search that takes longer than the one call
+        expected = truth.call(truth.bind(implementation(case, "reference")), mode)()
     inputs = Inputs(case, device)
+    least = least_bytes(inputs, mode, expected)
     calls = calls_of(inputs, mode, device, compiles=compiles)
+    if not least_flops(case, mode):
+        calls[COPY] = copy_of(least, device)
     errors: dict[str, float] = {}
 
     def check(name: str, result: object) -> str | None:
+        if name == COPY:
+            return None
         pairs = zip(tree_leaves(result), tree_leaves(expected), strict=True)
         found = [relative_error(a, b) for a, b in pairs if b is not None]
         if not all(map(math.isfinite, found)):
             return "wrong: not finite"
         errors[name] = max(found)
-        limit = max(LIMITS[_NAMES[case.x.dtype]], 2 * errors.get(REFERENCE, 0.0))
+        kind = _NAMES[case.x.dtype]
+        usual = TF32_LIMIT if kind == "fp32" and device.type == "cuda" else LIMITS[kind]
+        limit = max(usual, 2 * errors.get(REFERENCE, 0.0))
         limit = LARGEST_ERROR if name == REFERENCE else limit
         right = errors[name] <= limit
         return None if right else f"wrong: relative error {errors[name]:.3g}, expected at most {limit:.3g}"
@@ -106,11 +117,12 @@ def measure_case(case: Case, mode: Mode, options: Options, results: Run, *, comp
     quick: dict[str, Any] = dict(warm_up_sec=0.0, min_sec=0.0, min_repeats=2)
     timing = quick if options.quick else dict(warm_up_sec=0.01, min_sec=0.05)
     outcomes = measure(calls, device=device, check=check, cold=device.type == "cuda", **timing)
-    about = _about(inputs, mode, least_bytes(inputs, mode, expected), results)
+    about = _work(case, mode, least, results)
     rows = []
     for name, outcome in outcomes.items():
-        figures = _figures(about, _with_capture(outcome, calls[name]))
-        rows.append({**about, "provider": name, "max_error": errors.get(name), **figures})
+        call = calls[name]
+        outcome = with_capture(outcome, call if isinstance(call, Captured) else None)
+        rows.append({**about, "provider": name, "max_error": errors.get(name), **_figures(about, outcome)})
     return rows
 
 
@@ -123,7 +135,7 @@ def calls_of(inputs: Inputs, mode: Mode, device: torch.device, *, compiles: bool
     if case.op == "modulated_conv2d":
         ops[GROUPED] = inputs.bind(grouped_convolution)
         if device.type == "cuda":
-            ops |= {f"{OURS} by {route}": _by_route(ops[OURS], route) for route in ROUTES}
+            ops |= {f"{OURS} by {route}": _by_route(ops[OURS], route) for route in _other_routes(ops[OURS], inputs)}
     calls = {name: inputs.call(op, mode) for name, op in ops.items()}
     if compiles:
         calls[COMPILED] = _compiled(inputs, reference, mode)
@@ -141,8 +153,32 @@ def _compiled(inputs: Inputs, op: Op, mode: Mode) -> Callable[[], Any]:
     return lambda: whole(inputs.tensors, inputs.dy, inputs.upstream)
 
 
+def copy_of(moved_bytes: int, device: torch.device) -> Callable[[], Any]:
+    """A copy that reads and writes so many bytes together, which is the least that moves them."""
+    source = torch.zeros(max(moved_bytes // 2, 1), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> torch.Tensor:
+        return target.copy_(source)
+
+    return Captured(copy, device) if device.type == "cuda" else copy
+
+
+def _other_routes(op: Op, inputs: Inputs) -> list[str]:
+    """Routes that could compute a modulated convolution and are not what it takes."""
+    taken: list[Route] = []
+
+    def noted(*shape: Any) -> Route:
+        taken.append(measured_route(*shape))
+        return taken[-1]
+
+    with patch.object(triton_conv, "measured_route", noted), torch.no_grad():
+        op(inputs.tensors)
+    return [route for route in ROUTES if taken and route != taken[0].name]
+
+
 def _by_route(op: Op, name: str) -> Op:
-    """A modulated convolution by one of its routes; where the route cannot compute it, by the other."""
+    """A modulated convolution by one of its routes, which can compute it."""
 
     def forced(tensors: Tensors) -> Any:
         with patch.object(triton_conv, "measured_route", lambda *_: Route(name, "asked for")):
@@ -151,24 +187,28 @@ def _by_route(op: Op, name: str) -> Op:
     return forced
 
 
-def _about(inputs: Inputs, mode: Mode, least: int, results: Run) -> Row:
-    case = inputs.case
-    dtype, flops = _NAMES[case.x.dtype], least_flops(case, mode)
-    row: Row = {
+def describe(case: Case, mode: Mode) -> Row:
+    """What is measured, as keys of a row."""
+    return {
         "op": case.op,
         "layer": case.layer,
         "resolution": case.config,
         "batch": case.x.shape[0],
         "shape": "x".join(map(str, case.x.shape)),
-        "dtype": dtype,
+        "dtype": _NAMES[case.x.dtype],
         "layout": "nhwc" if memory_format(case.x) == torch.channels_last else "nchw",
         "mode": mode,
-        "flops": flops,
-        "bytes": least,
     }
+
+
+def _work(case: Case, mode: Mode, least: int, results: Run) -> Row:
+    """Counted work and the least time for it."""
+    flops, dtype = least_flops(case, mode), _NAMES[case.x.dtype]
+    row: Row = {"flops": flops, "bytes": least}
     if results.limits is not None:
-        is_tf32 = dtype == "fp32" and inputs.device.type == "cuda"  # as trainer_settings for a preset in fp16
-        row["floor_sec"] = results.limits.floor_sec(flops=flops, dtype="tf32" if is_tf32 else dtype, bytes_moved=least)
+        # fp32 on CUDA is tf32, as trainer_settings for a preset in fp16
+        kind = "tf32" if dtype == "fp32" and "tf32" in results.limits.flops_per_sec else dtype
+        row["floor_sec"] = results.limits.floor_sec(flops=flops, dtype=kind, bytes_moved=least)
     return row
 
 
@@ -181,10 +221,3 @@ def _figures(about: Row, outcome: Timing | Failure) -> Row:
         if "floor_sec" in about:
             row["share_of_limit"] = about["floor_sec"] / outcome.median_sec
     return row
-
-
-def _with_capture(outcome: Timing | Failure, call: Callable[[], Any]) -> Timing | Failure:
-    """A replay allocates nothing: its memory is what its capture took."""
-    if isinstance(outcome, Failure) or not isinstance(call, Captured):
-        return outcome
-    return replace(outcome, peak_bytes=call.peak_bytes or 0)

@@ -1,15 +1,15 @@
 """The phases suite: every phase of the real trainer, eager, compiled and captured in a CUDA graph.
 
 A row is one phase of one configuration, precision and provider; a call is one run of the phase over the whole batch
-with its optimizer step. All providers start from the same weights, and one whose gradient differs from the eager one
-gets no time. Each configuration comes first in its own precision, then the others in the same order.
+with its optimizer step. `reference` runs eagerly with plain PyTorch operations, `eager` with the project's kernels,
+where there are any. All providers start from the same weights, and one whose gradient differs from the reference gets
+no time. Each configuration comes first in its own precision, then the others in the same order.
 """
 
 import functools
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +18,13 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from bench.jobs import EAGER, Job, job_config
+from bench.jobs import EAGER, PRESETS, Job, job_config, settings
 from bench.options import Options
-from bench.paper_jobs import PRESETS, open_paper_job, trainer_settings
-from bench.results import Run
+from bench.paper_jobs import open_paper_job, trainer_settings
+from bench.results import Row, Run
 from bench.roofline import count_preset
 from bench.timing import Timing, agrees_with, measure
+from bench.ways import REFERENCE, by_reference
 from smartfast.config import Config
 from smartfast.cuda_graphs import WARM_UP_RUNS, CapturedStep
 from smartfast.engine import run_phase
@@ -31,13 +32,7 @@ from smartfast.training import Training
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 MAX_ERRORS = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 5e-2, "bf16": 2e-1}
-"""Of a gradient against the eager one of the same precision: roundings in another order, over some twenty layers."""
-
-QUICK = ("--gan.channel_base=64", "--gan.channel_max=16", "--optim.batch=8", "--gan.mbstd_group=4")
-"""With --quick."""
-
-BATCH_GPU = {"lsun_bedroom256": 8}
-"""Images at a time where a batch with the paper's scorer does not fit on an 80 GB GPU, by our estimate."""
+"""Of a gradient against the reference in the same precision: roundings in another order, over some twenty layers."""
 
 PROFILED_RUNS = 5
 
@@ -49,32 +44,27 @@ def run(options: Options, results: Run) -> None:
             results.skip(f"{name} in {precision}")
             continue
         overrides = settings(name, options, f"--perf.precision={precision}")
-        job = open_paper_job(job_config(name, overrides), device=options.device)
-        with trainer_settings(job.config, options.device):
-            _measure_job(name, job, overrides, options, results)
+        with results.attempt({"config": name, "dtype": precision}):
+            job = open_paper_job(job_config(name, overrides), device=options.device)
+            with trainer_settings(job.config, options.device):
+                _measure_job(name, job, overrides, options, results)
         gc.collect()
 
 
 def plan(options: Options) -> Iterator[tuple[str, str]]:
     """Configurations and precisions, the most wanted first."""
     on_gpu = options.device.type == "cuda"
-    names = options.configs or (PRESETS if on_gpu else PRESETS[:1])
+    names = options.configs or PRESETS[options.device.type]
     own = {name: job_config(name, options.overrides).perf.precision for name in names}
     yield from own.items()
     if on_gpu and not options.quick:
         yield from ((name, other) for other in PRECISIONS for name in names if other != own[name])
 
 
-def settings(name: str, options: Options, *more: str) -> tuple[str, ...]:
-    """Options of `smartfast train` for a configuration; those that the user gave come last and win."""
-    batch_gpu = BATCH_GPU.get(Path(name).stem) if options.device.type == "cuda" else None
-    accumulate = (f"--optim.batch_gpu={batch_gpu}",) if batch_gpu else ()
-    return (*accumulate, *(QUICK if options.quick else ()), *more, *options.overrides)
-
-
 def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Options, results: Run) -> None:
-    eager = job.training(**EAGER)
-    trainings = {"eager": eager}
+    trainings = {REFERENCE: job.training(**EAGER)}
+    if options.device.type == "cuda":
+        trainings["eager"] = job.training(**EAGER)
     if not options.quick:
         trainings["compiled"] = job.training(**job.fast_perf())
     for training in trainings.values():
@@ -84,18 +74,30 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
         if not options.time_left_sec():
             results.skip(f"{name} {phase}")
             continue
-        expected = _ways(phase, {"eager": eager}, starts)["eager"]().clone()
-        check = agrees_with(expected, MAX_ERRORS[job.config.perf.precision])
-        ways = _ways(phase, trainings, starts)
-        quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else {}
-        outcomes = measure(ways, device=options.device, check=check, **quick)
         about = _about(name, phase, share, job, overrides, options, results)
-        for provider, outcome in outcomes.items():
-            row = {**about, "provider": provider, **outcome.row()}
-            if isinstance(outcome, Timing):
-                row["sec_per_kimg"] = outcome.median_sec * share * 1000 / job.config.optim.batch
-                row |= device_profile(ways[provider], options.device)
-            results.add(row)
+        with results.attempt(about):
+            _measure_phase(trainings, starts, about, options, results)
+
+
+def _measure_phase(
+    trainings: Mapping[str, Training],
+    starts: Mapping[str, Mapping[str, Tensor]],
+    about: Row,
+    options: Options,
+    results: Run,
+) -> None:
+    expected = _ways(about["phase"], trainings, starts)[REFERENCE]().clone()
+    ways = _ways(about["phase"], trainings, starts)
+    quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else {}
+    check = agrees_with(expected, MAX_ERRORS[about["dtype"]])
+    for provider, outcome in measure(ways, device=options.device, check=check, **quick).items():
+        row = {**about, "provider": provider, **outcome.row()}
+        if isinstance(outcome, Timing):
+            row["sec_per_kimg"] = outcome.median_sec * about["runs_per_iteration"] * 1000 / about["batch"]
+            row |= device_profile(ways[provider], options.device)
+            if provider == "cuda_graph":
+                row["peak_bytes"] = None  # a replay allocates nothing: what it needs was taken at the capture
+        results.add(row)
 
 
 def _ways(
@@ -105,7 +107,8 @@ def _ways(
     ways: dict[str, Callable[[], Tensor]] = {}
     for mode, training in trainings.items():
         step = functools.partial(run_phase, training.phases[phase], training.rounds, training.statistics)
-        ways[mode] = PhaseRun(training, phase, step, starts[mode])
+        run = PhaseRun(training, phase, step, starts[mode])
+        ways[mode] = by_reference(run) if mode == REFERENCE else run
         if isinstance(training.steps[phase], CapturedStep):
             ways["cuda_graph"] = PhaseRun(training, phase, training.steps[phase], starts[mode])
     return ways

@@ -9,9 +9,10 @@ weights.
 """
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from torch.utils._pytree import tree_leaves
 from bench.jobs import job_config
 from bench.options import Options
 from bench.results import Row, Run
-from bench.score_steps import Setting, Step, Term, Way, alternatives, default_batch, swept, waterfall
+from bench.score_steps import Setting, Step, Term, alternatives, default_batch, swept, waterfall
 from bench.timing import Failure, Timing, differs, measure
+from bench.ways import with_capture
 from smartfast.config import Config
 from smartfast.errors import UserError
 
@@ -35,7 +37,7 @@ MIN_COSINE, MAX_NORM_ERROR = 0.99, 0.05
 """A step that is to keep the recipe's gradient and misses one of these has a wrong result."""
 QUICK_BATCH = 2
 Part = Callable[[str, Config, Options, Run], None]
-_CONFIGS = {"cuda": ("cifar10", "imagenet64", "lsun_bedroom256"), "cpu": ("digits",)}
+_CONFIGS = {"cuda": ("lsun_bedroom256", "imagenet64", "cifar10"), "cpu": ("digits",)}
 
 
 def run(options: Options, results: Run) -> None:
@@ -45,13 +47,14 @@ def run(options: Options, results: Run) -> None:
     configs = {Path(name).stem: job_config(name, options.overrides) for name in names}
     parts: tuple[tuple[str, Part], ...] = (
         ("waterfall", measure_waterfall),
-        ("alternatives", measure_alternatives),
+        ("alternative", measure_alternatives),
         ("sweep", measure_sweep),
     )
     for title, part in parts:
         for name, config in configs.items():
             if options.time_left_sec():
-                part(name, config, options, results)
+                with results.attempt({"kind": title, "config": name}):
+                    part(name, config, options, results)
             else:
                 results.skip(f"{title} of {name}")
             _free_memory()
@@ -59,7 +62,7 @@ def run(options: Options, results: Run) -> None:
 
 def measure_waterfall(name: str, config: Config, options: Options, results: Run) -> None:
     """Rows of the waterfall, and the recipe and ours over the frequencies."""
-    setting = Setting(config, options.device, batch=QUICK_BATCH if options.quick else None)
+    setting = fitting_setting(name, config, options, results)
     steps = _affordable(waterfall(options.device.type), name, options, results)
     measured = measure_steps(setting, steps, options)
     before: Measured | None = None
@@ -71,7 +74,7 @@ def measure_waterfall(name: str, config: Config, options: Options, results: Run)
 
 def measure_alternatives(name: str, config: Config, options: Options, results: Run) -> None:
     """Rows of the alternatives and of the steps that they change."""
-    setting = Setting(config, options.device, batch=QUICK_BATCH if options.quick else None)
+    setting = fitting_setting(name, config, options, results)
     pairs = alternatives(options.device.type)
     bases = {other.name: base.name for base, other in pairs}
     steps = {step.name: step for pair in pairs for step in pair}
@@ -94,6 +97,26 @@ def measure_sweep(name: str, config: Config, options: Options, results: Run) -> 
             results.skip(f"sweep of {name}: {about}")
             continue
         _add_sweep(name, measure_steps(make(), steps, options, compares=False), results)
+        _free_memory()
+
+
+def fitting_setting(name: str, config: Config, options: Options, results: Run) -> Setting:
+    """A setting whose recipe fits in memory: its gradient, which all steps are held against, is there.
+
+    Raises:
+        torch.OutOfMemoryError: It does not fit with one image either.
+    """
+    batch = QUICK_BATCH if options.quick else default_batch(config)
+    while True:
+        try:
+            setting = Setting(config, options.device, batch=batch)
+            setting.recipe_gradient()
+            return setting
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+        results.skip(f"{name} with batch {batch}: the recipe does not fit in memory")
+        batch //= 2
         _free_memory()
 
 
@@ -173,7 +196,6 @@ def measure_steps(
     Args:
         compares: Hold every step's gradient against the recipe's, otherwise only look for what is not finite.
     """
-    recipe_gradient = cache(Term(setting, Way()).generator_gradient)
     terms: dict[str, Term] = {}
     outcomes: dict[str, Timing | Failure] = {}
     for step in steps:
@@ -189,7 +211,10 @@ def measure_steps(
             return "wrong: not finite"
         if not compares:
             return None
-        compared[name] = compare(terms[name].generator_gradient(), recipe_gradient())
+        compared[name] = compare(terms[name].generator_gradient(), setting.recipe_gradient())
+        if not all(map(math.isfinite, compared[name])):
+            del compared[name]
+            return "wrong: the generator's gradient is not finite"
         return wrong_gradient(*compared[name]) if keeps[name] else None
 
     timing: dict[str, Any] = dict(warm_up_sec=0.0, min_sec=0.0, min_repeats=2) if options.quick else {}
@@ -198,7 +223,7 @@ def measure_steps(
         Measured(
             step,
             setting,
-            _with_capture(outcomes[step.name], terms.get(step.name)),
+            with_capture(outcomes[step.name], terms[step.name].captured if step.name in terms else None),
             terms[step.name].scorer_bytes() if step.name in terms else None,
             *compared.get(step.name, (None, None)),
         )
@@ -220,13 +245,6 @@ def wrong_gradient(cosine: float, norm_ratio: float) -> str | None:
         f"wrong: the generator's gradient has cosine {cosine:.4f} and norm ratio {norm_ratio:.4f} to the recipe's, "
         f"expected at least {MIN_COSINE} and within {MAX_NORM_ERROR} of 1"
     )
-
-
-def _with_capture(outcome: Timing | Failure, term: Term | None) -> Timing | Failure:
-    """A replay allocates nothing: its memory is what its capture took."""
-    if isinstance(outcome, Failure) or term is None or term.captured is None:
-        return outcome
-    return replace(outcome, peak_bytes=term.captured.peak_bytes or 0)
 
 
 def _free_memory() -> None:

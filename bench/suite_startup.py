@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench.jobs import EAGER, Job, Loop, job_config
+from bench.jobs import EAGER, PRESETS, Job, Loop, job_config, settings
 from bench.options import Options
-from bench.paper_jobs import PRESETS, open_paper_job
+from bench.paper_jobs import open_paper_job
 from bench.results import Run
-from bench.suite_phases import settings
 from bench.timing import Failure, Timing, summary
 
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -32,7 +31,7 @@ def run(options: Options, results: Run) -> None:
     """Start eagerly, with an empty cache and with a filled one; on a CPU the digits only."""
     on_gpu = options.device.type == "cuda"
     fast = "cuda_graph" if on_gpu else "compiled"
-    for name in tqdm(options.configs or (PRESETS if on_gpu else PRESETS[:1]), desc="startup"):
+    for name in tqdm(options.configs or PRESETS[options.device.type], desc="startup"):
         overrides = settings(name, options)
         config = job_config(name, overrides)
         about = {"config": name, "resolution": config.data.resolution, "batch": config.optim.batch}
@@ -44,24 +43,30 @@ def run(options: Options, results: Run) -> None:
                     results.skip(f"{name}, {provider}{f', {state} cache' if state else ''}")
                     continue
                 arguments = [provider, "--config", name, "--device", str(options.device), *overrides]
-                outcome = start(arguments, cache, 1 if options.quick else repeats)
+                outcome = start(arguments, cache, 1 if options.quick else repeats, options.time_left_sec())
                 results.add(row | outcome.row())
 
 
-def start(arguments: Sequence[str], cache: str, repeats: int) -> Timing | Failure:
+def start(arguments: Sequence[str], cache: str, repeats: int, most_sec: float) -> Timing | Failure:
     """Start processes one after the other.
 
     Args:
         arguments: Of this module's command line.
         cache: Folder of compiled code.
         repeats: How many.
+        most_sec: After which a process is stopped.
     """
     samples_sec = []
     environment = os.environ | dict.fromkeys(CACHE_VARIABLES, cache)
     for _ in range(repeats):
         start_sec = time.time()
         command = [sys.executable, "-m", "bench.suite_startup", *arguments]
-        child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        try:
+            child = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False, timeout=most_sec
+            )
+        except subprocess.TimeoutExpired:
+            return Failure(f"not ready after {most_sec:.0f} s")
         if child.returncode:
             return Failure((child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1])
         samples_sec.append(float(child.stdout.split()[-1]) - start_sec)
@@ -69,18 +74,14 @@ def start(arguments: Sequence[str], cache: str, repeats: int) -> Timing | Failur
 
 
 def run_every_phase(job: Job, perf: dict[str, Any]) -> None:
-    """Iterate until every phase has run, and wait for the device.
+    """Two iterations: every lazy phase is due in the first one, g_main without the score term in the second.
 
     Raises:
         UserWarning: A phase could not be compiled.
     """
-    missing = set(job.phase_shares())
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=r"perf\.(compile|cuda_graphs)")
-        loop = Loop(job, **perf)
-        while missing:
-            loop.iterate(1)
-            missing -= {name.removeprefix("count/") for name in loop.training.timer.read()}
+        Loop(job, **perf).iterate(2)
     if job.device.type == "cuda":
         torch.cuda.synchronize(job.device)
 

@@ -1,7 +1,8 @@
-"""The train suite: whole training, with the score term and without, eager and as fast as it goes.
+"""The train suite: whole training, with the score term and without, by plain PyTorch and as fast as it goes.
 
 A call is one period of the lazy schedule: every phase as often as the trainer runs it, real images, optimizers and the
-averaged generator included, snapshots and metrics not. As fast as it goes: compiled, on CUDA captured in graphs too.
+averaged generator included, snapshots and metrics not. `reference` runs eagerly, without the project's kernels. As
+fast as it goes: compiled, on CUDA captured in graphs too.
 """
 
 import gc
@@ -11,36 +12,37 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench.jobs import EAGER, Job, Loop, job_config
+from bench.jobs import EAGER, PRESETS, Job, Loop, job_config, settings
 from bench.options import Options
-from bench.paper_jobs import PRESETS, open_paper_job, trainer_settings
+from bench.paper_jobs import open_paper_job, trainer_settings
 from bench.results import Run
 from bench.roofline import count_preset
-from bench.suite_phases import settings
 from bench.timing import Failure, Timing, measure
+from bench.ways import REFERENCE, by_reference
 
 WITHOUT_SCORE = "--smart.frequency=0"
 
 
 def run(options: Options, results: Run) -> None:
     """Time what there is time for; on a CPU the digits only."""
-    on_gpu = options.device.type == "cuda"
-    for name in tqdm(options.configs or (PRESETS if on_gpu else PRESETS[:1]), desc="train"):
+    for name in tqdm(options.configs or PRESETS[options.device.type], desc="train"):
         if not options.time_left_sec():
             results.skip(name)
             continue
         overrides = settings(name, options)
-        job = open_paper_job(job_config(name, overrides), device=options.device)
-        with trainer_settings(job.config, options.device):
-            _measure_job(name, job, overrides, options, results)
+        with results.attempt({"config": name}):
+            job = open_paper_job(job_config(name, overrides), device=options.device)
+            with trainer_settings(job.config, options.device):
+                _measure_job(name, job, overrides, options, results)
         gc.collect()
 
 
 def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Options, results: Run) -> None:
     bare = open_paper_job(job_config(name, (*overrides, WITHOUT_SCORE)), device=options.device)
-    providers = {"eager": EAGER}
+    on_gpu = options.device.type == "cuda"
+    providers = {REFERENCE: EAGER}
     if not options.quick:
-        providers["cuda_graph" if options.device.type == "cuda" else "compiled"] = job.fast_perf()
+        providers["cuda_graph" if on_gpu else "compiled"] = job.fast_perf()
     # Of both jobs: a call with the score term and one without differ in nothing else.
     iterations = 1 if options.quick else job.period()
     trainings = {
@@ -49,10 +51,11 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
         for score in ([True, False] if job.scorer is not None else [False])
     }
     names = {f"{provider}, {'with' if score else 'without'} score": (provider, score) for provider, score in trainings}
+    calls = {
+        label: by_reference(trainings[key]) if key[0] == REFERENCE else trainings[key] for label, key in names.items()
+    }
     quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else dict(min_repeats=6)
-    outcomes = measure(
-        {label: trainings[key] for label, key in names.items()}, device=options.device, check=skipped_steps, **quick
-    )
+    outcomes = measure(calls, device=options.device, check=skipped_steps, peak=not on_gpu, **quick)
     images = job.config.optim.batch * iterations
     for label, outcome in outcomes.items():
         provider, score = names[label]
@@ -81,7 +84,8 @@ class TimedTraining:
         perf: Changed fields of the perf settings.
 
     Attributes:
-        held_bytes: On CUDA, the most memory that the training held from its start to the end of the first call.
+        held_bytes: On CUDA, the most memory that the training held from its start to the end of the first call, the
+            scorer's weights included.
     """
 
     def __init__(self, job: Job, iterations: int, perf: dict[str, Any]) -> None:
@@ -109,7 +113,8 @@ class TimedTraining:
             loop.iterate(loop.training.settling_iterations if self.perf["compile"] else 1)
         if on_gpu:
             torch.cuda.synchronize(device)
-            self.held_bytes = torch.cuda.max_memory_allocated(device) - before
+            weights = self.job.scorer.parameters() if self.job.scorer else ()
+            self.held_bytes = torch.cuda.max_memory_allocated(device) - before + sum(x.nbytes for x in weights)
         loop.training.timer.read()
         return loop
 

@@ -20,7 +20,8 @@ from bench.op_cases import Inputs, suite_cases
 from bench.options import Options
 from bench.results import RESULTS, load
 from bench.shapes import Case
-from bench.suite_ops import GROUPED, OURS, QUICK_CASES, REFERENCE, calls_of
+from bench.suite_ops import QUICK_CASES, calls_of
+from bench.ways import GROUPED, OURS, REFERENCE
 
 
 def device_of(config: pytest.Config) -> torch.device:

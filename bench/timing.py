@@ -69,7 +69,7 @@ class _Lane:
     name: str
     call: Callable[[], object]
     calls: int = 1
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
     samples_sec: list[float] = field(default_factory=list)
     error: str | None = None
 
@@ -97,6 +97,7 @@ def measure(
     check: Check | None = None,
     rotate: Sequence[tuple[Any, ...]] = ((),),
     cold: bool = False,
+    peak: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing | Failure]:
     """Time providers in turns.
@@ -110,7 +111,8 @@ def measure(
         check: Gets a provider's name and its first result, for rotate[0]; returns why the result is wrong, or None.
         rotate: Sets of positional arguments; every call of a provider takes the next set. Sets that do not fit in the
             cache together keep it from serving one call what the call before left there.
-        cold: Every sample is one call, and a buffer larger than the caches is written before it.
+        cold: Every sample is one call, and a buffer larger than the caches is read before it.
+        peak: Measure a call's memory.
         clock: Seconds, where device is not CUDA; time.process_time leaves out other processes' load.
 
     Returns:
@@ -123,7 +125,8 @@ def measure(
     for lane in lanes:
         lane.attempt(lambda lane: _first_call(lane, check))
         lane.attempt(lambda lane: _warm_up(lane, stopwatch, warm_up_sec))
-        lane.attempt(lambda lane: _measure_peak(lane, device))
+        if peak:
+            lane.attempt(lambda lane: _measure_peak(lane, device))
         lane.calls = 1 if cold else lane.calls
     _rounds(lanes, stopwatch, min_sec * len(lanes), min_repeats, _Evictor(device) if cold else None)
     return {lane.name: lane.outcome() for lane in lanes}
@@ -186,33 +189,6 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     return max(0, *np.cumsum(changes).tolist()) if changes else 0
 
 
-def capture(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """Capture a call in a CUDA graph; the returned function replays it, without the cost of its launches.
-
-    Args:
-        call: Works on tensors that stay where they are, and waits for nothing.
-        device: A CUDA device.
-
-    Returns:
-        Replays, and returns the tensors that the graph wrote.
-    """
-    side_stream = torch.cuda.Stream(device)
-    side_stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side_stream):
-        for _ in range(3):  # compiles and chooses algorithms, which a capture cannot
-            call()
-    torch.cuda.current_stream(device).wait_stream(side_stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = call()
-
-    def replay() -> object:
-        graph.replay()
-        return result
-
-    return replay
-
-
 class _Stopwatch:
     """Times calls that follow each other: `start`, `stop`, and `read` for all pairs since the last read."""
 
@@ -252,16 +228,16 @@ class _Stopwatch:
 
 
 class _Evictor:
-    """Writes a buffer larger than the caches."""
+    """Reads a buffer larger than the caches; what it wrote would be written back within the sample."""
 
     def __init__(self, device: torch.device) -> None:
         size = COLD_CPU_BYTES
         if device.type == "cuda":
             size = COLD_CACHES * torch.cuda.get_device_properties(device).L2_cache_size
-        self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
+        self.buffer = torch.zeros(size // 4, device=device)
 
     def __call__(self) -> None:
-        self.buffer.zero_()
+        self.buffer.sum()
 
 
 def _rotating(provider: Provider, sets: Sequence[tuple[Any, ...]]) -> Callable[[], object]:
@@ -301,7 +277,9 @@ def _rounds(
 
     def sample(lane: _Lane) -> None:
         if evict is not None:
-            evict()
+            evict()  # the sample's launches are queued behind it, where a cold call is captured in a graph
+        else:
+            stopwatch.wall_sec()  # launches queued behind another provider's work would cost nothing
         stopwatch.sample(lane.call, lane.calls)
 
     order = random.Random(0)

@@ -1,13 +1,20 @@
-"""Ways to run a function that a measurement compares: compiled as the trainer compiles a phase, captured in a graph."""
+"""Ways to run a function that a measurement compares: compiled as a phase is, captured in a graph, without kernels."""
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from bench.timing import capture, peak_bytes
+from bench.timing import Failure, Timing, peak_bytes
+from smartfast import kernels
 from smartfast.compiling import Compiler
+from smartfast.cuda_graphs import WARM_UP_RUNS, CudaGraphs
+
+REFERENCE, COMPILED, OURS, GROUPED = "reference", "compiled reference", "ours", "grouped convolution"
+COPY = "copy"
+"""Names of providers that the report looks for."""
 
 
 class Compiled:
@@ -49,13 +56,39 @@ class Captured:
     def __init__(self, call: Callable[[], Any], device: torch.device) -> None:
         self.call, self.device = call, device
         self.peak_bytes: int | None = None
-        self._replay: Callable[[], Any] | None = None
+        self._replay: Callable[[], None] | None = None
+        self._result: Any = None
 
     def __call__(self) -> Any:
         if self._replay is None:
-            self.peak_bytes = peak_bytes(self._capture, self.device)
-        assert self._replay is not None
-        return self._replay()
+            self._replay = self._capture()
+        self._replay()
+        return self._result
 
-    def _capture(self) -> None:
-        self._replay = capture(self.call, self.device)
+    def _capture(self) -> Callable[[], None]:
+        graphs, recorded = CudaGraphs(self.device), []
+        for _ in range(WARM_UP_RUNS):
+            graphs.run(self._run)
+        self._result = None
+        self.peak_bytes = peak_bytes(lambda: recorded.append(graphs.record(self._run)), self.device)
+        return recorded[0]
+
+    def _run(self) -> None:
+        self._result = self.call()
+
+
+def with_capture(outcome: Timing | Failure, captured: Captured | None) -> Timing | Failure:
+    """The outcome of a captured call, with the memory of its capture in place of the replay's none."""
+    if isinstance(outcome, Failure) or captured is None:
+        return outcome
+    return replace(outcome, peak_bytes=captured.peak_bytes)
+
+
+def by_reference(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call with plain PyTorch operations in place of the project's kernels."""
+
+    def run(*arguments: Any) -> Any:
+        with kernels.use("reference"):
+            return call(*arguments)
+
+    return run

@@ -11,16 +11,18 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from smartfast.config import OptimConfig
 from smartfast.distributed import average_over_processes_
+from smartfast.models import Generator
 from smartfast.phases import PhaseResult
 
-ComputedPhase = tuple[Tensor, dict[str, Tensor], Sequence[Tensor]]
+ComputedPhase = tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class FlatParameters:
@@ -70,7 +72,7 @@ class StepGuard:
         self.consecutive.add_(1).mul_(bad)
 
 
-class TrainedNetwork:
+class TrainedNetwork(Generic[Network]):
     """A network with its flat gradient and its Adam.
 
     Args:
@@ -85,7 +87,7 @@ class TrainedNetwork:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Network,
         *,
         lr: float,
         optim: OptimConfig,
@@ -111,13 +113,14 @@ class TrainedNetwork:
             capturable=flat.is_cuda,
         )
         # Fused Adam skips the step on the device where found_inf is 1; the attributes are those that GradScaler sets.
-        self.optimizer.grad_scale = None
-        self.optimizer.found_inf = torch.zeros([], device=flat.device)
+        self.found_inf = torch.zeros([], device=flat.device)
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]
         self._create_optimizer_state()
         self.guard = StepGuard(flat.device)
 
     def _create_optimizer_state(self) -> None:
-        self.optimizer.found_inf.fill_(1.0)
+        self.found_inf.fill_(1.0)
         with warnings.catch_warnings():  # Adam warns of steps outside CUDA graphs, which cost a fused Adam nothing
             warnings.filterwarnings("ignore", message=".*capturable.*")
             self.optimizer.step()
@@ -229,7 +232,7 @@ def update(phase: Phase) -> None:
     """Take the optimizer step; skip it, on the device, where a gradient, the loss or a carried value is not finite."""
     network = phase.network
     bad = (~torch.isfinite(network.buffer.sum())).float()
-    network.optimizer.found_inf.copy_(bad)
+    network.found_inf.copy_(bad)
     network.optimizer.step()
     network.guard.update(bad)
     if phase.after is not None:
@@ -242,7 +245,7 @@ class AveragedGenerator:
     Buffers (the mean w, the constant noise) are shared with the trained generator.
     """
 
-    def __init__(self, trained: TrainedNetwork, *, half_life_kimg: float, rampup: float | None) -> None:
+    def __init__(self, trained: TrainedNetwork[Generator], *, half_life_kimg: float, rampup: float | None) -> None:
         self.source = trained
         self.module = copy.deepcopy(trained.module).eval().requires_grad_(False)
         self.parameters = FlatParameters(self.module, channels_last=trained.parameters.channels_last)

@@ -1,7 +1,9 @@
 """SIGTERM and Ctrl-C: finish the iteration, save a checkpoint, exit."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +20,7 @@ class Interruption:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.signal_name: str | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> "Interruption":
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,5 +44,5 @@ class Interruption:
         number = torch.tensor(signal.Signals[self.signal_name] if self.signal_name else 0, device=self.device)
         dist.all_reduce(number, dist.ReduceOp.MAX)
         if number.item():
-            self.signal_name = signal.Signals(number.item()).name
+            self.signal_name = signal.Signals(int(number.item())).name
         return number.item() > 0

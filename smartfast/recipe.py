@@ -62,7 +62,9 @@ class Recipe:
         num_processes: int,
     ) -> None:
         self.config, self.g, self.d, self.latents, self.path_mean = config, g, d, latents, path_mean
-        self.score_term, self.timesteps = score_term or (None, None)
+        self.score_term: ScoreTerm | None = None
+        if score_term is not None:  # without it g_score, which alone reads the timesteps, does not run
+            self.score_term, self.timesteps = score_term
         self.num_processes = num_processes
 
     def g_main(self, batch: Round) -> PhaseResult:

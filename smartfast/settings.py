@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -14,8 +14,11 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from smartfast.config import Config
 from smartfast.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 CONFIGS = Path(__file__).parent / "configs"
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound="DataclassInstance")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

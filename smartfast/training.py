@@ -14,6 +14,7 @@ from smartfast.distributed import average_over_processes_
 from smartfast.draws import LatentSampler, Purpose, batch_positions
 from smartfast.engine import (
     AveragedGenerator,
+    Network,
     Phase,
     Statistics,
     TrainedNetwork,
@@ -84,7 +85,7 @@ class Training:
         )
         self.image_shape = (dataset.channels, dataset.resolution, dataset.resolution)
         self.batch, self.rounds = self._static_batch(self._places(process_index))
-        score_term = None if scorer is None else (self._score_term(scorer), timesteps)
+        score_term = None if scorer is None or timesteps is None else (self._score_term(scorer), timesteps)
         self.recipe = Recipe(
             config, generator, discriminator, self.latents, self.path_mean, score_term, self.num_processes
         )
@@ -93,7 +94,7 @@ class Training:
         self.steps = self._steps()
         self._taken_sec = 0.0
 
-    def _trained(self, module: torch.nn.Module, lr: float, lazy_interval: int | None) -> TrainedNetwork:
+    def _trained(self, module: Network, lr: float, lazy_interval: int | None) -> TrainedNetwork[Network]:
         return TrainedNetwork(
             module.to(self.device).train(),
             lr=lr,
@@ -207,6 +208,7 @@ class Training:
         torch.add(self.offsets, self.images, out=self.batch.stream)
         self.batch.images.copy_(reals.images)
         if self.batch.labels is not None:
+            assert reals.labels is not None, "a run with classes needs the labels of its reals"
             self.batch.labels.copy_(reals.labels)
 
     def _run(self, name: str) -> None:

@@ -61,7 +61,7 @@ def _read_batches(
     loader = DataLoader(
         _BatchReader(dataset),
         batch_size=None,
-        sampler=(indices.tolist() for indices, _ in ahead),  # type: ignore[arg-type]  # an endless one
+        sampler=(indices.tolist() for indices, _ in ahead),  # an endless one
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=_PREFETCHED_BATCHES if workers else None,

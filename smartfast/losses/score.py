@@ -56,12 +56,19 @@ def score_loss(
         float32 [N].
     """
     alpha, sigma = scorer.alpha(t), scorer.sigma(t)
-    noise = dict(seed=seed, stream=stream, purpose=purpose)
-    x_t = noise_forward(images, alpha, sigma, **noise, dtype=_input_dtype(scorer))
+    dtype = _input_dtype(scorer)
+    x_t = noise_forward(images, alpha, sigma, seed=seed, stream=stream, purpose=purpose, dtype=dtype)
     in_fp16 = scorer.dtype == torch.float16
     prediction = _predict_in_fp16(scorer, x_t, t, labels) if in_fp16 else scorer.network(x_t, t, labels)
     return denoise_distance(
-        prediction, **noise, parameterization=scorer.parameterization, x=images, alpha=alpha, sigma=sigma
+        prediction,
+        seed=seed,
+        stream=stream,
+        purpose=purpose,
+        parameterization=scorer.parameterization,
+        x=images,
+        alpha=alpha,
+        sigma=sigma,
     )
 
 
@@ -80,7 +87,6 @@ def score_loss_past_network(
     `score_loss`; the gradient has no derivative.
     """
     alpha, sigma = scorer.alpha(t), scorer.sigma(t)
-    noise = dict(seed=seed, stream=stream, purpose=purpose)
     ratio = alpha / sigma
     # What a squared error of the prediction weighs as one in eps, and the image's gradient over the prediction's.
     weights = {"eps": torch.ones_like(alpha), "x0": ratio.square(), "v": alpha.square()}
@@ -89,10 +95,13 @@ def score_loss_past_network(
     # The gradient in half precision is about the error itself: 1 / numel would round to 0, a large weight overflow.
     scale = 2.0 ** max(images[:1].numel(), 1).bit_length()
     with torch.no_grad():
-        x_t = noise_forward(images, alpha, sigma, **noise, dtype=_input_dtype(scorer))
+        dtype = _input_dtype(scorer)
+        x_t = noise_forward(images, alpha, sigma, seed=seed, stream=stream, purpose=purpose, dtype=dtype)
         distance, gradient = denoise_distance_and_gradient(
             scorer.network(x_t, t, labels),
-            **noise,
+            seed=seed,
+            stream=stream,
+            purpose=purpose,
             weight=scale / weight,
             parameterization=scorer.parameterization,
             x=images,

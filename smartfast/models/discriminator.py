@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -38,6 +39,8 @@ def minibatch_std(x: Tensor, group_size: int | None, num_channels: int) -> Tenso
 class DiscriminatorBlock(nn.Module):
     """All layers at one resolution; halves the resolution."""
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -54,23 +57,24 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.architecture, self.half_dtype = architecture, half_dtype
         self.register_buffer("resample_filter", setup_filter(resample_filter))
-        options = dict(act=act, conv_clamp=conv_clamp)
+        conv_layer = partial(ConvLayer, act=act, conv_clamp=conv_clamp)
         self.has_fromrgb = in_channels == 0 or architecture == "skip"
         if self.has_fromrgb:
-            self.fromrgb = ConvLayer(img_channels, mid_channels, 1, **options)
-        self.conv0 = ConvLayer(mid_channels, mid_channels, 3, **options)
-        self.conv1 = ConvLayer(mid_channels, out_channels, 3, down=2, resample_filter=resample_filter, **options)
+            self.fromrgb = conv_layer(img_channels, mid_channels, 1)
+        self.conv0 = conv_layer(mid_channels, mid_channels, 3)
+        self.conv1 = conv_layer(mid_channels, out_channels, 3, down=2, resample_filter=resample_filter)
         if architecture == "resnet":
             self.skip = ConvLayer(mid_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
 
-    def forward(self, x: Tensor | None, img: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor | None, img: Tensor) -> tuple[Tensor, Tensor]:
         dtype = self.half_dtype or self.conv0.weight.dtype
         if x is not None:
             x = x.to(dtype)
         if self.has_fromrgb:
             y = self.fromrgb(img.to(dtype))
             x = y if x is None else x + y
-            img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
+        if self.architecture == "skip":
+            img = downsample2d(img, self.resample_filter)
         if self.architecture == "resnet":
             skip = self.skip(x, gain=math.sqrt(0.5))
             return skip + self.conv1(self.conv0(x), gain=math.sqrt(0.5)), img
@@ -101,7 +105,7 @@ class DiscriminatorEpilogue(nn.Module):
         self.fc = FullyConnected(in_channels * 16, in_channels, act=act)
         self.out = FullyConnected(in_channels, cmap_dim or 1)
 
-    def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, img: Tensor, cmap: Tensor | None) -> Tensor:
         x = x.to(self.conv.weight.dtype)
         if self.architecture == "skip":
             x = x + self.fromrgb(img.to(x.dtype))
@@ -217,6 +221,6 @@ class Discriminator(nn.Module):
         def merge(a: Tensor, b: Tensor) -> Tensor:
             return torch.stack([a.unflatten(0, (group, -1)), b.unflatten(0, (group, -1))], dim=1).flatten(0, 2)
 
-        logits = self(merge(fakes, reals), None if fake_c is None else merge(fake_c, real_c))
+        logits = self(merge(fakes, reals), None if fake_c is None or real_c is None else merge(fake_c, real_c))
         fake_logits, real_logits = logits.unflatten(0, (group, 2, -1)).unbind(dim=1)
         return fake_logits.flatten(0, 1), real_logits.flatten(0, 1)

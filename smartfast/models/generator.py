@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ Noise = Literal["random", "const", "none"] | Sequence[Tensor]
 class SynthesisBlock(nn.Module):
     """All layers at one resolution; doubles the resolution of its input unless it is the first block."""
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -44,14 +47,14 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         self.is_first, self.architecture, self.half_dtype = in_channels == 0, architecture, half_dtype
         self.register_buffer("resample_filter", setup_filter(resample_filter))
-        options = dict(use_noise=use_noise, act=act, conv_clamp=conv_clamp)
+        styled_conv = partial(StyledConv, use_noise=use_noise, act=act, conv_clamp=conv_clamp)
         if self.is_first:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = StyledConv(
-                in_channels, out_channels, w_dim, resolution, up=2, resample_filter=resample_filter, **options
+            self.conv0 = styled_conv(
+                in_channels, out_channels, w_dim, resolution, up=2, resample_filter=resample_filter
             )
-        self.conv1 = StyledConv(out_channels, out_channels, w_dim, resolution, **options)
+        self.conv1 = styled_conv(out_channels, out_channels, w_dim, resolution)
         self.has_torgb = is_last or architecture == "skip"
         if self.has_torgb:
             self.torgb = ToRGB(out_channels, channels, w_dim, conv_clamp=conv_clamp)
@@ -64,7 +67,7 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """ws: one [N, w_dim] per layer of the block, the last one for ToRGB."""
         full_dtype = self.conv1.weight.dtype
-        x = (self.const.expand(ws[0].shape[0], -1, -1, -1) if self.is_first else x).to(self.half_dtype or full_dtype)
+        x = (self.const.expand(ws[0].shape[0], -1, -1, -1) if x is None else x).to(self.half_dtype or full_dtype)
         if self.is_first:
             x = self.conv1(x, self.conv1.styles(ws[0], x.dtype), next(noise))
         elif self.architecture == "resnet":
@@ -163,8 +166,8 @@ class Synthesis(nn.Module):
         """
         layer_noise = self._noise(noise, ws.shape[0])
         layer_ws = ws.unbind(dim=1)
-        x = img = None
-        first = 0
+        x, first = None, 0
+        img: Any = None  # the last block makes an image in every architecture
         for res in self.resolutions:
             block = getattr(self, f"b{res}")
             x, img = block(x, img, layer_ws[first : first + block.num_convs + 1], layer_noise)

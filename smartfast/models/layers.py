@@ -78,6 +78,8 @@ class Mapping(nn.Module):
         lr_multiplier: Learning-rate multiplier of the layers, not of the embedding.
     """
 
+    w_avg: Tensor
+
     def __init__(
         self,
         z_dim: int,
@@ -92,7 +94,8 @@ class Mapping(nn.Module):
         lr_multiplier: float = 0.01,
     ) -> None:
         super().__init__()
-        self.z_dim, self.c_dim, self.num_ws, self.num_layers = z_dim, c_dim, num_ws, num_layers
+        self.z_dim, self.c_dim, self.num_layers = z_dim, c_dim, num_layers
+        self.num_ws = num_ws or 0
         embed_features = (embed_features or w_dim) if c_dim else 0
         widths = [z_dim + embed_features] + [layer_features or w_dim] * (num_layers - 1) + [w_dim]
         if c_dim:
@@ -106,6 +109,7 @@ class Mapping(nn.Module):
         """w [N, w_dim] of z [N, z_dim] and label vectors c [N, c_dim], before truncation and broadcasting."""
         inputs = []
         if self.z_dim:
+            assert z is not None, "a mapping with z_dim needs z"
             inputs.append(normalize_second_moment(z))
         if self.c_dim:
             inputs.append(normalize_second_moment(self.embed(c)))
@@ -137,7 +141,7 @@ class Mapping(nn.Module):
             [N, num_ws, w_dim], or [N, w_dim] when num_ws is None.
         """
         w = self.map(z, c)
-        if self.num_ws is None:
+        if not self.num_ws:
             return w
         ws = self.broadcast(w)
         if truncation_psi == 1:
@@ -150,6 +154,8 @@ class Mapping(nn.Module):
 
 class ConvLayer(nn.Module):
     """Convolution with optional up- or downsampling, bias and activation, [N, C, H, W] -> [N, C', H', W']."""
+
+    resample_filter: Tensor
 
     def __init__(
         self,
@@ -193,6 +199,9 @@ class ConvLayer(nn.Module):
 
 class StyledConv(nn.Module):
     """Modulated convolution with noise, bias and activation: one layer of the synthesis network."""
+
+    resample_filter: Tensor
+    noise_const: Tensor
 
     def __init__(
         self,

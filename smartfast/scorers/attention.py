@@ -49,7 +49,8 @@ def set_attention(
     if not layers:
         return AttentionChoice("none", "the network has no attention layers")
     for layer in layers:
-        layer.set_processor(XFormersAttnProcessor() if setting == "xformers" else AttnProcessor2_0())
+        processor = XFormersAttnProcessor() if setting == "xformers" else AttnProcessor2_0()
+        layer.set_processor(processor)  # type: ignore[arg-type]  # diffusers' hint names one processor of many
     if setting == "xformers":
         return AttentionChoice("xformers", "perf.attention")
     reason = "auto takes PyTorch's scaled_dot_product_attention" if setting == "auto" else "perf.attention"

@@ -50,7 +50,7 @@ def load_state(path: Path, unet: UNet2DModel, ema: EMAModel, optimizer: Optimize
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a readable training state ({error}); delete it to start anew") from error
     _check_options(path, header.get("options", {}), _fixed_options(options))
-    groups = {part: {} for part in ("model", "ema", "optimizer")}
+    groups: dict[str, dict[str, Tensor]] = {part: {} for part in ("model", "ema", "optimizer")}
     for key, tensor in tensors.items():
         part, _, rest = key.partition(".")
         groups[part][rest] = tensor

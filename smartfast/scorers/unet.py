@@ -59,8 +59,8 @@ class UNetScorer(Scorer):
             parameterization=parameterization,
             dtype=dtype,
         )
-        # nn.Module's own: diffusers' `to` logs a warning for every conversion.
-        self.unet = nn.Module.to(unet, device=device, dtype=dtype, memory_format=torch.channels_last)
+        # nn.Module's own: diffusers' `to` logs a warning for every conversion. torch's hints lack its memory_format.
+        self.unet = nn.Module.to(unet, device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if dtype == torch.bfloat16 and not any(hasattr(block, "skip_conv") for block in self.unet.down_blocks):
             self.unet.conv_in = _TwoTermConv.of(self.unet.conv_in)
         self.attention = str(set_attention(self.unet, attention, device=device, dtype=dtype))
@@ -79,7 +79,8 @@ class _TwoTermConv(nn.Conv2d):
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Self:
         """What computes the same as `conv`, of images with more digits than its precision holds."""
-        wide = cls(2 * conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, device="meta")
+        # torch's hints say of a convolution's sizes only that they are tuples, and take pairs.
+        wide = cls(2 * conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, device="meta")  # type: ignore[arg-type]
         weight = torch.cat([conv.weight, conv.weight], dim=1).to(memory_format=torch.channels_last)
         wide.weight, wide.bias = nn.Parameter(weight), conv.bias
         return wide

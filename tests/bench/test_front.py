@@ -60,7 +60,7 @@ def test_files_are_compared(asked: list[Options], tmp_path: Path, capsys: pytest
 
 def test_what_it_does_not_understand_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert front.main([]) == 2
-    assert "expected one of ops, phases" in capsys.readouterr().err
+    assert "expected one of regularizer, train" in capsys.readouterr().err
     assert front.main(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
     assert "a.json: expected a result" in capsys.readouterr().err
     with pytest.raises(SystemExit):

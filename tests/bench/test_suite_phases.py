@@ -47,7 +47,7 @@ def test_phases_of_the_digits(tmp_path: Path) -> None:
         suite_phases.run(OPTIONS, results)
     rows = load(results.path).rows
     assert [(row["phase"], row["provider"]) for row in rows] == [
-        (phase, "eager") for phase in ("g_main", "g_score", "d_main", "d_r1")
+        (phase, "reference") for phase in ("g_main", "g_score", "d_main", "d_r1")
     ]
     for row in rows:
         assert "error" not in row

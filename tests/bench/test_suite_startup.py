@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from bench import suite_startup
-from bench.jobs import EAGER, Loop, job_config
+from bench.jobs import EAGER, Loop, job_config, settings
 from bench.options import Options
 from bench.paper_jobs import open_paper_job
 from bench.results import Run
-from bench.suite_phases import settings
+from bench.timing import Failure
 
 CPU = torch.device("cpu")
 QUICK = Options(device=CPU, quick=True, overrides=("--perf.cpu_threads=1",))
@@ -44,17 +44,24 @@ def test_the_first_compiled_start_has_an_empty_cache_and_the_others_its_code(
 
 def test_ready_when_every_phase_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
     job = open_paper_job(job_config("digits", settings("digits", QUICK)), device=CPU)
-    counts: list[int] = []
+    loops: list[Loop] = []
     iterate = Loop.iterate
 
-    def counted(loop: Loop, iterations: int) -> None:
-        counts.append(iterations)
+    def noted(loop: Loop, iterations: int) -> None:
+        loops.append(loop)
         iterate(loop, iterations)
 
-    monkeypatch.setattr(Loop, "iterate", counted)
+    monkeypatch.setattr(Loop, "iterate", noted)
     suite_startup.run_every_phase(job, EAGER)
-    # The first iteration has d_r1 and the score term; g_main without it is due in the second.
-    assert counts == [1, 1]
+    (loop,) = loops
+    ran = {name.removeprefix("count/") for name in loop.training.timer.read() if name.startswith("count/")}
+    assert set(job.phase_shares()) <= ran
+
+
+def test_a_process_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    arguments = ["eager", "--config", "digits", "--device", "cpu", "--perf.cpu_threads=1"]
+    outcome = suite_startup.start(arguments, str(tmp_path), repeats=1, most_sec=1)
+    assert outcome == Failure("not ready after 1 s")
 
 
 def test_a_real_process(tmp_path: Path) -> None:
