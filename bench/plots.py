@@ -75,16 +75,18 @@ def draw_roofline(rows: Sequence[Row], limits: Limits, path: Path) -> None:
             s=14, alpha=0.7, color=_COLORS[place % len(_COLORS)], label=str(provider), linewidths=0
         )
         mine = [row for row in timed if row["provider"] == provider]
-        products = [row for row in mine if row.get("flops")]
-        left.scatter(
-            [row["flops"] / row["bytes"] for row in products],
-            [row["flops"] / row["median_sec"] / 1e9 for row in products],
-            **style,
-        )
-        moves = [row for row in mine if not row.get("flops")]
-        right.scatter(
-            [row["bytes"] / 2**20 for row in moves], [row["bytes"] / row["median_sec"] / 1e9 for row in moves], **style
-        )
+        if products := [row for row in mine if row.get("flops")]:
+            left.scatter(
+                [row["flops"] / row["bytes"] for row in products],
+                [row["flops"] / row["median_sec"] / 1e9 for row in products],
+                **style,
+            )
+        if moves := [row for row in mine if not row.get("flops")]:
+            right.scatter(
+                [row["bytes"] / 2**20 for row in moves],
+                [row["bytes"] / row["median_sec"] / 1e9 for row in moves],
+                **style,
+            )
     _ceilings(left, limits, [row for row in timed if row.get("flops")])
     right.axhline(limits.copy_bytes_per_sec / 1e9, color=_FLOOR, linewidth=1)
     right.set(xlabel="MiB moved", ylabel="GB/s", title="no matrix products; line: copy")

@@ -229,7 +229,7 @@ def ops_section(rows: Sequence[Row]) -> str:
     text = (
         f"Geometric mean over the layers of the speed against `{providers[0]}`, then how many layers are faster, "
         "slower, and noise; medians of the share of the machine's limit and of the memory against it. Every layer is "
-        "in the file."
+        "in the file. A copy passes the limit where its bytes stay in a cache, which only a GPU's are kept from."
     )
     return "\n\n".join([text, markdown_table([*keys, "layers", *providers], cells), *errors(rows)])
 

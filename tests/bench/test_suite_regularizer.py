@@ -126,3 +126,20 @@ def test_whole_waterfall_on_a_gpu() -> None:
     setting = Setting(job_config("digits", []), device, batch=4)
     found = suite_regularizer.measure_steps(setting, waterfall("cuda"), Options(device=device, quick=True))
     assert [one.step.name for one in found if isinstance(one.outcome, Failure)] == []
+
+
+def test_a_recipe_that_does_not_fit_is_measured_with_fewer_images(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    honest = Setting.recipe_gradient
+
+    def limited(setting: Setting) -> Tensor:
+        if setting.batch > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return honest(setting)
+
+    monkeypatch.setattr(Setting, "recipe_gradient", limited)
+    config = job_config("digits", ["--optim.batch=8"])
+    with Run("regularizer", "test", device=CPU, folder=tmp_path) as results:
+        setting = suite_regularizer.fitting_setting("digits", config, Options(device=CPU), results)
+    assert setting.batch == 2
+    text = results.path.read_text()
+    assert "digits with batch 8: the recipe does not fit" in text and "digits with batch 4" in text
