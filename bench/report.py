@@ -26,6 +26,7 @@ from smartfast.files import write_atomically
 
 CAMPAIGN_COMMAND = "python -m bench all --device cuda"
 PREDICTED_DEVICE = "H100 SXM"
+SPREAD = "Medians, quantiles 0.2 to 0.8 in brackets; noise is a difference inside them:"
 START, END = "<!-- bench -->", "<!-- /bench -->"
 _README_SUITES = ("train", "regularizer")
 
@@ -135,7 +136,7 @@ def readme_text(measured: Sequence[Campaign], predicted: Sequence[Row]) -> str:
             commands = ", ".join(f"`{result.command}`" for result in campaign.results if result.suite in _README_SUITES)
             about = f"Measured on {campaign.device['name']}"
             threads = campaign.device.get("threads")
-            text += [f"{about}{f', {threads} threads' if threads else ''}; from {commands}:", table]
+            text += [f"{about}{f', {threads} threads' if threads else ''}; from {commands}. {SPREAD}", table]
     if not any(campaign.is_gpu for campaign in measured) and predicted:
         text += [
             f"**Predictions, not measurements**: floors in s/kimg of one {PREDICTED_DEVICE}, counted work over the "

@@ -109,10 +109,11 @@ def row_differs(a: Row, b: Row) -> bool:
 
 
 def speed_up(slow: Row | None, fast: Row | None) -> str | None:
-    """`1.52x`, `noise` where the spreads overlap, None where a time is missing."""
+    """`1.52x`, `noise (1.02x)` where the spreads overlap, None where a time is missing."""
     if slow is None or fast is None or not (timing_of(slow) and timing_of(fast)):
         return None
-    return f"{slow['median_sec'] / fast['median_sec']:.2f}x" if row_differs(slow, fast) else "noise"
+    ratio = f"{slow['median_sec'] / fast['median_sec']:.2f}x"
+    return ratio if row_differs(slow, fast) else f"noise ({ratio})"
 
 
 def fastest(rows: Iterable[Row]) -> Row | None:

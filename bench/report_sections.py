@@ -247,8 +247,7 @@ def _against_first(calls: Iterable[Sequence[Row]], provider: str, first: str) ->
             ratios.append(base["median_sec"] / row["median_sec"])
             if base.get("peak_bytes") and row.get("peak_bytes"):
                 memory.append(row["peak_bytes"] / base["peak_bytes"])
-            verdict = speed_up(base, row)
-            verdicts.append("noise" if verdict == "noise" else "faster" if ratios[-1] > 1 else "slower")
+            verdicts.append("noise" if not row_differs(base, row) else "faster" if ratios[-1] > 1 else "slower")
     text = []
     if ratios:
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))

@@ -55,7 +55,7 @@ def test_files_are_compared(asked: list[Options], tmp_path: Path, capsys: pytest
     front.main(["small", "--device", "cpu", "--output", str(tmp_path)])
     path = str(load_all(tmp_path)[0].path)
     assert front.main(["--compare", path, path]) == 0
-    assert "| 1,000 (900 to 1,100) | 1,000 (900 to 1,100) | noise |" in capsys.readouterr().out
+    assert "| 1,000 (900 to 1,100) | 1,000 (900 to 1,100) | noise (1.00x) |" in capsys.readouterr().out
 
 
 def test_what_it_does_not_understand_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def render(results: Sequence[Result], folder: Path) -> tuple[str, str, list[Path
 
 def test_a_gpu_campaign_becomes_tables_plots_and_verdicts(tmp_path: Path) -> None:
     text, readme, written = render([ops(), regularizer(), train(), phases(), startup()], tmp_path)
-    assert "| shared fakes | 7.92 (7.84 to 8) | noise | noise | - | 2 | 0.99990 | 1.00000 |" in text
+    assert "| shared fakes | 7.92 (7.84 to 8) | noise (1.01x) | noise (1.01x) | - | 2 | 0.99990 | 1.00000 |" in text
     assert "| CUDA graph | 0.8 (0.792 to 0.808) | 9.90x | 10.00x |" in text
     assert (
         "| lsun_bedroom256 | fp16 | 64 | d_main | 50 (49.5 to 50.5) | 20 (19.8 to 20.2) | 2.50x | 10 | 50 % |" in text
@@ -180,5 +180,5 @@ def test_two_runs_side_by_side() -> None:
     b.rows.append(timed(1.0, config="cifar10", provider="reference", score=True))
     text = compare(a, b)
     assert "| reference | False | 6,000 (5,940 to 6,060) | 3,000 (2,970 to 3,030) | 2.00x |" in text
-    assert text.count("| noise |") == 2
+    assert text.count("| noise (1.00x) |") == 2
     assert "Only in A: 0 rows, only in B: 1." in text and "python -m bench train" in text
