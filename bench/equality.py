@@ -120,20 +120,20 @@ def report(result: dict[str, Any], name: str) -> str:
     rows = []
     for statistic, values in result["statistics"].items():
         cells: list[str] = []
-        for name in OTHERS:
-            differences = relative_differences(values[name], values["eager"])
+        for other in OTHERS:
+            differences = relative_differences(values[other], values["eager"])
             chosen = (max(differences[:_EARLY]), statistics.median(differences), max(differences))
             cells += [f"{value:.1e}" for value in chosen]
         rows.append([statistic, *cells])
     text = [f"# `{name}`: compiled against eager", result["provenance"], about, markdown_table(header, rows)]
     marks = [f"after {mark}" for mark in result["marks"]]
     drift = [
-        [f"{network}, {name}", *(f"{value:.1e}" for value in values)]
-        for name, networks in result["parameters"].items()
+        [f"{network}, {other}", *(f"{value:.1e}" for value in values)]
+        for other, networks in result["parameters"].items()
         for network, values in networks.items()
     ]
     text += ["Weights: norm of the difference relative to the norm.", markdown_table(["", *marks], drift)]
-    distances = [[name, *(f"{value:.4g}" for value in values)] for name, values in result["fid"].items() if values]
+    distances = [[other, *(f"{value:.4g}" for value in values)] for other, values in result["fid"].items() if values]
     if distances:
         text += ["Frechet distance of the averaged generator.", markdown_table(["", *marks], distances)]
     return "\n\n".join(text) + "\n"
@@ -148,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", type=torch.device, default=torch.device(default_device), help="where to train")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     options, overrides = parser.parse_known_args(arguments)
-    command = " ".join([COMMAND, "--config", options.config, "--device", str(options.device), *overrides])
+    asked = ["--config", options.config, "--iterations", str(options.iterations), "--device", str(options.device)]
+    command = " ".join([COMMAND, *asked, *overrides])
     try:
         job = open_paper_job(job_config(options.config, overrides), device=options.device)
     except UserError as error:

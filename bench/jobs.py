@@ -63,19 +63,19 @@ class Job:
 
     def phase_shares(self) -> dict[str, float]:
         """Runs per iteration of every phase that runs at all."""
-        loss, frequency = self.config.loss, self.config.smart.frequency
-        path_interval = loss.path_length_interval if loss.path_length_weight else 0
-        score = 1 / frequency if frequency else 0.0
-        intervals = {"g_path": path_interval, "d_r1": loss.r1_interval}
-        shares = {"g_main": 1 - score, "g_score": score, "d_main": 1.0}
-        shares |= {name: 1 / interval if interval else 0.0 for name, interval in intervals.items()}
+        lazy = {name: 1 / interval if interval else 0.0 for name, interval in self._intervals().items()}
+        shares = {"g_main": 1 - lazy["g_score"], "g_score": lazy["g_score"], "d_main": 1.0, **lazy}
         return {name: share for name, share in shares.items() if share}
 
     def period(self) -> int:
         """Iterations after which the schedule of the phases repeats."""
-        loss, frequency = self.config.loss, self.config.smart.frequency
+        return math.lcm(*(interval or 1 for interval in self._intervals().values()))
+
+    def _intervals(self) -> dict[str, int]:
+        """Iterations from one run of a lazy phase to the next; 0 where it never runs."""
+        loss = self.config.loss
         path_interval = loss.path_length_interval if loss.path_length_weight else 0
-        return math.lcm(*(interval or 1 for interval in (frequency, path_interval, loss.r1_interval)))
+        return {"g_score": self.config.smart.frequency, "g_path": path_interval, "d_r1": loss.r1_interval}
 
 
 class Loop:

@@ -36,7 +36,8 @@ def open_paper_job(config: Config, *, device: torch.device, counted_for_gpu: boo
     Raises:
         UserError: As `smartfast train`, or there is no architecture for the resolution.
     """
-    smart, stand_ins = config.smart, list[str]()
+    smart = config.smart
+    stand_ins: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         if config.data.path != "digits" and not Path(config.data.path).exists():
             config = _with_random_images(config, Path(folder))

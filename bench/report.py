@@ -7,6 +7,7 @@ from bench.plots import draw_phases, draw_roofline, draw_waterfall
 from bench.report_rows import Campaign, campaigns, cost, fastest, group, predictions, speed_up
 from bench.report_sections import (
     devices_table,
+    errors,
     limits_table,
     machine_text,
     ops_section,
@@ -26,7 +27,7 @@ from smartfast.files import write_atomically
 
 CAMPAIGN_COMMAND = "python -m bench all --device cuda"
 PREDICTED_DEVICE = "H100 SXM"
-SPREAD = "Medians, quantiles 0.2 to 0.8 in brackets; noise is a difference inside them:"
+SPREAD = "Medians, quantiles 0.2 to 0.8 in brackets; noise: the brackets overlap:"
 START, END = "<!-- bench -->", "<!-- /bench -->"
 _README_SUITES = ("train", "regularizer")
 
@@ -82,10 +83,11 @@ def _campaign_sections(campaign: Campaign, output: Path) -> tuple[list[str], lis
     text.append(limits_table(campaign.results))
     plots = _draw(campaign, output / "plots")
     for suite, (title, section) in _SECTIONS.items():
-        if suite in campaign.rows:
-            text += [f"### {title}", section(campaign.rows[suite])]
-            if suite in plots:
-                text.append(f"![{title}](plots/{plots[suite].name})")
+        rows, failures = campaign.rows.get(suite, []), campaign.failures.get(suite, [])
+        if rows or failures:
+            text += [f"### {title}", *([section(rows)] if rows else []), *errors(failures)]
+        if suite in plots:
+            text.append(f"![{title}](plots/{plots[suite].name})")
     return text, list(plots.values())
 
 
@@ -97,7 +99,7 @@ def _draw(campaign: Campaign, folder: Path) -> dict[str, Path]:
             plots[suite] = folder / f"{slug(campaign.device['name'])}-{suite}.png"
             draw(rows[suite], plots[suite])
     limits = campaign.limits_of("ops")
-    if limits:
+    if limits and rows.get("ops"):
         plots["ops"] = folder / f"{slug(campaign.device['name'])}-roofline.png"
         draw_roofline(rows["ops"], limits, plots["ops"])
     return plots
@@ -108,7 +110,10 @@ def _target_sections(measured: Sequence[Campaign]) -> list[str]:
     if gpu:
         where = f"On {gpu.device['name']}; the targets are for one H100."
     else:
-        where = f"No GPU was at hand. `{CAMPAIGN_COMMAND}` on one measures all of this, at most 8 minutes a suite."
+        where = (
+            f"No GPU was at hand. `{CAMPAIGN_COMMAND}` on one measures all of this; no suite starts anything after 8 "
+            "minutes."
+        )
     return ["## Targets", where, targets_table(gpu)]
 
 

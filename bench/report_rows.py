@@ -14,10 +14,15 @@ PREDICTIONS = "roofline"
 
 @dataclass
 class Campaign:
-    """What was measured on one device. rows: By suite. results: The files that they come from, oldest first."""
+    """What was measured on one device.
+
+    rows: By suite. failures: Errors of whole parts of a suite, by suite: what was to be measured there is not known.
+    results: The files that they come from, oldest first.
+    """
 
     device: Mapping[str, Any]
     rows: dict[str, list[Row]] = field(default_factory=dict)
+    failures: dict[str, list[Row]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
 
     def limits_of(self, suite: str) -> Limits | None:
@@ -40,8 +45,14 @@ def campaigns(results: Iterable[Result]) -> list[Campaign]:
         if not result.quick and result.suite != PREDICTIONS:
             found.setdefault(result.device["name"], Campaign(result.device)).results.append(result)
     for campaign in found.values():
-        campaign.results, campaign.rows = _newest(campaign.results)
+        campaign.results, rows = _newest(campaign.results)
+        campaign.rows = {suite: [row for row in each if _names_a_way(row)] for suite, each in rows.items()}
+        campaign.failures = {suite: [row for row in each if not _names_a_way(row)] for suite, each in rows.items()}
     return sorted(found.values(), key=lambda campaign: not campaign.is_gpu)
+
+
+def _names_a_way(row: Row) -> bool:
+    return "provider" in row or "step" in row
 
 
 def predictions(results: Iterable[Result]) -> tuple[list[Result], list[Row]]:

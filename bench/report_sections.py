@@ -170,7 +170,7 @@ def phases_section(rows: Sequence[Row]) -> str:
         "One run of a phase over the whole batch, optimizer step included: median (quantiles 0.2 to 0.8). The columns "
         "from `fastest` on are those of the fastest provider; s/kimg at the phase's interval."
     )
-    return "\n\n".join([about, markdown_table(header, cells), *errors(rows)])
+    return "\n\n".join([about, markdown_table(header, cells), *_stand_ins(rows), *errors(rows)])
 
 
 def train_section(rows: Sequence[Row]) -> str:
@@ -201,7 +201,7 @@ def train_section(rows: Sequence[Row]) -> str:
         "Real iterations, optimizer and averages included. From images/s on: with the score term. MFU: the counted "
         "FLOPs against the bf16 matrix rate of a GPU, the fp32 rate of a CPU."
     )
-    return "\n\n".join([about, markdown_table(header, cells), *errors(rows)])
+    return "\n\n".join([about, markdown_table(header, cells), *_stand_ins(rows), *errors(rows)])
 
 
 def score_overhead(without: Row | None, with_score: Row | None) -> float | None:
@@ -229,7 +229,7 @@ def ops_section(rows: Sequence[Row]) -> str:
     text = (
         f"Geometric mean over the layers of the speed against `{providers[0]}`, then how many layers are faster, "
         "slower, and noise; medians of the share of the machine's limit and of the memory against it. Every layer is "
-        "in the file. A copy passes the limit where its bytes stay in a cache, which only a GPU's are kept from."
+        "in the file. On a CPU a small copy stays in the cache and exceeds the limit; on a GPU the caches are emptied."
     )
     return "\n\n".join([text, markdown_table([*keys, "layers", *providers], cells), *errors(rows)])
 
@@ -318,6 +318,12 @@ def errors(rows: Sequence[Row]) -> list[str]:
     ]
     more = [f"- and {len(reasons) - _ERRORS_SHOWN} more reasons"] if len(reasons) > _ERRORS_SHOWN else []
     return ["Without a time:\n\n" + "\n".join(lines + more)]
+
+
+def _stand_ins(rows: Sequence[Row]) -> list[str]:
+    """What was not the real thing; empty where everything was."""
+    found = {row["config"]: row["stand_ins"] for row in rows if row.get("stand_ins")}
+    return [f"With stand-ins: {'; '.join(f'{config}: {what}' for config, what in found.items())}."] if found else []
 
 
 def _where(row: Row) -> str:

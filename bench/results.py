@@ -124,7 +124,7 @@ class Run:
                 torch.cuda.synchronize()
 
     def skip(self, what: str) -> None:
-        """Note what the time budget left out."""
+        """Note what was left out or changed: by the time budget, by --quick, where memory did not suffice."""
         self._skipped.append(what)
         self._write(stopped="not finished")
 

@@ -107,6 +107,7 @@ def fitting_setting(name: str, config: Config, options: Options, results: Run) -
         torch.OutOfMemoryError: It does not fit with one image either.
     """
     batch = QUICK_BATCH if options.quick else default_batch(config)
+    setting: Setting | None
     while True:
         try:
             setting = Setting(config, options.device, batch=batch)
@@ -116,6 +117,7 @@ def fitting_setting(name: str, config: Config, options: Options, results: Run) -
             if batch == 1:
                 raise
         results.skip(f"{name} with batch {batch}: the recipe does not fit in memory")
+        setting = None  # its networks go before the next ones come
         batch //= 2
         _free_memory()
 

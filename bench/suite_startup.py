@@ -1,7 +1,8 @@
 """The startup suite: seconds from the start of a process until training has run every phase once.
 
 `cache` says what compiled code the process found: `empty` none, `filled` what the one before it left; eager training
-compiles nothing. Every process is a child, which runs this module with caches of its own.
+compiles nothing. CUDA graphs are captured later, after some runs of a phase. Every process is a child, which runs this
+module with caches of its own.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,49 +25,48 @@ from bench.results import Run
 from bench.timing import Failure, Timing, summary
 
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-REPEATS = 3
+STARTS = (("eager", None, 3), ("compiled", "empty", 1), ("compiled", "filled", 3))
+"""Provider, cache and number of processes."""
 
 
 def run(options: Options, results: Run) -> None:
     """Start eagerly, with an empty cache and with a filled one; on a CPU the digits only."""
-    on_gpu = options.device.type == "cuda"
-    fast = "cuda_graph" if on_gpu else "compiled"
     for name in tqdm(options.configs or PRESETS[options.device.type], desc="startup"):
         overrides = settings(name, options)
         config = job_config(name, overrides)
         about = {"config": name, "resolution": config.data.resolution, "batch": config.optim.batch}
         about |= {"batch_gpu": config.optim.batch_gpu, "dtype": config.perf.precision}
         with tempfile.TemporaryDirectory() as cache:
-            for provider, state, repeats in (("eager", None, REPEATS), (fast, "empty", 1), (fast, "filled", REPEATS)):
+            for provider, state, repeats in STARTS:
                 row = {**about, "provider": provider, "cache": state}
-                if not options.time_left_sec() or (options.quick and provider == fast):
+                if not options.time_left_sec() or (options.quick and provider == "compiled"):
                     results.skip(f"{name}, {provider}{f', {state} cache' if state else ''}")
                     continue
                 arguments = [provider, "--config", name, "--device", str(options.device), *overrides]
-                outcome = start(arguments, cache, 1 if options.quick else repeats, options.time_left_sec())
+                outcome = start(arguments, cache, 1 if options.quick else repeats, options.time_left_sec)
                 results.add(row | outcome.row())
 
 
-def start(arguments: Sequence[str], cache: str, repeats: int, most_sec: float) -> Timing | Failure:
+def start(arguments: Sequence[str], cache: str, repeats: int, time_left_sec: Callable[[], float]) -> Timing | Failure:
     """Start processes one after the other.
 
     Args:
         arguments: Of this module's command line.
         cache: Folder of compiled code.
-        repeats: How many.
-        most_sec: After which a process is stopped.
+        repeats: How many, as long as there is time.
+        time_left_sec: After which a process is stopped.
     """
-    samples_sec = []
+    samples_sec: list[float] = []
     environment = os.environ | dict.fromkeys(CACHE_VARIABLES, cache)
     for _ in range(repeats):
-        start_sec = time.time()
+        start_sec, left_sec = time.time(), time_left_sec()
         command = [sys.executable, "-m", "bench.suite_startup", *arguments]
         try:
             child = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=False, timeout=most_sec
+                command, env=environment, capture_output=True, text=True, check=False, timeout=left_sec
             )
         except subprocess.TimeoutExpired:
-            return Failure(f"not ready after {most_sec:.0f} s")
+            return summary(samples_sec) if samples_sec else Failure(f"not ready after {left_sec:.0f} s")
         if child.returncode:
             return Failure((child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1])
         samples_sec.append(float(child.stdout.split()[-1]) - start_sec)

@@ -36,7 +36,8 @@ def style_latents(g: Generator, latents: Latents) -> tuple[Tensor, Tensor]:
     """Latents of the layers [N, num_ws, w_dim] after style mixing, and the batch mean of w [w_dim], detached."""
     w = g.mapping.map(latents.z, latents.c)
     ws = g.mapping.broadcast(w)
-    if latents.z_mix is not None and latents.cutoff is not None:
+    if latents.z_mix is not None:
+        assert latents.cutoff is not None
         ws_mix = g.mapping.broadcast(g.mapping.map(latents.z_mix, latents.c))
         layer = torch.arange(g.num_ws, device=w.device)
         ws = torch.where((layer < latents.cutoff)[:, :, None], ws, ws_mix)

@@ -85,6 +85,7 @@ class Training:
         )
         self.image_shape = (dataset.channels, dataset.resolution, dataset.resolution)
         self.batch, self.rounds = self._static_batch(self._places(process_index))
+        assert (scorer is None) == (timesteps is None), "a scorer and its timesteps come together"
         score_term = None if scorer is None or timesteps is None else (self._score_term(scorer), timesteps)
         self.recipe = Recipe(
             config, generator, discriminator, self.latents, self.path_mean, score_term, self.num_processes

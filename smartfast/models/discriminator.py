@@ -221,6 +221,7 @@ class Discriminator(nn.Module):
         def merge(a: Tensor, b: Tensor) -> Tensor:
             return torch.stack([a.unflatten(0, (group, -1)), b.unflatten(0, (group, -1))], dim=1).flatten(0, 2)
 
+        assert (fake_c is None) == (real_c is None), "labels of fakes and of reals come together"
         logits = self(merge(fakes, reals), None if fake_c is None or real_c is None else merge(fake_c, real_c))
         fake_logits, real_logits = logits.unflatten(0, (group, 2, -1)).unbind(dim=1)
         return fake_logits.flatten(0, 1), real_logits.flatten(0, 1)

@@ -95,7 +95,8 @@ def test_report_says_where_it_comes_from(tmp_path: Path, compiled_names: list[st
     command = ["--config=digits", "--output", str(tmp_path), "--device=cpu", "--iterations=2", *TINY]
     assert equality.main(command) == 0
     text = (tmp_path / "equality_digits.md").read_text()
-    assert "`python -m bench.equality --config digits --device cpu --data.resolution=16" in text
+    assert "`python -m bench.equality --config digits --iterations 2 --device cpu --data.resolution=16" in text
+    assert text.startswith("# `digits`: compiled against eager")
     assert "2 iterations from the same seed" in text and (tmp_path / "equality_digits.json").is_file()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.jobs import Job, job_config, open_job
+from bench.jobs import job_config, open_job
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_period_of_the_schedule(intervals: tuple[int, int, int], expected: int) 
 def test_shares_are_runs_per_iteration_of_a_whole_period() -> None:
     options = ["--smart.frequency=3", "--loss.r1_interval=6", "--loss.path_length_weight=0", "--perf.cpu_threads=1"]
     opened = open_job(job_config("digits", options), device=torch.device("cpu"))
-    assert isinstance(opened, Job) and opened.period() == 6
+    assert opened.period() == 6
     assert {name: round(6 * share) for name, share in opened.phase_shares().items()} == {
         "g_main": 4,
         "g_score": 2,

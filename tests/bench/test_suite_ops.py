@@ -211,3 +211,14 @@ def test_every_provider_on_a_gpu(results: Run, op: str) -> None:
         for mode in modes_of(case):
             rows = suite_ops.measure_case(case, mode, options, results, compiles=True)
             assert [row["provider"] for row in rows if "error" in row] == [], rows
+
+
+def test_other_routes_are_those_that_could_and_are_not_taken() -> None:
+    inputs = Inputs(small_case("modulated_conv2d", "G b8.conv1"), CPU)
+
+    def asks_for_a_route(tensors: dict[str, Tensor]) -> Tensor:
+        suite_ops.triton_conv.measured_route(CPU, torch.float32, 3, 8, 8, 8)
+        return tensors["x"]
+
+    assert suite_ops._other_routes(asks_for_a_route, inputs) == ["gemm"]  # library is the default
+    assert suite_ops._other_routes(lambda tensors: tensors["x"], inputs) == []
