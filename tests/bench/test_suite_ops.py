@@ -18,7 +18,7 @@ from smartfast.errors import UserError
 from smartfast.models import Discriminator, Generator, discriminator, layers
 
 CPU = torch.device("cpu")
-TRIAL = Options(device=CPU, quick=True)
+TRIAL = Options(device=CPU, quick=True, budget_sec=3600)
 SMALL = Config(16, 128, batch=2, channel_max=8, image_channels=1)
 
 

@@ -12,7 +12,7 @@ from bench.paper_jobs import open_paper_job
 from bench.results import Run, load
 from bench.suite_phases import idle_share, plan, settings
 
-OPTIONS = Options(device=torch.device("cpu"), quick=True, overrides=("--perf.cpu_threads=1",))
+OPTIONS = Options(device=torch.device("cpu"), quick=True, overrides=("--perf.cpu_threads=1",), budget_sec=3600)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from bench.results import Run
 from bench.timing import Failure
 
 CPU = torch.device("cpu")
-QUICK = Options(device=CPU, quick=True, overrides=("--perf.cpu_threads=1",))
+QUICK = Options(device=CPU, quick=True, overrides=("--perf.cpu_threads=1",), budget_sec=3600)
 
 
 def test_the_first_compiled_start_has_an_empty_cache_and_the_others_its_code(
