@@ -10,7 +10,6 @@ runs/bench.
 """
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
@@ -18,18 +17,18 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read at torch's import; otherwise every use of the profiler says so
+import torch
 
-import torch  # noqa: E402
-
-from smartfast.compiling import compile_cache_dir  # noqa: E402
+from smartfast.compiling import compile_cache_dir
 
 compile_cache_dir()  # before the compiler chooses a folder of its own
 
 from bench.jobs import job_config  # noqa: E402
 from bench.limits import measure_limits  # noqa: E402
-from bench.options import BUDGET_SEC, Options  # noqa: E402
+from bench.op_cases import suite_cases  # noqa: E402
+from bench.options import BUDGET_SEC, Options, torch_device  # noqa: E402
 from bench.results import RESULTS, Run, load  # noqa: E402
+from smartfast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR  # noqa: E402
 from smartfast.cpu import set_up_cpu  # noqa: E402
 from smartfast.errors import UserError  # noqa: E402
 
@@ -55,8 +54,9 @@ def run_suite(suite: str, options: Options, command: str, folder: Path) -> Path:
         The file of results.
 
     Raises:
-        UserError: As the suite.
+        UserError: As the suite; a configuration that it does not have is found before anything is measured.
     """
+    check_configs(suite, options)
     if options.device.type == "cpu":
         set_up_cpu(job_config("digits", options.overrides).perf.cpu_threads, num_processes=1)
     limits = None if suite in _WITHOUT_LIMITS else measure_limits(options.device, quick=options.quick)
@@ -66,12 +66,27 @@ def run_suite(suite: str, options: Options, command: str, folder: Path) -> Path:
     return run.path
 
 
+def check_configs(suite: str, options: Options) -> None:
+    """Raises UserError for a configuration, or a setting over it, that the suite does not have."""
+    for name in options.configs or ("digits",):
+        if suite == "ops":
+            suite_cases(name, options.device.type)
+        else:
+            job_config(name, options.overrides)
+
+
 def run_all(arguments: Sequence[str]) -> int:
-    """Every suite with the same arguments; one that fails does not stop the others. Returns the exit code."""
+    """Every suite with the same arguments; one that fails does not stop the others. Returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: A suite was interrupted.
+    """
     codes = {}
     for suite in SUITES:
         print(f"== {suite}", flush=True)
         codes[suite] = subprocess.run([sys.executable, "-m", "bench", suite, *arguments], check=False).returncode
+        if codes[suite] == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
     failed = [suite for suite, code in codes.items() if code]
     if failed:
         print(f"{COMMAND}: failed: {', '.join(failed)}", file=sys.stderr)
@@ -81,12 +96,15 @@ def run_all(arguments: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options, overrides = _parser().parse_known_args(arguments)
     try:
+        options, overrides = _parser().parse_known_args(arguments)
         return _dispatch(options, overrides, arguments)
     except UserError as error:
         print(f"{COMMAND}: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"{COMMAND}: interrupted; the files of results keep what was measured", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,9 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("suite", nargs="?", choices=[*SUITES, "all", "report"], metavar="SUITE", help=suites)
     parser.add_argument("--config", nargs="+", default=(), help="presets or YAML files; default: the suite's")
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", type=torch.device, default=torch.device(default_device), help="where to measure")
+    parser.add_argument("--device", type=torch_device, default=default_device, help="where to measure: cpu, cuda")
     parser.add_argument("--quick", action="store_true", help="a trial: small sizes, few repeats, outside the report")
     parser.add_argument("--budget_sec", type=float, default=BUDGET_SEC, help="start nothing more after this time")
+    parser.add_argument(
+        "--cold",
+        action=argparse.BooleanOptionalAction,
+        help="ops: empty the caches before every call (default: on CUDA)",
+    )
     parser.add_argument("--output", type=Path, help="folder of the results, or of the report")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two files of results")
     return parser
@@ -115,16 +138,18 @@ def _dispatch(options: argparse.Namespace, overrides: Sequence[str], arguments: 
         raise UserError(f"expected one of {', '.join([*SUITES, 'all', 'report'])}, or --compare; see --help")
     if options.suite == "report":
         return _report(options.output)
-    if options.suite == "all":
-        code = run_all([argument for argument in arguments if argument != "all"])
-        return code if options.quick or options.output else max(code, _report(None))
     asked = Options(
         device=options.device,
         configs=tuple(options.config),
         overrides=tuple(overrides),
         quick=options.quick,
         budget_sec=options.budget_sec,
+        cold=options.cold,
     )
+    if options.suite == "all":
+        check_configs("train", asked)
+        code = run_all([argument for argument in arguments if argument != "all"])
+        return code if options.quick or options.output else max(code, _report(None))
     folder = options.output or (TRIALS if options.quick else RESULTS)
     path = run_suite(options.suite, asked, shlex.join(["python", "-m", "bench", *arguments]), folder)
     print(f"results: {path}")

@@ -1,13 +1,10 @@
 """`pytest bench`: the suites under pytest-benchmark, as trials unless --full is given."""
 
-import os
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # before torch, see bench.__main__
 
 if "bench" not in sys.modules:  # not installed, and the repository root is not on sys.path
     _folder = Path(__file__).parent

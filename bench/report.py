@@ -108,7 +108,10 @@ def _draw(campaign: Campaign, folder: Path) -> dict[str, Path]:
 def _target_sections(measured: Sequence[Campaign]) -> list[str]:
     gpu = next((campaign for campaign in measured if campaign.is_gpu), None)
     if gpu:
-        where = f"On {gpu.device['name']}; the targets are for one H100."
+        where = (
+            f"On {gpu.device['name']}; the targets are for one H100. Incomplete: nothing missed, not all measured; one "
+            "--config at a time with a longer --budget_sec goes on, and the report takes the newest of each."
+        )
     else:
         where = (
             f"No GPU was at hand. `{CAMPAIGN_COMMAND}` on one measures all of this; no suite starts anything after 8 "

@@ -22,6 +22,10 @@ from bench.results import Result, Row
 
 _ERRORS_SHOWN = 5
 _SKIPPED_SHOWN = 3
+_CACHES = {
+    True: "Caches are emptied before every call.",
+    False: "Caches hold what the call before left there, so that a small copy exceeds the limit.",
+}
 
 
 def machine_text(device: Mapping[str, Any], results: Sequence[Result]) -> str:
@@ -193,10 +197,11 @@ def train_section(rows: Sequence[Row]) -> str:
                 percent(row.get("mfu")),
                 mebibytes(row.get("peak_bytes")),
                 percent(row.get("data_wait_share")),
+                percent(row.get("idle_share")),
             ]
         )
     header = ["config", "provider", "precision", "without score, s/kimg", "with, s/kimg", "score term adds"]
-    header += ["images/s", "share of limit", "MFU", "memory, MiB", "data wait"]
+    header += ["images/s", "share of limit", "MFU", "memory, MiB", "data wait", "GPU idle"]
     about = (
         "Real iterations, optimizer and averages included. From images/s on: with the score term. MFU: the counted "
         "FLOPs against the bf16 matrix rate of a GPU, the fp32 rate of a CPU."
@@ -226,10 +231,11 @@ def ops_section(rows: Sequence[Row]) -> str:
     for about, members in group(rows, *keys).items():
         calls = list(group(members, "layer").values())
         cells.append([*about, len(calls), *(_against_first(calls, provider, providers[0]) for provider in providers)])
+    caches = {row.get("cold") for row in rows}
     text = (
         f"Geometric mean over the layers of the speed against `{providers[0]}`, then how many layers are faster, "
         "slower, and noise; medians of the share of the machine's limit and of the memory against it. Every layer is "
-        "in the file. On a CPU a small copy stays in the cache and exceeds the limit; on a GPU the caches are emptied."
+        f"in the file. {' '.join(text for cold, text in _CACHES.items() if cold in caches)}"
     )
     return "\n\n".join([text, markdown_table([*keys, "layers", *providers], cells), *errors(rows)])
 

@@ -54,7 +54,6 @@ class Run:
     ) -> None:
         self.limits = limits
         self.rows: list[Row] = []
-        self._lines: list[str] = []
         self._skipped: list[str] = []
         self._start_sec = time.monotonic()
         start = datetime.now(UTC)
@@ -81,27 +80,29 @@ class Run:
     ) -> None:
         self._write(stopped=None if error is None else f"{type(error).__name__}: {error}")
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> int:
         """Add a row and write the file.
 
         Args:
             row: Strings, numbers, booleans and None by key, flat. What was measured and where it stands, and
                 median_sec, p20_sec, p80_sec, or error (no time), or floor_sec (a prediction).
 
+        Returns:
+            The row's number, for `extend`.
+
         Raises:
             ValueError: It has none of the three, or a value that JSON has not.
         """
-        if not {"median_sec", "error", "floor_sec"} & row.keys():
-            raise ValueError(f"a row needs median_sec, error or floor_sec, got {sorted(row)}")
-        for key, value in row.items():
-            if (
-                not isinstance(value, str | int | float | bool | None)
-                or isinstance(value, float)
-                and not math.isfinite(value)
-            ):
-                raise ValueError(f"{key} is {value!r}, expected a string, a finite number, a boolean or None")
+        _check_row(row)
         self.rows.append(dict(row))
-        self._lines.append(json.dumps(row))
+        self._write(stopped="not finished")
+        return len(self.rows) - 1
+
+    def extend(self, number: int, more: Mapping[str, Any]) -> None:
+        """Add keys to a row and write the file; raises as `add`."""
+        row = {**self.rows[number], **more}
+        _check_row(row)
+        self.rows[number] = row
         self._write(stopped="not finished")
 
     @contextmanager
@@ -131,8 +132,17 @@ class Run:
     def _write(self, stopped: str | None) -> None:
         about = {"duration_sec": round(time.monotonic() - self._start_sec, 1), "stopped": stopped}
         header = json.dumps({**self._header, **about, "skipped": self._skipped}, indent=1)
-        rows = ",\n".join(self._lines)
+        rows = ",\n".join(map(json.dumps, self.rows))
         write_atomically(self.path, f'{header[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'.encode())
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    if not {"median_sec", "error", "floor_sec"} & row.keys():
+        raise ValueError(f"a row needs median_sec, error or floor_sec, got {sorted(row)}")
+    for key, value in row.items():
+        is_flat = isinstance(value, str | int | float | bool | None)
+        if not is_flat or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{key} is {value!r}, expected a string, a finite number, a boolean or None")
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,8 @@ class _Maker:
         level = self.tensor(rows, dtype=torch.float32, is_leaf=False)
         noise: dict[str, Any] = dict(seed=0, stream=self.tensor(rows, dtype=torch.int64, is_leaf=False), purpose=1)
         images = self.images(self.config.image_channels, self.config.resolution, dtype=torch.float32)
-        yield self.case("noise_forward", "score", x=images, alpha=level, sigma=level, dtype=self.dtype, **noise)
+        if self.dtype == torch.float32:  # noise is added in float32 for every network
+            yield self.case("noise_forward", "score", x=images, alpha=level, sigma=level, **noise)
         prediction = self.images(self.config.image_channels, self.config.resolution).detach()
         prediction = prediction.contiguous(memory_format=self.layout)
         target: dict[str, Any] = dict(x=images.detach(), alpha=level, sigma=level)

@@ -3,8 +3,8 @@
 Providers: `reference`, plain PyTorch; `compiled reference`, the same under torch.compile; `ours`, the Triton kernels,
 and for modulated convolutions the route that `ours` did not take; `grouped convolution`, the library's kernel for
 weights that differ from sample to sample; `copy`, for ops without matrix products, of as many bytes as the op must
-move. On CUDA each is captured in a graph, as in training, and caches are emptied before every sample; on a CPU, nothing
-is. Results are held against float64. Layers come in order of size, the largest first.
+move. On CUDA each is captured in a graph, as in training, and by default caches are emptied before every sample, as
+other layers do it in training. Results are held against float64. Layers come in order of size, the largest first.
 """
 
 import gc
@@ -79,7 +79,7 @@ def _measure_layers(name: str, cases: Sequence[Case], mode: Mode, options: Optio
         if could_compile and not compiles:
             results.skip(f"{COMPILED}: {place}")
         could_compile = compiles
-        about = {"config": name, **describe(case, mode)}
+        about = {"config": name, "cold": options.is_cold, **describe(case, mode)}
         with results.attempt(about):
             for row in measure_case(case, mode, options, results, compiles=compiles):
                 results.add(about | row)
@@ -116,7 +116,7 @@ def measure_case(case: Case, mode: Mode, options: Options, results: Run, *, comp
 
     quick: dict[str, Any] = dict(warm_up_sec=0.0, min_sec=0.0, min_repeats=2)
     timing = quick if options.quick else dict(warm_up_sec=0.01, min_sec=0.05)
-    outcomes = measure(calls, device=device, check=check, cold=device.type == "cuda", **timing)
+    outcomes = measure(calls, device=device, check=check, cold=options.is_cold, **timing)
     about = _work(case, mode, least, results)
     rows = []
     for name, outcome in outcomes.items():

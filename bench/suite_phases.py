@@ -9,15 +9,14 @@ no time. Each configuration comes first in its own precision, then the others in
 import functools
 import gc
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from bench.device_profile import device_profile
 from bench.jobs import EAGER, PRESETS, Job, job_config, settings
 from bench.options import Options
 from bench.paper_jobs import open_paper_job, trainer_settings
@@ -34,7 +33,14 @@ PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 MAX_ERRORS = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 5e-2, "bf16": 2e-1}
 """Of a gradient against the reference in the same precision: roundings in another order, over some twenty layers."""
 
-PROFILED_RUNS = 5
+HALF_SCORER_ERROR = 5e-2
+"""The same where the score term's network rounds to half precision, whatever the precision of the rest."""
+
+PROFILED_CALLS = 5
+"""Of a captured phase; an eager one shows its launches in one."""
+
+Timed = tuple[int, Callable[[], object], int]
+"""A row's number, what it timed, and how many calls of it to profile."""
 
 
 def run(options: Options, results: Run) -> None:
@@ -70,13 +76,23 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
     for training in trainings.values():
         training.load(next(job.batches(training)))
     starts = {mode: _copy(training.state()) for mode, training in trainings.items()}
+    timed: list[Timed] = []
     for phase, share in job.phase_shares().items():
         if not options.time_left_sec():
             results.skip(f"{name} {phase}")
             continue
         about = _about(name, phase, share, job, overrides, options, results)
         with results.attempt(about):
-            _measure_phase(trainings, starts, about, options, results)
+            timed += _measure_phase(trainings, starts, about, options, results, max_error(job, phase))
+    for row, call, calls in timed:
+        results.extend(row, device_profile(call, options.device, calls=calls))
+
+
+def max_error(job: Job, phase: str) -> float:
+    """The largest relative error of a phase's gradient against the reference."""
+    usual = MAX_ERRORS[job.config.perf.precision]
+    is_half = phase == "g_score" and job.scorer is not None and job.scorer.dtype != torch.float32
+    return max(usual, HALF_SCORER_ERROR) if is_half else usual
 
 
 def _measure_phase(
@@ -85,19 +101,24 @@ def _measure_phase(
     about: Row,
     options: Options,
     results: Run,
-) -> None:
+    limit: float,
+) -> list[Timed]:
     expected = _ways(about["phase"], trainings, starts)[REFERENCE]().clone()
     ways = _ways(about["phase"], trainings, starts)
     quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else {}
-    check = agrees_with(expected, MAX_ERRORS[about["dtype"]])
+    timed: list[Timed] = []
+    check = agrees_with(expected, limit)
     for provider, outcome in measure(ways, device=options.device, check=check, **quick).items():
         row = {**about, "provider": provider, **outcome.row()}
         if isinstance(outcome, Timing):
             row["sec_per_kimg"] = outcome.median_sec * about["runs_per_iteration"] * 1000 / about["batch"]
-            row |= device_profile(ways[provider], options.device)
-            if provider == "cuda_graph":
+            is_captured = provider == "cuda_graph"
+            if is_captured:
                 row["peak_bytes"] = None  # a replay allocates nothing: what it needs was taken at the capture
-        results.add(row)
+            timed.append((results.add(row), ways[provider], PROFILED_CALLS if is_captured else 1))
+        else:
+            results.add(row)
+    return timed
 
 
 def _ways(
@@ -170,37 +191,3 @@ def _about(
     _, counted = count_preset(name, overrides, for_gpu=options.device.type == "cuda")
     floor = counted.roofline(results.limits).phases[phase]
     return about | {"flops": floor.flops, "bytes": floor.bytes, "floor_sec": floor.floor_sec}
-
-
-def device_profile(call: Callable[[], object], device: torch.device) -> dict[str, Any]:
-    """launches: kernels, copies and fills per call; idle_share: of the time when the device does nothing between them.
-
-    Nothing on a CPU, where there is no device to wait for.
-    """
-    if device.type != "cuda":
-        return {}
-    torch.cuda.synchronize(device)
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(PROFILED_RUNS):
-            call()
-        torch.cuda.synchronize(device)
-    events = [e for e in profiler.events() if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
-    spans = [(event.time_range.start, event.time_range.end) for event in events]
-    return {"launches": len(spans) / PROFILED_RUNS, "idle_share": idle_share(spans)}
-
-
-def idle_share(spans: Iterable[tuple[float, float]]) -> float | None:
-    """Share of the time from the first start to the last end that no span covers; None without spans.
-
-    Args:
-        spans: Starts and ends, in any order; they may overlap.
-    """
-    ordered = sorted(spans)
-    if not ordered:
-        return None
-    busy, reached = 0.0, ordered[0][0]
-    for start, end in ordered:
-        busy += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    whole = reached - ordered[0][0]
-    return 1 - busy / whole if whole else 0.0

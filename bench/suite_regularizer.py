@@ -96,8 +96,16 @@ def measure_sweep(name: str, config: Config, options: Options, results: Run) -> 
         if not options.time_left_sec():
             results.skip(f"sweep of {name}: {about}")
             continue
-        _add_sweep(name, measure_steps(make(), steps, options, compares=False), results)
+        try:
+            _measure_sweep_point(name, make(), steps, options, results)
+        except torch.OutOfMemoryError:
+            results.skip(f"sweep of {name}: {about}: the recipe does not fit in memory")
         _free_memory()
+
+
+def _measure_sweep_point(name: str, setting: Setting, steps: Sequence[Step], options: Options, results: Run) -> None:
+    setting.recipe_gradient()  # raises where the recipe does not fit
+    _add_sweep(name, measure_steps(setting, steps, options), results)
 
 
 def fitting_setting(name: str, config: Config, options: Options, results: Run) -> Setting:
@@ -148,7 +156,7 @@ def _add_sweep(name: str, measured: Sequence["Measured"], results: Run) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """A step on a setting. cosine, norm_ratio: Against the recipe's gradient, None where they were not compared."""
+    """A step on a setting. cosine, norm_ratio: Against the recipe's gradient, None where the step gave none."""
 
     step: Step
     setting: Setting
@@ -190,14 +198,8 @@ class Measured:
         return row
 
 
-def measure_steps(
-    setting: Setting, steps: Sequence[Step], options: Options, *, compares: bool = True
-) -> list[Measured]:
-    """Time the steps in turns; a step whose gradient is wrong gets no time.
-
-    Args:
-        compares: Hold every step's gradient against the recipe's, otherwise only look for what is not finite.
-    """
+def measure_steps(setting: Setting, steps: Sequence[Step], options: Options) -> list[Measured]:
+    """Time the steps in turns; a step whose gradient is wrong gets no time."""
     terms: dict[str, Term] = {}
     outcomes: dict[str, Timing | Failure] = {}
     for step in steps:
@@ -211,8 +213,6 @@ def measure_steps(
     def check(name: str, result: object) -> str | None:
         if not all(bool(x.isfinite().all()) for x in tree_leaves(result) if isinstance(x, Tensor)):
             return "wrong: not finite"
-        if not compares:
-            return None
         compared[name] = compare(terms[name].generator_gradient(), setting.recipe_gradient())
         if not all(map(math.isfinite, compared[name])):
             del compared[name]

@@ -1,8 +1,8 @@
 """The startup suite: seconds from the start of a process until training has run every phase once.
 
-`cache` says what compiled code the process found: `empty` none, `filled` what the one before it left; eager training
-compiles nothing. CUDA graphs are captured later, after some runs of a phase. Every process is a child, which runs this
-module with caches of its own.
+`cache` says what compiled code the process found: `empty` none, `filled` what the one before it left. Eager training
+takes from it the Triton kernels, on a GPU. CUDA graphs are captured later, after some runs of a phase. Every process is
+a child, which runs this module with caches of its own.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from bench.results import Run
 from bench.timing import Failure, Timing, summary
 
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-STARTS = (("eager", None, 3), ("compiled", "empty", 1), ("compiled", "filled", 3))
+STARTS = (("compiled", "empty", 1), ("compiled", "filled", 3), ("eager", "filled", 3))
 """Provider, cache and number of processes."""
 
 
 def run(options: Options, results: Run) -> None:
-    """Start eagerly, with an empty cache and with a filled one; on a CPU the digits only."""
+    """Start with an empty cache, with a filled one, and eagerly; on a CPU the digits only."""
     for name in tqdm(options.configs or PRESETS[options.device.type], desc="startup"):
         overrides = settings(name, options)
         config = job_config(name, overrides)
@@ -40,7 +40,7 @@ def run(options: Options, results: Run) -> None:
             for provider, state, repeats in STARTS:
                 row = {**about, "provider": provider, "cache": state}
                 if not options.time_left_sec() or (options.quick and provider == "compiled"):
-                    results.skip(f"{name}, {provider}{f', {state} cache' if state else ''}")
+                    results.skip(f"{name}, {provider}, {state} cache")
                     continue
                 arguments = [provider, "--config", name, "--device", str(options.device), *overrides]
                 outcome = start(arguments, cache, 1 if options.quick else repeats, options.time_left_sec)

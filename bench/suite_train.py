@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from bench.device_profile import device_profile
 from bench.jobs import EAGER, PRESETS, Job, Loop, job_config, settings
 from bench.options import Options
 from bench.paper_jobs import open_paper_job, trainer_settings
@@ -21,6 +22,8 @@ from bench.timing import Failure, Timing, measure
 from bench.ways import REFERENCE, by_reference
 
 WITHOUT_SCORE = "--smart.frequency=0"
+MIN_REPEATS = {"cuda": 3, "cpu": 6}
+"""A call is a whole period of the schedule: few of them are many iterations, which a GPU's users wait for."""
 
 
 def run(options: Options, results: Run) -> None:
@@ -54,9 +57,11 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
     calls = {
         label: by_reference(trainings[key]) if key[0] == REFERENCE else trainings[key] for label, key in names.items()
     }
-    quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else dict(min_repeats=6)
-    outcomes = measure(calls, device=options.device, check=skipped_steps, peak=not on_gpu, **quick)
+    quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2)
+    timing = quick if options.quick else dict(min_repeats=MIN_REPEATS[options.device.type])
+    outcomes = measure(calls, device=options.device, check=skipped_steps, peak=not on_gpu, **timing)
     images = job.config.optim.batch * iterations
+    captured: dict[int, TimedTraining] = {}
     for label, outcome in outcomes.items():
         provider, score = names[label]
         timed = trainings[names[label]]
@@ -67,7 +72,11 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
         if isinstance(outcome, Timing):
             row |= _figures(outcome, timed, images)
             row |= _floor(name, score, overrides, outcome, images, options, results)
-        results.add(row)
+        number = results.add(row)
+        if isinstance(outcome, Timing) and provider == "cuda_graph":
+            captured[number] = timed
+    for number, timed in captured.items():
+        results.extend(number, device_profile(timed, options.device))
 
 
 def skipped_steps(name: str, result: object) -> str | None:

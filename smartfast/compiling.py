@@ -43,7 +43,8 @@ class Compiler:
         """
         if not self.works:
             return function
-        chosen = compiled = torch.compile(_named(function, name), fullgraph=True, mode=self.mode)
+        # A phase's shapes never change; of another phase of the same process the compiler may know that they did.
+        chosen = compiled = torch.compile(_named(function, name), fullgraph=True, mode=self.mode, dynamic=False)
         is_first = True
 
         def call(*arguments: Any) -> Any:

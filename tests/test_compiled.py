@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -87,3 +88,22 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_why() -> None:
             assert call(torch.ones(2)).tolist() == [2, 2]
     assert len(caught) == 1 and said == ["compiling d_main ..."]
     assert compiler.total_sec > 0
+
+
+def test_another_size_in_the_same_process_is_compiled_for_that_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second size on, the compiler would otherwise make code for any size, which is slower."""
+    inputs: list[list[object]] = []
+
+    def keep_inputs(graph: torch.fx.GraphModule, examples: list[object]) -> Callable[..., object]:
+        inputs.append(examples)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep_inputs))
+    torch._dynamo.reset()
+    for size in (4, 6):
+
+        def double(x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+        assert Compiler(True, lambda line: None)("d_main", double)(torch.ones(size)).sum() == 2 * size
+    assert [[type(n) for x in each for n in x.shape] for each in inputs] == [[int], [int]]

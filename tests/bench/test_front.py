@@ -2,15 +2,16 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from bench import __main__ as front
 from bench.limits import Limits
-from bench.options import Options
+from bench.options import Options, torch_device
 from bench.results import Run, load_all
+from smartfast.errors import UserError
 
 LIMITS = Limits(copy_bytes_per_sec=1e10, flops_per_sec={"fp32": 1e11}, launch_sec=1e-6)
 
@@ -65,3 +66,52 @@ def test_what_it_does_not_understand_is_named(capsys: pytest.CaptureFixture[str]
     assert "a.json: expected a result" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         front.main(["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config", "nothing"], "--config nothing: no such file"),
+        (["train", "--optim.bach=8"], "optim.bach: there is no such option; did you mean optim.batch?"),
+        (["ops", "--config", "cifar11"], "--config is cifar11, expected one of digits"),
+        (["all", "--config", "nothing"], "--config nothing: no such file"),
+        (["train", "--device", "tpu"], "--device is tpu, expected cpu, cuda"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_file(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert front.main([*arguments, "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"python -m bench: {message}") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_devices_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert torch_device("cpu") == torch.device("cpu") and torch_device("cuda:1") == torch.device("cuda", 1)
+    for name in ("cuda:2", "cuda:x", "cpuu"):
+        with pytest.raises(UserError, match=f"--device is {name}"):
+            torch_device(name)
+
+
+def test_an_interrupted_suite_keeps_its_rows_and_stops_the_others(
+    asked: list[Options], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    honest = sys.modules["bench.suite_small"].run
+
+    def interrupted(options: Options, results: Run) -> None:
+        honest(options, results)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["bench.suite_small"], "run", interrupted)
+    assert front.main(["small", "--device", "cpu", "--output", str(tmp_path)]) == 3
+    (result,) = load_all(tmp_path)
+    assert len(result.rows) == 1 and result.stopped == "KeyboardInterrupt: "
+
+    started = []
+    monkeypatch.setattr(
+        front.subprocess, "run", lambda command, check: started.append(command) or SimpleNamespace(returncode=3)
+    )
+    assert front.main(["all", "--device", "cpu", "--output", str(tmp_path)]) == 3
+    assert len(started) == 1

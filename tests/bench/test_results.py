@@ -37,6 +37,16 @@ def test_the_file_is_complete_after_every_row(tmp_path: Path) -> None:
             run.add(ROW)
 
 
+def test_keys_can_be_added_to_a_row_later(tmp_path: Path) -> None:
+    with Run("train", "command", device=CPU, folder=tmp_path) as run:
+        numbers = [run.add(ROW), run.add(ROW)]
+        run.extend(numbers[0], {"launches": 3.0})
+        assert load(run.path).rows == [ROW | {"launches": 3.0}, ROW]
+        with pytest.raises(ValueError, match="launches is nan"):
+            run.extend(numbers[1], {"launches": float("nan")})
+    assert load(run.path).rows == [ROW | {"launches": 3.0}, ROW]
+
+
 def test_an_interrupted_run_says_so_and_keeps_its_rows(tmp_path: Path) -> None:
     run = Run("train", "command", device=CPU, folder=tmp_path)
     with pytest.raises(KeyboardInterrupt), run:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,12 @@ def test_layers_come_by_size_and_then_past_the_cache() -> None:
         assert all(case.x.nbytes >= op_cases.BEYOND_CACHE_BYTES[device_type] for case in beyond)
 
 
+def test_no_two_layers_share_a_row() -> None:
+    for name, device_type in (("digits", "cpu"), ("cifar10", "cuda"), ("stylegan2_1024", "cuda")):
+        about = [tuple(suite_ops.describe(case, "forward").items()) for case in suite_cases(name, device_type)]
+        assert len(set(about)) == len(about)
+
+
 def test_unknown_configuration() -> None:
     with pytest.raises(UserError, match="cifar11.*digits, cifar10"):
         suite_cases("cifar11", "cpu")
@@ -161,7 +168,14 @@ def test_what_raises_is_a_row_and_the_next_layer_goes_on(results: Run, monkeypat
     suite_ops.run(TRIAL, results)
     first, *others = results.rows
     assert first["error"] == "RuntimeError: no such kernel" and first["layer"] == "D b8.conv0"
-    assert others and all("median_sec" in row for row in others)
+    assert others and all("median_sec" in row and row["cold"] is False for row in others)
+
+
+def test_caches_are_emptied_on_a_gpu_and_where_asked(results: Run, monkeypatch) -> None:
+    assert Options(device=torch.device("cuda")).is_cold and not TRIAL.is_cold
+    monkeypatch.setattr(suite_ops, "suite_cases", lambda *_: [small_case("bias_act", "D b8.conv0")])
+    suite_ops.run(replace(TRIAL, cold=True), results)
+    assert results.rows and all(row["cold"] and row["calls"] == 1 for row in results.rows)
 
 
 def test_wrong_result_gets_no_time(results: Run, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """The regularizer suite computes the paper's term in every way that it times, and counts what it costs."""
 
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -143,3 +144,22 @@ def test_a_recipe_that_does_not_fit_is_measured_with_fewer_images(monkeypatch: p
     assert setting.batch == 2
     text = results.path.read_text()
     assert "digits with batch 8: the recipe does not fit" in text and "digits with batch 4" in text
+
+
+def test_a_sweep_leaves_out_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    honest = Setting.recipe_gradient
+
+    def limited(setting: Setting) -> Tensor:
+        if setting.batch > 2 or setting.resolution > 16:
+            raise torch.OutOfMemoryError("out of memory")
+        return honest(setting)
+
+    monkeypatch.setattr(Setting, "recipe_gradient", limited)
+    monkeypatch.setattr(suite_regularizer, "measure", partial(suite_regularizer.measure, min_sec=0, warm_up_sec=0))
+    with Run("regularizer", "test", device=CPU, folder=tmp_path) as results:
+        config = job_config("digits", ["--optim.batch=2"])
+        suite_regularizer.measure_sweep("digits", config, Options(device=CPU), results)
+    assert {(row["batch"], row["resolution"]) for row in results.rows} == {(1, 16), (2, 8)}
+    assert all("error" not in row and row["cosine"] > 0.9999 for row in results.rows)
+    text = results.path.read_text()
+    assert "batch 4: the recipe does not fit in memory" in text and "resolution 32: the recipe does not" in text

@@ -37,8 +37,9 @@ def test_the_first_compiled_start_has_an_empty_cache_and_the_others_its_code(
     with Run("startup", "test", device=CPU, folder=tmp_path) as results:
         monkeypatch.setattr(suite_startup.subprocess, "run", child)
         suite_startup.run(Options(device=CPU, overrides=("--optim.batch=8",)), results)
-    assert seen == [("eager", 0)] * 3 + [("compiled", 0), ("compiled", 1), ("compiled", 2), ("compiled", 3)]
-    assert [(row["cache"], row["repeats"]) for row in results.rows] == [(None, 3), ("empty", 1), ("filled", 3)]
+    assert seen == [("compiled", count) for count in range(4)] + [("eager", 4)] * 3
+    found = [(row["provider"], row["cache"], row["repeats"]) for row in results.rows]
+    assert found == [("compiled", "empty", 1), ("compiled", "filled", 3), ("eager", "filled", 3)]
     assert all(row["median_sec"] == pytest.approx(100, abs=1) for row in results.rows)
 
 
