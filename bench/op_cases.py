@@ -24,7 +24,7 @@ MODES: tuple[Mode, ...] = ("forward_backward", "forward", "second_order")
 Tensors = dict[str, Tensor]
 Op = Callable[[Tensors], Any]
 
-BEYOND_CACHE_BYTES = {"cuda": 512 << 20, "cpu": 64 << 20}
+BEYOND_CACHE_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
 _CONVOLUTIONS = {"conv2d_resample", "modulated_conv2d"}
 _ONCE = {"denoise_distance", "noise_forward"}
 _DIGITS = Config(16, 512, batch=32, architecture_d="resnet", channel_max=64, image_channels=1)
