@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.plots import draw_phases, draw_roofline, draw_waterfall
-from bench.report_rows import Campaign, campaigns, cost, fastest, group, predictions, speed_up
+from bench.report_rows import Campaign, campaigns, cost, fastest, group, percent, predictions, speed_up
 from bench.report_sections import (
     devices_table,
     errors,
@@ -20,7 +20,7 @@ from bench.report_sections import (
 )
 from bench.report_table import markdown_table
 from bench.results import Result, Row, slug
-from bench.targets import targets_table
+from bench.targets import MOST_OVERHEAD, targets_table
 from bench.ways import REFERENCE
 from smartfast.errors import UserError
 from smartfast.files import write_atomically
@@ -131,9 +131,21 @@ def _prediction_sections(files: Sequence[Result], rows: Sequence[Row]) -> list[s
         f"One {PREDICTED_DEVICE}, phases at their intervals:",
         predictions_section(rows, PREDICTED_DEVICE, 1),
     ]
+    text += _beyond_targets(rows)
     if any(row["gpus"] == 8 for row in rows):
         text += [f"Eight {PREDICTED_DEVICE} that share the batch:", predictions_section(rows, PREDICTED_DEVICE, 8)]
     return [*text, "The whole training, score term included:", devices_table(rows)]
+
+
+def _beyond_targets(rows: Sequence[Row]) -> list[str]:
+    """Where the predicted floors of the score term and of the rest are further apart than a target allows."""
+    wholes = [row for row in rows if (row["device"], row["gpus"], row["phase"]) == (PREDICTED_DEVICE, 1, "all")]
+    return [
+        f"For {row['config']} the target is {percent(most)}, below the floors' {percent(row['score_overhead'])}: the "
+        "scorer's network would have to come closer to its floor than the rest does to its own."
+        for row in wholes
+        if (most := MOST_OVERHEAD.get(row["config"])) and (row.get("score_overhead") or 0) > most
+    ]
 
 
 def readme_text(measured: Sequence[Campaign], predicted: Sequence[Row]) -> str:

@@ -126,6 +126,7 @@ def _alternatives_table(rows: Sequence[Row]) -> str:
             row["step"],
             cost(row),
             speed_up(bases.get((row["config"], row["base"])), row),
+            share_of_limit(row),
             mebibytes(row.get("peak_bytes")),
             _digits(row.get("cosine")),
             _digits(row.get("norm_ratio")),
@@ -133,7 +134,8 @@ def _alternatives_table(rows: Sequence[Row]) -> str:
         for row in rows
         if row.get("base")
     ]
-    header = ["config", "step", "changed to", "s/kimg", "speed-up", "memory, MiB", "cosine", "norm ratio"]
+    header = ["config", "step", "changed to", "s/kimg", "speed-up", "share of limit", "memory, MiB"]
+    header += ["cosine", "norm ratio"]
     return markdown_table(header, cells)
 
 
@@ -142,8 +144,9 @@ def _sweep_table(rows: Sequence[Row]) -> str:
     cells = []
     for about, members in group(rows, "config", "resolution", "batch", "step").items():
         costs = {row["frequency"]: number(row.get("sec_per_kimg")) or "error" for row in members}
-        cells.append([*about, *(costs.get(frequency) for frequency in frequencies)])
-    return markdown_table(["config", "pixels", "batch", "step", *(f"every {f}" for f in frequencies)], cells)
+        cells.append([*about, *(costs.get(frequency) for frequency in frequencies), share_of_limit(members[0])])
+    header = ["config", "pixels", "batch", "step", *(f"every {f}" for f in frequencies), "share of limit"]
+    return markdown_table(header, cells)
 
 
 def phases_section(rows: Sequence[Row]) -> str:

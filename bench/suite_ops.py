@@ -48,13 +48,15 @@ TF32_LIMIT = 2e-3
 """Of float32 on CUDA, whose products are tf32: 10 bits of mantissa."""
 LARGEST_ERROR = 0.1
 """Of the reference: rounding moves numbers over the kinks of activations, whose derivatives jump."""
+COMPILING = 0.75
+"""Share of the time budget after which nothing more is compiled: it takes longer than all else, and the rest waits."""
 QUICK_CASES = 3
 _CONFIGS = {"cuda": ("lsun_bedroom256", "imagenet64", "cifar10", "stylegan2_128", "stylegan2_1024"), "cpu": ("digits",)}
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def run(options: Options, results: Run) -> None:
-    """Measure layers while the time budget lasts, all modes of a configuration first; half of it is for compiling."""
+    """Measure layers while the time budget lasts, all modes of a configuration first."""
     if options.overrides:
         results.skip(f"{' '.join(options.overrides)}: the shapes are those of bench.shapes")
     cases = {
@@ -75,7 +77,7 @@ def _measure_layers(name: str, cases: Sequence[Case], mode: Mode, options: Optio
         if not left_sec:
             results.skip(place)
             return
-        compiles = left_sec > options.budget_sec / 2 and not options.quick
+        compiles = left_sec > (1 - COMPILING) * options.budget_sec and not options.quick
         if could_compile and not compiles:
             results.skip(f"{COMPILED}: {place}")
         could_compile = compiles

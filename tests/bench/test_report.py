@@ -177,6 +177,14 @@ def test_without_a_gpu_predictions_are_called_so_and_the_command_is_named(tmp_pa
     assert "**Predictions, not measurements**" in readme and "Measured on A CPU, 2 threads" in readme
 
 
+def test_a_target_below_its_floors_is_named(tmp_path: Path) -> None:
+    below, above = roofline(), roofline()
+    above.rows[1]["score_overhead"] = 0.2
+    sentence = "For cifar10 the target is 12 %, below the floors' 20 %"
+    assert sentence not in render([below], tmp_path / "below")[0]
+    assert sentence in render([above], tmp_path / "above")[0]
+
+
 def test_the_newest_file_of_each_suite_and_configuration_counts_and_trials_do_not(tmp_path: Path) -> None:
     other = replace(train(day=2, sec=3.0), rows=[timed(7.0, config="cifar10", provider="reference", sec_per_kimg=7.0)])
     (campaign,) = campaigns([train(day=1), other, train(day=3, sec=2.0), train(day=4, sec=9.0, quick=True)])
