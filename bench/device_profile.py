@@ -21,7 +21,7 @@ def device_profile(call: Callable[[], object], device: torch.device, *, calls: i
         for _ in range(calls):
             call()
         torch.cuda.synchronize(device)
-    # Not profiler.events(): it makes an object of a hundred thousand launches each, which takes a minute.
+    # Not profiler.events(), which makes a tree of Python objects of all launches.
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events = [e for e in profiler.profiler.kineto_results.events() if e.device_type() == DeviceType.CUDA]
     spans = [(e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if not e.is_user_annotation()]
