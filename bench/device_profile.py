@@ -17,7 +17,7 @@ def device_profile(call: Callable[[], object], device: torch.device, *, calls: i
     if device.type != "cuda":
         return {}
     torch.cuda.synchronize(device)
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         for _ in range(calls):
             call()
         torch.cuda.synchronize(device)

@@ -42,7 +42,7 @@ def test_launches_and_idle_share_of_a_device(monkeypatch: pytest.MonkeyPatch) ->
     events: list[Event] = kernels + others
 
     class Profile:
-        def __init__(self, activities: list[object]) -> None:
+        def __init__(self, activities: list[object], acc_events: bool) -> None:
             self.profiler = SimpleNamespace(kineto_results=SimpleNamespace(events=lambda: events))
 
         def __enter__(self) -> "Profile":
