@@ -1,6 +1,7 @@
 """Two files of results side by side."""
 
-from bench.report_rows import milliseconds, speed_up
+from bench.limits import Limits
+from bench.report_rows import milliseconds, number, speed_up
 from bench.report_table import markdown_table
 from bench.results import Result, Row
 
@@ -44,6 +45,15 @@ def _varying(rows: list[Row]) -> list[str]:
 
 def _about(name: str, result: Result) -> str:
     versions = ", ".join(f"{key} {value}" for key, value in result.versions.items())
-    return (
+    about = (
         f"{name}: {result.path.name}, `{result.command}`, {result.device['name']}, commit {result.commit}, {versions}"
     )
+    return f"{about}{_limits(result.limits)}"
+
+
+def _limits(limits: Limits | None) -> str:
+    """What the machine could do at that time: a difference may be the machine's."""
+    if limits is None:
+        return ""
+    rates = ", ".join(f"{kind} {number(rate / 1e9)} GFLOP/s" for kind, rate in limits.flops_per_sec.items())
+    return f"; limits: copy {number(limits.copy_bytes_per_sec / 1e9)} GB/s, {rates}"

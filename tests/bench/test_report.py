@@ -213,3 +213,4 @@ def test_two_runs_side_by_side() -> None:
     assert "| reference | False | 6,000 (5,940 to 6,060) | 3,000 (2,970 to 3,030) | 2.00x |" in text
     assert text.count("| noise (1.00x) |") == 2
     assert "Only in A: 0 rows, only in B: 1." in text and "python -m bench train" in text
+    assert text.count("limits: copy 3,000 GB/s, fp32 50,000 GFLOP/s, bf16 700,000 GFLOP/s") == 2
