@@ -209,7 +209,13 @@ def train_section(rows: Sequence[Row]) -> str:
         "Real iterations, optimizer and averages included. From images/s on: with the score term. MFU: the counted "
         "FLOPs against the bf16 matrix rate of a GPU, the fp32 rate of a CPU."
     )
-    return "\n\n".join([about, markdown_table(header, cells), *_stand_ins(rows), *errors(rows)])
+    return "\n\n".join([about, markdown_table(header, cells), *_skipped(rows), *_stand_ins(rows), *errors(rows)])
+
+
+def _skipped(rows: Sequence[Row]) -> list[str]:
+    """Trainings whose optimizer skipped steps; empty without any."""
+    found = [f"{row['config']}, {row['provider']}: {row['skipped_steps']}" for row in rows if row.get("skipped_steps")]
+    return [f"Optimizer steps skipped because something was not finite: {'; '.join(found)}."] if found else []
 
 
 def score_overhead(without: Row | None, with_score: Row | None) -> float | None:

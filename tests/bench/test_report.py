@@ -177,6 +177,14 @@ def test_without_a_gpu_predictions_are_called_so_and_the_command_is_named(tmp_pa
     assert "**Predictions, not measurements**" in readme and "Measured on A CPU, 2 threads" in readme
 
 
+def test_skipped_steps_are_named(tmp_path: Path) -> None:
+    some = train()
+    assert "skipped" not in render([some], tmp_path / "none")[0]
+    some.rows[1]["skipped_steps"] = 3
+    text, _, _ = render([some], tmp_path / "some")
+    assert "Optimizer steps skipped because something was not finite: lsun_bedroom256, cuda_graph: 3." in text
+
+
 def test_a_target_below_its_floors_is_named(tmp_path: Path) -> None:
     below, above = roofline(), roofline()
     above.rows[1]["score_overhead"] = 0.2

@@ -76,9 +76,20 @@ def test_training_of_the_digits(tmp_path: Path) -> None:
         assert 0 < row["data_wait_share"] < 1
 
 
-def test_training_that_skips_steps_gets_no_time() -> None:
+def test_training_that_skips_many_steps_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = open_paper_job(job_config("digits", settings("digits", OPTIONS)), device=OPTIONS.device)
-    timed = suite_train.TimedTraining(job, 1, EAGER)
-    assert timed() == 0
+    timed = suite_train.TimedTraining(job, 19, EAGER)
+    assert suite_train.too_many_skipped(timed) is None
+    timed()
+    timed()
+    assert (timed.skipped_steps, timed.iterations_done) == (0, 20)
     timed.loop.training.d.guard.total += 2
-    assert "2 optimizer steps" in suite_train.skipped_steps("eager", timed.skipped_steps())
+    assert suite_train.too_many_skipped(timed) is None
+    timed.loop.training.g.guard.total += 1
+    assert suite_train.too_many_skipped(timed) == "wrong: 3 optimizer steps in 20 iterations were not finite"
+
+    monkeypatch.setattr(suite_train.TimedTraining, "skipped_steps", property(lambda timed: 5))
+    with Run("train", "test", device=OPTIONS.device, folder=tmp_path) as results:
+        suite_train.run(OPTIONS, results)
+    assert len(results.rows) == 2 and all("median_sec" not in row for row in results.rows)
+    assert results.rows[0]["error"] == "wrong: 5 optimizer steps in 1 iterations were not finite"
