@@ -69,6 +69,16 @@ def run(options: Options, results: Run) -> None:
                 _measure_layers(name, [case for case in layers if mode in modes_of(case)], mode, options, results)
 
 
+def every_call(device_type: str) -> list[Row]:
+    """All calls that the suite measures by itself on a device if it has the time: what names them, and their flops."""
+    return [
+        {"config": name, "flops": least_flops(case, mode), **describe(case, mode)}
+        for name in _CONFIGS[device_type]
+        for case in suite_cases(name, device_type)
+        for mode in modes_of(case)
+    ]
+
+
 def _measure_layers(name: str, cases: Sequence[Case], mode: Mode, options: Options, results: Run) -> None:
     could_compile = True
     for case in cases:

@@ -23,7 +23,7 @@ from bench.ways import REFERENCE, by_reference
 
 WITHOUT_SCORE = "--smart.frequency=0"
 MAX_SKIPPED = 0.1
-"""Skipped optimizer steps per iteration, of two to five; the first iterations in half precision may have one."""
+"""Skipped optimizer steps per iteration, of two to five; one may be skipped in any case, as in a first iteration."""
 MIN_REPEATS = {"cuda": 3, "cpu": 6}
 """Fewer on a GPU, whose time is short: a call is a whole period of the schedule, 16 iterations in the presets."""
 
@@ -88,7 +88,7 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
 def too_many_skipped(timed: "TimedTraining") -> str | None:
     """Why a training's time means nothing: training goes on after a skipped step, but not where most are."""
     skipped, iterations = timed.skipped_steps, timed.iterations_done
-    if skipped <= MAX_SKIPPED * iterations:
+    if skipped <= max(1, MAX_SKIPPED * iterations):
         return None
     return f"wrong: {skipped} optimizer steps in {iterations} iterations were not finite"
 

@@ -91,7 +91,7 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_why() -> None:
 
 
 def test_another_size_in_the_same_process_is_compiled_for_that_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second size on, the compiler would otherwise make code for any size, which is slower."""
+    """From the second size on, the compiler would otherwise make code for any size."""
     inputs: list[list[object]] = []
 
     def keep_inputs(graph: torch.fx.GraphModule, examples: list[object]) -> Callable[..., object]:
