@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from smartfast.compiling import compile_cache_dir
+from smartfast.engine.compiling import compile_cache_dir
 
 compile_cache_dir()  # before the compiler chooses a folder of its own
 
@@ -29,7 +29,7 @@ from bench.op_cases import suite_cases  # noqa: E402
 from bench.options import BUDGET_SEC, Options, torch_device  # noqa: E402
 from bench.results import RESULTS, Run, load  # noqa: E402
 from smartfast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR  # noqa: E402
-from smartfast.cpu import set_up_cpu  # noqa: E402
+from smartfast.core.cpu import set_up_cpu  # noqa: E402
 from smartfast.errors import UserError  # noqa: E402
 
 COMMAND = "python -m bench"

@@ -24,9 +24,9 @@ from bench.machine import machine, provenance
 from bench.paper_jobs import open_paper_job
 from bench.report_table import markdown_table
 from smartfast.errors import UserError
+from smartfast.families.sampling import Sampler
 from smartfast.metrics import MetricUnavailable, evaluate
-from smartfast.sampling import Sampler
-from smartfast.training import Training
+from smartfast.run.training import Training
 
 COMMAND = "python -m bench.equality"
 RESULTS = Path(__file__).parent / "results"

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from bench.options import Options
-from smartfast.config import Config
+from smartfast.config.parse import parse_config
+from smartfast.config.schema import Config
 from smartfast.data import ImageDataset, RealBatch, open_dataset
-from smartfast.launch import open_scorer, set_up_arithmetic
+from smartfast.run.launch import open_scorer, set_up_arithmetic
+from smartfast.run.trainer import real_batches
+from smartfast.run.training import Training
 from smartfast.scorers import Scorer, TimestepRange
-from smartfast.settings import parse_config
-from smartfast.trainer import real_batches
-from smartfast.training import Training
 
 PRESETS = {"cuda": ("cifar10", "imagenet64", "lsun_bedroom256", "digits"), "cpu": ("digits",)}
 """Presets that are measured on a device: those of the targets, the quickest first, then the small one."""

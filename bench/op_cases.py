@@ -17,7 +17,7 @@ from smartfast import kernels
 from smartfast.errors import UserError
 from smartfast.kernels.geometry import memory_format
 from smartfast.kernels.reference_conv import DEMODULATION_EPS
-from smartfast.models.layers import DEFAULT_FILTER
+from smartfast.networks.stylegan2.layers import DEFAULT_FILTER
 
 Mode = Literal["forward", "forward_backward", "second_order"]
 MODES: tuple[Mode, ...] = ("forward_backward", "forward", "second_order")

@@ -13,7 +13,7 @@ from torch import nn
 from bench.jobs import Job, open_job
 from bench.scorer_architectures import ARCHITECTURES, paper_schedule, random_unet, scorer_of
 from smartfast import kernels
-from smartfast.config import Config
+from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.scorers import Scorer, check_scorer, load_scorer, timestep_range

@@ -21,12 +21,12 @@ from bench.jobs import Job, job_config
 from bench.machine import provenance, versions
 from bench.paper_jobs import open_paper_job
 from bench.report_table import markdown_table
-from smartfast.compiling import Compiler
-from smartfast.draws import one_hot
-from smartfast.engine import Phase, Statistics, run_phase
+from smartfast.core.draws import one_hot
+from smartfast.engine.compiling import Compiler
+from smartfast.engine.phase import Phase, Statistics, run_phase
 from smartfast.errors import UserError
-from smartfast.summary import describe_layers, phase_costs
-from smartfast.training import Training
+from smartfast.run.describe import describe_layers, phase_costs
+from smartfast.run.training import Training
 
 COMMAND = "python -m bench.phase_counts"
 RESULTS = Path(__file__).parent / "results"
@@ -45,7 +45,7 @@ as two forward passes. Steps: accumulating gradients, statistics, Adam, averages
 
 @dataclass(frozen=True)
 class Row:
-    """One phase. share: Its runs per iteration. estimated_flops: By smartfast.summary; None = it has no figure."""
+    """One phase. share: Its runs per iteration. estimated_flops: By smartfast.run.describe; None = it has no figure."""
 
     phase: str
     share: float
@@ -61,7 +61,7 @@ class Row:
 
 
 def estimated_flops(job: Job, training: Training) -> dict[str, float]:
-    """FLOPs of one run of each phase as `smartfast.summary` estimates them."""
+    """FLOPs of one run of each phase as `smartfast.run.describe` estimates them."""
     g, d = training.g.module, training.d.module
     images, c = training.rounds[0].images[:1], one_hot(training.rounds[0].labels, job.dataset.num_classes)
     c = None if c is None else c[:1]

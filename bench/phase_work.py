@@ -25,8 +25,8 @@ from torch.utils.flop_counter import flop_registry
 import bench.counters  # noqa: F401  # registers the FLOPs of the CPU's attention
 from bench.tracing import operation_traffic
 from smartfast import kernels
-from smartfast.engine import TrainedNetwork
-from smartfast.training import Training
+from smartfast.engine.phase import TrainedNetwork
+from smartfast.run.training import Training
 
 aten = torch.ops.aten
 STEP = "step"

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from bench.machine import provenance, versions
 from bench.report_table import markdown_table
+from smartfast.config.parse import parse_config
 from smartfast.data import open_dataset
-from smartfast.engine import ComputedPhase
+from smartfast.engine.phase import ComputedPhase
+from smartfast.run.trainer import real_batches
+from smartfast.run.training import Training
 from smartfast.scorers import load_scorer, timestep_range
-from smartfast.settings import parse_config
-from smartfast.trainer import real_batches
-from smartfast.training import Training
 
 COMMAND = "python -m bench.precision"
 RESULTS = Path(__file__).parent / "results"

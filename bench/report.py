@@ -22,8 +22,8 @@ from bench.report_table import markdown_table
 from bench.results import Result, Row, slug
 from bench.targets import MOST_OVERHEAD, targets_table
 from bench.ways import REFERENCE
+from smartfast.core.files import write_atomically
 from smartfast.errors import UserError
-from smartfast.files import write_atomically
 
 CAMPAIGN_COMMAND = "python -m bench all --device cuda"
 PREDICTED_DEVICE = "H100 SXM"

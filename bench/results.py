@@ -15,8 +15,8 @@ import torch
 
 from bench.limits import Limits
 from bench.machine import commit, describe_device, versions
+from smartfast.core.files import write_atomically
 from smartfast.errors import UserError
-from smartfast.files import write_atomically
 
 SCHEMA = 1
 RESULTS = Path(__file__).parent / "results"

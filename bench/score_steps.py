@@ -20,14 +20,14 @@ from bench.counters import count_eager
 from bench.scorer_architectures import ARCHITECTURES, float32_scorer, scorer_of
 from bench.ways import Captured, Compiled
 from smartfast import kernels
-from smartfast.config import Config
-from smartfast.draws import Purpose, draw_timesteps, one_hot
+from smartfast.config.schema import Config
+from smartfast.core.draws import Purpose, draw_timesteps, one_hot
 from smartfast.errors import UserError
+from smartfast.families.stylegan2_networks import build_networks
 from smartfast.kernels.reference import noise_like
-from smartfast.losses import ScoreTerm
-from smartfast.models.build import build_networks
 from smartfast.scorers import UNetScorer, timestep_range
 from smartfast.scorers.schedule import NoiseSchedule
+from smartfast.scorers.term import ScoreTerm
 
 PURPOSE = int(Purpose.SCORE_NOISE)
 Gradients = Tensor | tuple[Tensor, ...]

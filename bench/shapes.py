@@ -1,6 +1,6 @@
 """The calls of the ops in one training step of the StyleGAN2 configurations, on meta tensors.
 
-Layers, dtypes and arguments are those of smartfast.models; tests/bench holds the two against each other.
+Layers, dtypes and arguments are those of smartfast.networks.stylegan2; tests/bench holds the two against each other.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smartfast import kernels
 from smartfast.kernels.denoise_distance import denoise_distance_and_gradient
-from smartfast.models.layers import DEFAULT_FILTER, activation_gain, block_resolutions, feature_maps
+from smartfast.networks.stylegan2.layers import DEFAULT_FILTER, activation_gain, block_resolutions, feature_maps
 
 CLAMP = 256.0
 GAIN = activation_gain("lrelu")
@@ -58,7 +58,7 @@ class Config:
         return resolution >= 8 and resolution in self.resolutions[-HALF_RESOLUTIONS:]
 
 
-# cifar, imagenet64 and lsun_bedroom256 of configs/, ADA's `auto` at 128 and `stylegan2` at 1024 pixels.
+# cifar, imagenet64 and lsun_bedroom256 of configs/presets/, ADA's `auto` at 128 and `stylegan2` at 1024 pixels.
 CONFIGS = (
     Config(32, 32768, batch=64, architecture_d="orig"),
     Config(64, 32768, batch=32),

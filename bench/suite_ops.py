@@ -37,7 +37,7 @@ from bench.results import Row, Run
 from bench.shapes import Case
 from bench.timing import Failure, Timing, measure, relative_error
 from bench.ways import COMPILED, COPY, GROUPED, OURS, REFERENCE, Captured, Compiled, with_capture
-from smartfast.config import Config, PerfConfig
+from smartfast.config.schema import Config, PerfConfig
 from smartfast.kernels.geometry import memory_format
 from smartfast.kernels.triton_ops import modulated_conv2d as triton_conv
 from smartfast.kernels.triton_ops.routes import ROUTES, Route, measured_route

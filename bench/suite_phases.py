@@ -24,10 +24,10 @@ from bench.results import Row, Run
 from bench.roofline import count_preset
 from bench.timing import Timing, agrees_with, measure
 from bench.ways import REFERENCE, by_reference
-from smartfast.config import Config
-from smartfast.cuda_graphs import WARM_UP_RUNS, CapturedStep
-from smartfast.engine import run_phase
-from smartfast.training import Training
+from smartfast.config.schema import Config
+from smartfast.engine.graphs import WARM_UP_RUNS, CapturedStep
+from smartfast.engine.phase import run_phase
+from smartfast.run.training import Training
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 MAX_ERRORS = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 5e-2, "bf16": 2e-1}

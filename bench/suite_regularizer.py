@@ -26,7 +26,7 @@ from bench.results import Row, Run
 from bench.score_steps import Setting, Step, Term, alternatives, default_batch, swept, waterfall
 from bench.timing import Failure, Timing, differs, measure
 from bench.ways import with_capture
-from smartfast.config import Config
+from smartfast.config.schema import Config
 from smartfast.errors import UserError
 
 FREQUENCIES = (1, 2, 4, 8, 16)

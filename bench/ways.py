@@ -9,8 +9,8 @@ import torch
 
 from bench.timing import Failure, Timing, peak_bytes
 from smartfast import kernels
-from smartfast.compiling import Compiler
-from smartfast.cuda_graphs import WARM_UP_RUNS, CudaGraphs
+from smartfast.engine.compiling import Compiler
+from smartfast.engine.graphs import WARM_UP_RUNS, CudaGraphs
 
 REFERENCE, COMPILED, OURS, GROUPED = "reference", "compiled reference", "ours", "grouped convolution"
 COPY = "copy"

@@ -11,20 +11,20 @@ EXIT_INTERRUPTED = 3
 
 def train(arguments: Sequence[str]) -> int:
     """Train a GAN; rerunning the same command resumes. (`accelerate launch smartfast/train.py` does the same.)"""
-    from smartfast.settings import parse_config
+    from smartfast.config.parse import parse_config
 
     config = parse_config(arguments)
-    from smartfast.launch import launch
+    from smartfast.run.launch import launch
 
     return 0 if launch(config) else EXIT_INTERRUPTED
 
 
 def profile(arguments: Sequence[str]) -> int:
     """Trace some iterations of a training (options of train) and show where their time goes."""
-    from smartfast.settings import parse_config
+    from smartfast.config.parse import parse_config
 
     config = parse_config(arguments, prog="smartfast profile")
-    from smartfast.launch import profile
+    from smartfast.run.launch import profile
 
     profile(config)
     return 0
@@ -32,8 +32,8 @@ def profile(arguments: Sequence[str]) -> int:
 
 def generate(arguments: Sequence[str]) -> int:
     """Draw images from a checkpoint: seeds, truncation, class, a grid or single files."""
-    from smartfast.generate import GenerateOptions, generate
-    from smartfast.settings import parse_options
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.generate import GenerateOptions, generate
 
     generate(parse_options(GenerateOptions, arguments, command="generate"))
     return 0
@@ -41,8 +41,8 @@ def generate(arguments: Sequence[str]) -> int:
 
 def interpolate(arguments: Sequence[str]) -> int:
     """Walk between latents of a checkpoint: GIF, MP4 or a strip."""
-    from smartfast.interpolate import InterpolateOptions, interpolate
-    from smartfast.settings import parse_options
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.interpolate import InterpolateOptions, interpolate
 
     interpolate(parse_options(InterpolateOptions, arguments, command="interpolate"))
     return 0
@@ -50,8 +50,8 @@ def interpolate(arguments: Sequence[str]) -> int:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Compute the metrics of a checkpoint."""
-    from smartfast.metrics.command import EvaluateOptions, evaluate_command
-    from smartfast.settings import parse_options
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.evaluate import EvaluateOptions, evaluate_command
 
     evaluate_command(parse_options(EvaluateOptions, arguments, command="evaluate"))
     return 0
@@ -59,8 +59,8 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def dataset(arguments: Sequence[str]) -> int:
     """Make a data-set zip (stylegan2/3 format) from a folder, zip, .npz or Hugging Face data set."""
-    from smartfast.data.convert import DatasetOptions, convert
-    from smartfast.settings import parse_options
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.dataset import DatasetOptions, convert
 
     convert(parse_options(DatasetOptions, arguments, command="dataset"))
     return 0
@@ -68,8 +68,8 @@ def dataset(arguments: Sequence[str]) -> int:
 
 def train_scorer(arguments: Sequence[str]) -> int:
     """Train a diffusion model on your own images, to use as smart.scorer."""
+    from smartfast.config.parse import parse_options
     from smartfast.scorers.train import TrainScorerOptions, train_scorer
-    from smartfast.settings import parse_options
 
     train_scorer(parse_options(TrainScorerOptions, arguments, command="train-scorer"))
     return 0
@@ -77,7 +77,7 @@ def train_scorer(arguments: Sequence[str]) -> int:
 
 def doctor(arguments: Sequence[str]) -> int:
     """Print versions, devices, and which implementation each op takes and why."""
-    from smartfast.doctor import doctor
+    from smartfast.tools.doctor import doctor
 
     if arguments:
         raise UserError(f"doctor takes no arguments, found {' '.join(arguments)}")

@@ -1,4 +1,4 @@
-"""Entry point of `accelerate launch smartfast/train.py`; without arguments it trains configs/digits.yaml."""
+"""Entry point of `accelerate launch smartfast/train.py`; without arguments it trains configs/presets/digits.yaml."""
 
 import sys
 

@@ -13,14 +13,14 @@ DEVICE = os.environ.get("SMARTFAST_TEST_DEVICE", "cpu")
 if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
-from smartfast.checkpoint import save_checkpoint  # noqa: E402
+from smartfast.config.parse import parse_config  # noqa: E402
+from smartfast.core.checkpoint import save_checkpoint  # noqa: E402
 from smartfast.data import RealBatch, open_dataset  # noqa: E402
-from smartfast.models import Generator  # noqa: E402
+from smartfast.networks.stylegan2 import Generator  # noqa: E402
+from smartfast.run.training import Training  # noqa: E402
 from smartfast.scorers import timestep_range  # noqa: E402
 from smartfast.scorers.analytic import GaussianMixtureScorer  # noqa: E402
 from smartfast.scorers.schedule import schedule_from_betas  # noqa: E402
-from smartfast.settings import parse_config  # noqa: E402
-from smartfast.training import Training  # noqa: E402
 
 TINY_SETTINGS = {
     "data.resolution": 8,

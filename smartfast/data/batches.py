@@ -14,13 +14,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from smartfast.compiling import Compiler
+from smartfast.core.draws import Purpose
+from smartfast.core.pixels import to_float
 from smartfast.data.dataset import ImageDataset
 from smartfast.data.streaming import stream_batches, to_device
-from smartfast.draws import Purpose
+from smartfast.engine.compiling import Compiler
 from smartfast.errors import UserError
 from smartfast.kernels.philox import philox_uniform
-from smartfast.pixels import to_float
 
 _PLANNED_ITERATIONS = 64
 _AUTO_CACHE_FRACTION = 0.25

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from smartfast.config import DataConfig
-from smartfast.data.archive import ArchiveSource
-from smartfast.data.arrays import digits_source, npz_source
-from smartfast.data.folder import FolderSource
-from smartfast.data.hub import PREFIX as HUB_PREFIX
-from smartfast.data.hub import HubSource
+from smartfast.config.schema import DataConfig
 from smartfast.data.labels import check_labels
 from smartfast.data.parallel import ordered_map
-from smartfast.data.source import CHANNELS, ImageInfo, Source
+from smartfast.data.sources.archive import ArchiveSource
+from smartfast.data.sources.arrays import digits_source, npz_source
+from smartfast.data.sources.base import CHANNELS, ImageInfo, Source
+from smartfast.data.sources.folder import FolderSource
+from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
+from smartfast.data.sources.hub import HubSource
 from smartfast.errors import UserError
 
 DIGITS = "digits"

@@ -8,7 +8,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from smartfast.data.source import Source
+from smartfast.data.sources.base import Source
 from smartfast.errors import UserError
 
 LABEL_FILE = "dataset.json"

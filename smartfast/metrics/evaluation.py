@@ -17,8 +17,8 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metri
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from smartfast.caches import default_cache_dir
-from smartfast.config import MetricsConfig
+from smartfast.config.schema import MetricsConfig
+from smartfast.core.caches import default_cache_dir
 from smartfast.data import ImageDataset
 from smartfast.metrics.collect import Collected, ImageSource, Processes, collect
 from smartfast.metrics.diversity import within_class_diversity

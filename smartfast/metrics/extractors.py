@@ -22,10 +22,10 @@ from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.utils import create_feature_extractor
 
-from smartfast.config import MetricsConfig
+from smartfast.config.schema import MetricsConfig
+from smartfast.core.files import sha256
 from smartfast.errors import UserError
-from smartfast.files import sha256
-from smartfast.metrics.digit_features import EXTRACTOR_NAME, WEIGHTS_FILE, DigitFeatures
+from smartfast.metrics.digits.features import EXTRACTOR_NAME, WEIGHTS_FILE, DigitFeatures
 
 INCEPTION_NAME = "inception-v3-compat"
 _INCEPTION_FILE = Path(urlparse(URL_INCEPTION_V3).path).name

@@ -2,9 +2,9 @@
 
 from smartfast.scorers.analytic import GaussianMixtureScorer
 from smartfast.scorers.base import Scorer
+from smartfast.scorers.diffusers import UNetScorer
 from smartfast.scorers.interval import TimestepRange, timestep_range
 from smartfast.scorers.loading import check_scorer, load_scorer
-from smartfast.scorers.unet import UNetScorer
 
 __all__ = [
     "GaussianMixtureScorer",

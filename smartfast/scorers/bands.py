@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smartfast.draws import Purpose, draw_timesteps
-from smartfast.losses.score import score_loss
+from smartfast.core.draws import Purpose, draw_timesteps
 from smartfast.scorers.base import Scorer
+from smartfast.scorers.term import score_loss
 
 BANDS = ((0, 9), (10, 24), (25, 49), (50, 99), (100, 199), (200, 399), (400, 699), (700, 999))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from smartfast.config import SmartConfig
+from smartfast.config.schema import SmartConfig
 from smartfast.errors import UserError
 from smartfast.scorers.base import Scorer
 

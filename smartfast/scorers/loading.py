@@ -12,10 +12,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer
+from smartfast.scorers.diffusers import UNetScorer
 from smartfast.scorers.schedule import parameterization_of, schedule_from_config
-from smartfast.scorers.unet import UNetScorer
 
-# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config configs/digits_scorer.yaml`.
+# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config configs/scorers/digits.yaml`.
 BUNDLED = {"digits": Path(__file__).with_name("digits")}
 SCHEDULER_FILE = "scheduler_config.json"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")

@@ -23,18 +23,18 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
+from smartfast.core.draws import Purpose, draw_timesteps
+from smartfast.core.pixels import to_float
 from smartfast.data import iterate_batches, open_dataset
-from smartfast.draws import Purpose, draw_timesteps
+from smartfast.data.holdout import DatasetPart, split
 from smartfast.errors import UserError
 from smartfast.kernels import philox_normal
-from smartfast.pixels import to_float
 from smartfast.scorers.bands import eps_loss_by_band
-from smartfast.scorers.holdout import DatasetPart, split
+from smartfast.scorers.diffusers import UNetScorer
 from smartfast.scorers.schedule import parameterization_of, schedule_from_config
 from smartfast.scorers.train_options import TrainScorerOptions
 from smartfast.scorers.train_samples import save_sample_grid
 from smartfast.scorers.train_state import load_state, save_state
-from smartfast.scorers.unet import UNetScorer
 
 STATE_FILE = "state.safetensors"
 SCORER_FOLDER = "scorer"

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from smartfast.config import DataConfig
+from smartfast.config.schema import DataConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 from torchvision.utils import save_image
 
-from smartfast.draws import Purpose
+from smartfast.core.draws import Purpose
 from smartfast.kernels import philox_normal
 from smartfast.scorers.base import Scorer
 

@@ -9,7 +9,7 @@ from bench.ahead_of_time import specialise
 from bench.shapes import CLAMP, CONFIGS, HALF_RESOLUTIONS, IMAGE_CHANNELS, Config, cases
 from bench.tracing import trace
 from smartfast import kernels
-from smartfast.models import Discriminator, Generator
+from smartfast.networks.stylegan2 import Discriminator, Generator
 
 
 def of_networks(config: Config) -> set:

@@ -12,7 +12,7 @@ from bench.counters import Counts, count_compiled, count_eager, generated_calls
 from bench.jobs import Job, job_config, open_job
 from bench.phase_counts import Report, Row, estimated_flops, total
 from bench.tracing import Trace
-from smartfast.compiling import Compiler
+from smartfast.engine.compiling import Compiler
 from smartfast.kernels.philox import philox_normal
 
 F32 = 4

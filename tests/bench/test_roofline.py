@@ -16,8 +16,8 @@ from bench.limits import Limits
 from bench.phase_work import FILTER, STEP, Work, count_work, training_work
 from bench.roofline import CountedJob, PhaseFloor, Roofline, all_reduce_sec, layer_floors, phase_floor
 from smartfast.errors import UserError
-from smartfast.models.layers import ConvLayer, StyledConv
-from smartfast.training import Training
+from smartfast.networks.stylegan2.layers import ConvLayer, StyledConv
+from smartfast.run.training import Training
 
 F32, F16 = 4, 2
 PHASES = ("g_score", "g_path", "d_main", "d_r1")

@@ -16,7 +16,7 @@ from bench.results import Run
 from bench.shapes import Case, Config, cases
 from bench.timing import relative_error
 from smartfast.errors import UserError
-from smartfast.models import Discriminator, Generator, discriminator, layers
+from smartfast.networks.stylegan2 import Discriminator, Generator, discriminator, layers
 
 CPU = torch.device("cpu")
 TRIAL = Options(device=CPU, quick=True, budget_sec=3600)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smartfast.config import DataConfig
+from smartfast.config.schema import DataConfig
 from smartfast.data import open_dataset
 from smartfast.errors import UserError
 

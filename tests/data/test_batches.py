@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from smartfast.config import DataConfig
+from smartfast.config.schema import DataConfig
+from smartfast.core.draws import Purpose
 from smartfast.data import ImageDataset, RealBatch, iterate_batches, open_dataset, sample_indices
-from smartfast.draws import Purpose
 from smartfast.errors import UserError
 from smartfast.kernels.philox import philox_uniform
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from smartfast.data import digits
-from smartfast.data.digits import BUNDLED_FILE, load_digits
+from smartfast.data.sources import digits
+from smartfast.data.sources.digits import BUNDLED_FILE, load_digits
 
 
 def test_bundled_file_equals_scikit_learn() -> None:

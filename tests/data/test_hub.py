@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smartfast.config import DataConfig
+from smartfast.config.schema import DataConfig
 from smartfast.data import open_dataset
 from smartfast.errors import UserError
 

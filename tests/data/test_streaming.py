@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch._dynamo.utils import counters
 
-from smartfast.compiling import Compiler
-from smartfast.config import DataConfig
+from smartfast.config.schema import DataConfig
 from smartfast.data import ImageDataset, RealBatch, iterate_batches, open_dataset
 from smartfast.data.streaming import stream_batches
+from smartfast.engine.compiling import Compiler
 from smartfast.errors import UserError
 
 SIZE = 23

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from smartfast.draws import Latents
-from smartfast.losses.stylegan2 import discriminator_loss, generator_loss, path_length_penalty, r1_penalty
-from smartfast.models import Discriminator, Generator
-from smartfast.phases import style_latents
+from smartfast.core.draws import Latents
+from smartfast.families.adversarial import discriminator_loss, generator_loss, path_length_penalty, r1_penalty
+from smartfast.families.stylegan2_phases import style_latents
+from smartfast.networks.stylegan2 import Discriminator, Generator
 
 DEVICE = torch.get_default_device().type
 GOLDEN_TOPIC = ("stylegan2_generator", "stylegan2_discriminator", "stylegan2_losses")

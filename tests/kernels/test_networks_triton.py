@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from smartfast.families.adversarial import path_length_penalty, r1_penalty
 from smartfast.kernels import use
-from smartfast.losses.stylegan2 import path_length_penalty, r1_penalty
-from smartfast.models import Discriminator, Generator
+from smartfast.networks.stylegan2 import Discriminator, Generator
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 SMALL = dict(resolution=8, channels=3, channel_base=32, channel_max=4)

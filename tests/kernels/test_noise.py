@@ -10,9 +10,9 @@ from torch import Tensor
 import smartfast.kernels.triton_ops.score_noise  # noqa: F401  registers the ops
 from smartfast.kernels import denoise_distance, noise_forward, philox_normal
 from smartfast.kernels.denoise_distance import denoise_distance_and_gradient
-from smartfast.losses import score_loss
 from smartfast.scorers import GaussianMixtureScorer
 from smartfast.scorers.schedule import schedule_from_config
+from smartfast.scorers.term import score_loss
 
 pytestmark = pytest.mark.usefixtures("implementation")
 

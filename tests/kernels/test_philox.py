@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from smartfast.draws import Purpose, batch_positions
+from smartfast.core.draws import Purpose, batch_positions
 from smartfast.kernels import philox_normal, philox_uniform, philox_words
 from smartfast.kernels.philox import normal_reference, uniform_reference
 from smartfast.kernels.triton_ops.philox import normal_op, uniform_op

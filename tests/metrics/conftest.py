@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from smartfast.config import DataConfig
+from smartfast.config.schema import DataConfig
 from smartfast.data import ImageDataset, open_dataset
-from smartfast.data.digits import load_digits
+from smartfast.data.sources.digits import load_digits
 from smartfast.metrics.collect import ImageSource
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from smartfast.caches import default_cache_dir
-from smartfast.config import MetricsConfig
+from smartfast.config.schema import MetricsConfig
+from smartfast.core.caches import default_cache_dir
 from smartfast.metrics import evaluate
 
 SETTINGS = MetricsConfig(names=("fid", "prc", "diversity"), samples=60, features="digits")

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
-from smartfast.config import MetricsConfig
+from smartfast.config.schema import MetricsConfig
 from smartfast.metrics import evaluate
-from smartfast.metrics.digit_features import EXTRACTOR_NAME
+from smartfast.metrics.digits.features import EXTRACTOR_NAME
 
 ALL = ("fid", "kid", "isc", "prc", "diversity")
 KEYS = {"fid", "kid", "isc", "precision", "recall", "diversity"}

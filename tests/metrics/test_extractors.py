@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch_fidelity import feature_extractor_inceptionv3
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from smartfast.config import MetricsConfig
+from smartfast.config.schema import MetricsConfig
 from smartfast.errors import UserError
 from smartfast.metrics import MetricUnavailable, check_metrics, evaluate
 from smartfast.metrics.extractors import build_extractor, without_alpha

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smartfast.data.digits import load_digits
+from smartfast.data.holdout import split
+from smartfast.data.sources.digits import load_digits
 from smartfast.scorers import check_scorer, load_scorer
 from smartfast.scorers.bands import eps_loss_by_band
-from smartfast.scorers.holdout import split
 from smartfast.scorers.loading import BUNDLED
 
 
@@ -18,7 +18,7 @@ def scorer():
 
 @pytest.fixture(scope="module")
 def held_out():
-    """The images that configs/digits_scorer.yaml keeps out of the training."""
+    """The images that configs/scorers/digits.yaml keeps out of the training."""
     images, labels = load_digits(16)
     chosen = torch.arange(180) * len(images) // 180
     return images[chosen].float() / 127.5 - 1, labels[chosen]
@@ -61,7 +61,7 @@ def test_prefers_the_right_class(scorer, held_out):
 
 
 def test_split_of_the_test_is_the_split_of_the_training():
-    from smartfast.config import DataConfig
+    from smartfast.config.schema import DataConfig
     from smartfast.data import open_dataset
 
     _, held_out = split(open_dataset(DataConfig(resolution=16)), 180)

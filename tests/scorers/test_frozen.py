@@ -8,11 +8,11 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smartfast.data.digits import load_digits
-from smartfast.draws import Purpose, draw_timesteps
-from smartfast.losses import score_loss
+from smartfast.core.draws import Purpose, draw_timesteps
+from smartfast.data.sources.digits import load_digits
 from smartfast.scorers import UNetScorer, load_scorer
 from smartfast.scorers.schedule import schedule_from_config
+from smartfast.scorers.term import score_loss
 
 aten = torch.ops.aten
 MATRIX_PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
@@ -129,7 +129,7 @@ def test_network_is_one_graph(scorer) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("timesteps", [(25, 35), (25, 250)])
 def test_gradient_in_half_precision(precision, timesteps) -> None:
-    """Of digits that are slightly off, as a generator's are, at SMaRt's timesteps and at configs/digits.yaml's."""
+    """Of digits that are slightly off, as a generator's are, at SMaRt's timesteps and at the digits preset's."""
     images, labels = (part[:32] for part in load_digits(16))
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
     stream = torch.arange(32)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smartfast.config import SmartConfig
+from smartfast.config.schema import SmartConfig
 from smartfast.errors import UserError
 from smartfast.scorers import GaussianMixtureScorer, timestep_range
 from smartfast.scorers.schedule import schedule_from_config

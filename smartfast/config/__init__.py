@@ -1,0 +1,1 @@
+"""The configuration: its fields, and how the command line and YAML files give them."""

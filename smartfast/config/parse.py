@@ -1,0 +1,124 @@
+"""The configuration on the command line and in YAML files."""
+
+import dataclasses
+import difflib
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from smartfast.config.schema import Config
+from smartfast.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "presets"
+Options = TypeVar("Options", bound="DataclassInstance")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class Parser(ArgumentParser):
+    """An argument parser whose errors are one line, and name the nearest option where one is misspelt."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(explain(message, option_names(self)))
+
+
+def option_names(parser: ArgumentParser) -> list[str]:
+    """Dotted names of all options of a parser, without the leading dashes."""
+    return [s[2:] for action in parser._actions for s in action.option_strings if s.startswith("--")]
+
+
+def explain(message: str, names: Sequence[str]) -> str:
+    """One line for an error of jsonargparse, with the nearest of `names` for an option that does not exist."""
+    line = " ".join(message.split())
+    wrong = None
+    if match := re.search(r"[Gg]roup '([\w.]+)' does not accept option '([\w.]+)'", line):
+        wrong = f"{match[1]}.{match[2]}"
+    elif match := re.search(r"[Uu]nrecognized arguments: --([\w.\-]+)", line):
+        wrong = match[1]
+    elif match := re.search(r"[Oo]ption '([\w.]+)' is not accepted", line):
+        wrong = match[1]
+    if wrong is None:
+        return line
+    nearest = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists all options"
+    return f"{wrong}: there is no such option{hint}"
+
+
+def config_parser(prog: str = "smartfast train") -> Parser:
+    """The parser of `smartfast train`: --config, --print_config and one dotted option per field of `Config`."""
+    parser = Parser(
+        prog=prog,
+        description="Train a StyleGAN2 with score-matching regularity. Rerunning the same command resumes the run.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> Config:
+    """The configuration of a command line; without --config it starts from configs/presets/digits.yaml.
+
+    Raises:
+        UserError: An option, key or value is wrong; the message names it.
+    """
+    arguments = [_preset_path(a, before) for before, a in itertools.pairwise(["", *arguments])]
+    if not any(a == "--config" or a.startswith("--config=") for a in arguments):
+        arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
+    parser = config_parser(prog)
+    parsed = parser.instantiate(parser.parse_args(arguments))
+    return Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)})
+
+
+def _preset_path(argument: str, before: str) -> str:
+    """A preset's bare name (`--config cifar10`) becomes its path."""
+    name = argument.removeprefix("--config=")
+    if before == "--config" or name != argument:
+        preset = CONFIGS / f"{name}.yaml"
+        if not Path(name).exists():
+            if not preset.exists():
+                presets = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+                raise UserError(f"--config {name}: no such file; the presets are {presets}")
+            return argument.removesuffix(name) + str(preset)
+    return argument
+
+
+def load_config(path: Path) -> Config:
+    """A configuration from a YAML file such as a run folder's config.yaml."""
+    return parse_config(["--config", str(path)])
+
+
+def config_to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Nested plain values, as YAML and the trackers take them."""
+    return {
+        group: {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+        for group, fields in dataclasses.asdict(config).items()
+    }
+
+
+def config_to_yaml(config: Config) -> str:
+    """The complete configuration as YAML that --config reads back."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+def parse_options(options: type[Options], arguments: Sequence[str], *, command: str) -> Options:
+    """An instance of the dataclass `options` from the command line of `smartfast <command>`.
+
+    Raises:
+        UserError: An option or value is wrong; the message names it.
+    """
+    parser = Parser(prog=f"smartfast {command}", description=options.__doc__)
+    parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
+    parser.add_class_arguments(options)
+    parsed = parser.instantiate(parser.parse_args(arguments))
+    return options(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(options)})

@@ -1,0 +1,220 @@
+"""The configuration: one frozen dataclass per concern, all of them data and nothing else.
+
+YAML files in configs/presets/ hold only what differs from the defaults below; dotted command-line options
+(`--smart.frequency 4`) override them. The docstring under a field is its help text: what it is, its
+unit, and where the default comes from. "ADA" is stylegan2-ada-pytorch's `auto` configuration and
+"SMaRt" is the paper's table of hyper-parameters (arXiv 2311.18208).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run goes and how long it is."""
+
+    dir: str = "runs/train"
+    """Folder of the run. Training resumes from its newest complete checkpoint. Default: ours."""
+    seed: int = 0
+    """Seed of every random number of the run. Default: ADA."""
+    kimg: float = 25000.0
+    """Length of the training, in thousands of real images shown to the discriminator. Default: ADA."""
+    tick_kimg: float = 4.0
+    """Images between two status lines, in thousands. Default: ADA."""
+    snapshot_ticks: int = 50
+    """Ticks between two checkpoints with their sample grids. Default: ADA."""
+    keep_checkpoints: int = 3
+    """Number of newest checkpoints kept on disk; older ones are deleted. Default: ours."""
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Experiment tracker that Accelerate writes to, beside metrics.jsonl. Default: ours."""
+    max_bad_steps: int = 20
+    """Consecutive steps with a non-finite gradient after which the run stops. Default: ours."""
+    dry_run: bool = False
+    """Print the resolved configuration, the networks and the estimated cost; train nothing."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The training images."""
+
+    path: str = "digits"
+    """`digits` (bundled), a folder, a stylegan2/3 data-set .zip, an .npz, or `hf:owner/name[:split]`."""
+    resolution: int | None = None
+    """Height and width in pixels that the images must have; unset takes the images' own. `digits` is enlarged to it."""
+    labels: bool = False
+    """Train with class labels (sub-folders, dataset.json or the file's own). Default: ADA (`--cond`)."""
+    mirror: bool = False
+    """Flip each real image horizontally with probability 1/2. Default: ADA (`--mirror`)."""
+    cache: Literal["auto", "device", "stream"] = "auto"
+    """Keep the images on the device as uint8, or stream them; auto keeps what fits in a quarter of the memory."""
+    workers: int = 3
+    """Loader processes when streaming. Default: ADA."""
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """The two networks (StyleGAN2)."""
+
+    architecture_g: Literal["skip", "resnet", "orig"] = "skip"
+    """Generator: how the blocks join. Default: StyleGAN2."""
+    architecture_d: Literal["skip", "resnet", "orig"] = "resnet"
+    """Discriminator: how the blocks join. Default: StyleGAN2; ADA's `cifar` takes orig."""
+    z_dim: int = 512
+    """Dimension of the latent z. Default: StyleGAN2."""
+    w_dim: int = 512
+    """Dimension of the intermediate latent w. Default: StyleGAN2."""
+    mapping_layers: int = 8
+    """Depth of the generator's mapping network. Default: StyleGAN2; ADA's `auto` and `cifar` take 2."""
+    d_mapping_layers: int = 8
+    """Depth of the discriminator's label mapping. Default: StyleGAN2; ADA keeps 8 in every configuration."""
+    mapping_lr_multiplier: float = 0.01
+    """Learning-rate multiplier of both mapping networks. Default: StyleGAN2."""
+    channel_base: int = 32768
+    """Feature maps at resolution r are min(channel_base / r, channel_max). Default: StyleGAN2 at 1024 pixels."""
+    channel_max: int = 512
+    """Largest number of feature maps of a layer. Default: StyleGAN2."""
+    noise: bool = True
+    """Add per-pixel noise in the generator's layers. Default: StyleGAN2."""
+    mbstd_group: int = 4
+    """Group size of the minibatch standard deviation, in images. Default: StyleGAN2; ADA's `cifar` takes 32."""
+    mbstd_channels: int = 1
+    """Channels of the minibatch standard deviation; 0 turns it off. Default: StyleGAN2."""
+    mbstd_by_class: bool = False
+    """Fill the groups of the minibatch standard deviation with one class each, as far as the batch allows, so that the
+    discriminator sees a class collapse; fakes then take the labels of the reals. Default: StyleGAN2 mixes classes."""
+    half_resolutions: int = 4
+    """Highest resolutions that run in half precision when perf.precision is fp16 or bf16. Default: ADA."""
+    conv_clamp: float | None = 256.0
+    """Clamp of the convolutions' outputs; unset for none. Default: ADA."""
+    w_avg_beta: float = 0.995
+    """Decay per generator step of the running mean of w that truncation uses. Default: ADA."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The StyleGAN2 objective."""
+
+    r1_gamma: float = 10.0
+    """Weight of the R1 penalty; ADA's rule of thumb is 0.0002 * resolution^2 / batch. Default: StyleGAN2."""
+    r1_interval: int = 16
+    """Iterations between two R1 steps; 0 = off. Default: StyleGAN2."""
+    path_length_weight: float = 2.0
+    """Weight of the path-length penalty; 0 = off, though Adam's correction for it stays (ADA). Default: StyleGAN2."""
+    path_length_interval: int = 4
+    """Iterations between two path-length steps; 0 = off, without Adam's correction. Default: StyleGAN2."""
+    path_length_decay: float = 0.01
+    """Step of the running mean of path lengths. Default: StyleGAN2."""
+    path_length_shrink: int = 2
+    """The path-length step uses 1/shrink of the batch. Default: StyleGAN2."""
+    style_mixing_prob: float = 0.9
+    """Probability that an image takes its later styles from a second latent. Default: StyleGAN2."""
+
+
+@dataclass(frozen=True)
+class SmartConfig:
+    """Score-matching regularity (SMaRt)."""
+
+    scorer: str | None = None
+    """Frozen diffusion model: `digits` (bundled), a diffusers UNet2DModel folder or a hub id."""
+    weight: float = 0.1
+    """lambda_score, the weight of the score term. Default: SMaRt (0.01 on CIFAR-10)."""
+    timesteps: tuple[int, int] | None = None
+    """First and last timestep t (both drawn) of the scorer's schedule. SMaRt: [25, 35] of 1000, CIFAR-10 [40, 60]."""
+    noise_to_signal: tuple[float, float] | None = None
+    """The same interval as a range of sigma_t / alpha_t, which means the same under every schedule."""
+    frequency: int = 8
+    """Generator steps between two score terms; 0 = off. Default: SMaRt."""
+    separate_pass: bool = False
+    """Draw fresh latents and run a generator pass of its own instead of scoring g_main's fakes. Default: ours."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Precision of the scorer; auto is bf16 on a GPU that has it, else fp32. Default: ours."""
+    batch_fraction: float = 1.0
+    """Share of the fakes of each round, drawn by lot, that the score term scores, averaging over those: cheaper in
+    proportion, a noisier gradient of the same mean. Default: SMaRt (all)."""
+    through_network: bool = True
+    """Send the gradient through the scorer; false stops it at the scorer's estimate of the clean image and passes the
+    residual on, as score distillation does: half the cost, and another gradient of the same loss, several times as
+    long, which asks for a lower smart.weight. Default: SMaRt."""
+    downscale: int = 1
+    """Reduce the fakes by this factor before scoring, for a scorer of the lower resolution: cheaper, and blind to
+    detail that the reduction removes. Default: SMaRt (1, none)."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Batch, optimizers and the averaged generator."""
+
+    batch: int = 32
+    """Images per iteration over all processes. Default: ours; ADA depends on the resolution."""
+    batch_gpu: int | None = None
+    """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
+    lr_g: float = 0.0025
+    """Adam's learning rate of the generator. Default: ADA."""
+    lr_d: float = 0.0025
+    """Adam's learning rate of the discriminator. Default: ADA."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Adam's betas, before the lazy correction. Default: StyleGAN2."""
+    eps: float = 1e-8
+    """Adam's epsilon. Default: StyleGAN2."""
+    ema_kimg: float = 10.0
+    """Half-life of the averaged generator, in thousands of images. Default: StyleGAN2."""
+    ema_rampup: float | None = 0.05
+    """Half-life is at most this fraction of the images seen so far; unset for none. Default: ADA."""
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """Quality metrics on samples of the averaged generator."""
+
+    names: tuple[Literal["fid", "kid", "isc", "prc", "diversity"], ...] = ("fid",)
+    """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). Default: ADA (FID)."""
+    every_ticks: int = 50
+    """Ticks between two evaluations; 0 = never. Default: ADA."""
+    samples: int = 50000
+    """Generated images per evaluation. Default: the field's FID-50k."""
+    batch: int = 64
+    """Images at a time through the generator and the feature extractor. Default: ADA."""
+    features: Literal["inception", "digits"] = "inception"
+    """Feature extractor: torch-fidelity's InceptionV3, or the bundled digit classifier."""
+    weights: str | None = None
+    """Local file with the InceptionV3 weights, for machines without internet."""
+
+
+@dataclass(frozen=True)
+class PerfConfig:
+    """Speed. Nothing here changes what is computed beyond rounding."""
+
+    kernels: Literal["auto", "triton", "reference"] = "auto"
+    """Implementation of the ops; auto takes Triton on a GPU where an op has it, else plain PyTorch (reference)."""
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
+    """Arithmetic of the networks; fp16 and bf16 apply to gan.half_resolutions, tf32 to the rest. Default: ours."""
+    compile: bool | Literal["max-autotune"] = False
+    """torch.compile every phase as one graph: minutes once, seconds in later runs. max-autotune also times variants of
+    kernels while compiling. Default: ours."""
+    cuda_graphs: bool = False
+    """Capture each phase, with its optimizer step, and replay it as one CUDA graph; with several processes two, around
+    the average over processes. Needs a GPU. Default: ours."""
+    channels_last: bool = False
+    """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
+    profile: int = 0
+    """Iterations to trace with torch.profiler, once everything is compiled and captured; 0 = none. `smartfast profile`
+    does only that. Default: ours."""
+    attention: Literal["auto", "sdpa", "xformers"] = "auto"
+    """Attention in the scorer: PyTorch's scaled_dot_product_attention (auto, sdpa) or xformers. Default: ours."""
+    cpu_threads: int | None = None
+    """Threads per process on a CPU; unset: physical cores / processes (`accelerate launch` alone would set 1)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration of a training run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    gan: GanConfig = field(default_factory=GanConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    smart: SmartConfig = field(default_factory=SmartConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    perf: PerfConfig = field(default_factory=PerfConfig)

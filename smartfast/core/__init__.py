@@ -1,0 +1,1 @@
+"""What every part may use: files, caches, pixels, random draws, processes, signals."""

@@ -1,0 +1,1 @@
+"""Where images come from: folders, archives, arrays, the hub, the bundled digits."""

@@ -1,0 +1,86 @@
+"""Images that are already arrays: the bundled digits and .npz files."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from smartfast.data.sources.base import CHANNELS, ImageInfo, Mode
+from smartfast.errors import UserError
+
+_MODES: dict[int, Mode] = {channels: mode for mode, channels in CHANNELS.items()}
+
+
+class ArraySource:
+    """Images of one array; see `Source`."""
+
+    def __init__(self, name: str, where: str, images: Tensor, labels: np.ndarray | None) -> None:
+        """`images` is uint8 [N, H, W, C] with 1, 3 or 4 channels."""
+        self.name = name
+        self._where = where
+        self._images = images.contiguous()
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def item_name(self, index: int) -> str:
+        return f"{self._where}: image {index}"
+
+    def inspect(self, index: int) -> ImageInfo:
+        height, width, channels = self._images.shape[1:]
+        return ImageInfo(width, height, _MODES[channels], f"{zlib.crc32(self._images[index].numpy().tobytes()):08x}")
+
+    def decode(self, index: int) -> Image.Image:
+        pixels = self._images[index].numpy()
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+    def labels(self) -> list[object] | None:
+        return None if self._labels is None else self._labels.tolist()
+
+
+def digits_source(resolution: int | None) -> ArraySource:
+    """The bundled digits at `resolution` (at least 8; None is 8)."""
+    # Imported here, because `python -m smartfast.data.sources.digits` warns if this package has imported it before.
+    from smartfast.data.sources.digits import NATIVE_RESOLUTION, load_digits
+
+    if resolution is not None and resolution < NATIVE_RESOLUTION:
+        raise UserError(f"data.resolution: {resolution}, expected at least {NATIVE_RESOLUTION} for the bundled digits")
+    images, labels = load_digits(resolution or NATIVE_RESOLUTION)
+    return ArraySource("digits", "digits", images.movedim(1, 3), labels.numpy())
+
+
+def npz_source(path: Path) -> ArraySource:
+    """A .npz with `images` or `arr_0` (uint8 NHWC, NHW or NCHW; NHWC if both fit) and perhaps `labels` [N]."""
+    try:
+        with np.load(path) as file:
+            key = next((key for key in ("images", "arr_0") if key in file), None)
+            if key is None:
+                raise UserError(f"{path}: arrays {', '.join(file.files)}, expected images or arr_0")
+            images = file[key]
+            labels = file["labels"] if "labels" in file else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"data.path: {path} is not a readable .npz ({error}), expected an intact one") from error
+    if labels is not None and labels.ndim != 1:
+        raise UserError(f"{path}: labels of shape {list(labels.shape)}, expected one whole number per image")
+    return ArraySource(path.stem, str(path), torch.from_numpy(_as_nhwc(images, f"{path}: {key}")), labels)
+
+
+def _as_nhwc(images: np.ndarray, where: str) -> np.ndarray:
+    expected = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with 1, 3 or 4 channels"
+    found = f"{where} is {images.dtype} {list(images.shape)}"
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise UserError(f"{found}, expected {expected}")
+    if len(images) == 0:
+        raise UserError(f"{found}, expected at least one image")
+    if images.ndim == 3:
+        return images[..., None]
+    if images.shape[3] in _MODES:
+        return images
+    if images.shape[1] in _MODES:
+        return np.moveaxis(images, 1, 3)
+    raise UserError(f"{found}, expected {expected}")

@@ -1,0 +1,75 @@
+"""A Hugging Face data set, read through the `datasets` library."""
+
+import io
+import zlib
+from typing import Any
+
+from PIL import Image
+
+from smartfast.data.sources.base import ImageInfo, decode_image, inspect_image
+from smartfast.errors import UserError
+
+PREFIX = "hf:"
+_DEFAULT_SPLIT = "train"
+
+
+class HubSource:
+    """The rows of one split of `hf:owner/name[:split]` (default split: train); see `Source`.
+
+    The image column is the first of type Image, the labels the first of type ClassLabel, else `label` or `labels`.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import datasets  # optional: only the hf extra installs it
+        except ImportError as error:
+            raise UserError(f"data.path: {address} needs the package datasets: pip install datasets") from error
+        name, _, split = address.removeprefix(PREFIX).partition(":")
+        try:
+            rows = datasets.load_dataset(name, split=split or _DEFAULT_SPLIT)
+        except Exception as error:  # network, authentication, missing names and splits each raise their own kind
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise UserError(f"data.path: {address} not loaded ({reason}), expected hf:owner/name[:split]") from error
+        columns: dict[str, Any] = rows.features
+        image_column = next((key for key, kind in columns.items() if isinstance(kind, datasets.Image)), None)
+        if image_column is None:
+            raise UserError(f"data.path: {address} has columns {', '.join(columns)}, expected one of type Image")
+        classes = [key for key, kind in columns.items() if isinstance(kind, datasets.ClassLabel)]
+        label_columns = classes + [key for key in ("label", "labels") if key in columns]
+        self.name = name.rsplit("/", 1)[-1]
+        self._address = address
+        self._image_column = image_column
+        self._label_column = label_columns[0] if label_columns else None
+        self._rows = rows.cast_column(image_column, datasets.Image(decode=False))
+        if len(self) == 0:
+            raise UserError(f"data.path: {address} holds no image, expected at least one row")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def item_name(self, index: int) -> str:
+        return f"{self._address}: row {index}"
+
+    def inspect(self, index: int) -> ImageInfo:
+        content = self._read(index)
+        width, height, mode = inspect_image(io.BytesIO(content), self.item_name(index))
+        return ImageInfo(width, height, mode, f"{len(content)}:{zlib.crc32(content):08x}")
+
+    def decode(self, index: int) -> Image.Image:
+        return decode_image(io.BytesIO(self._read(index)), self.item_name(index))
+
+    def labels(self) -> list[object] | None:
+        return None if self._label_column is None else list(self._rows[self._label_column])
+
+    def _read(self, index: int) -> bytes:
+        """The encoded image, which the row holds itself or names the file of."""
+        cell = self._rows[index][self._image_column]
+        if cell is None:
+            raise UserError(f"{self.item_name(index)}: no image, expected one in every row")
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        try:
+            with open(cell["path"], "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise UserError(f"{self.item_name(index)}: {error}, expected a readable image file") from error

@@ -1,0 +1,1 @@
+"""What can be trained: networks, losses and samplers, behind one interface."""

@@ -1,0 +1,1 @@
+"""The bundled digit classifier, whose features measure samples of the digits offline."""

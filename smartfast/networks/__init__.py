@@ -1,0 +1,1 @@
+"""The trained networks: torch modules, and nothing else."""

@@ -1,0 +1,260 @@
+"""report.html of a run folder: the main numbers, curves, sample sheets, an interpolation strip and where the time went.
+
+One file without external parts. Whatever a run folder lacks is left out of the report or said in it.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from smartfast.core.checkpoint import find_checkpoint, load_generator
+from smartfast.core.files import write_atomically
+from smartfast.core.grids import to_pillow
+from smartfast.core.run_log import read_rows
+from smartfast.errors import UserError
+from smartfast.networks.stylegan2 import Generator
+from smartfast.report import page as html
+from smartfast.report.plots import LOSS_PANELS, METRIC_PANELS, Panel, draw_panels
+from smartfast.run.status import PHASES, format_duration
+from smartfast.tools.interpolate import InterpolateOptions, draw_path
+
+Row = Mapping[str, Any]
+
+_SHEETS = 6  # sample sheets over time, the first and the last among them
+_STRIP_COLUMNS, _STRIP_ROWS = 10, 5
+
+# What is good, in words and as a key of which the least is the best.
+_METRICS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "fid": ("lower is better", lambda value: value),
+    "kid": ("lower is better", lambda value: value),
+    "isc": ("higher is better", lambda value: -value),
+    "precision": ("higher is better", lambda value: -value),
+    "recall": ("higher is better", lambda value: -value),
+    "diversity": ("1 = like the data", lambda value: abs(value - 1)),
+}
+
+
+class PhaseTime(NamedTuple):
+    """What a phase cost: ms per run, runs per thousand images, seconds per thousand images."""
+
+    phase: str
+    ms_per_run: float | None
+    runs_per_kimg: float | None
+    sec_per_kimg: float
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` into a run folder from what it holds.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        UserError: There is no metrics.jsonl.
+    """
+    run_dir = Path(run_dir)
+    log = run_dir / "metrics.jsonl"
+    if not log.is_file():
+        raise UserError(f"{run_dir}: expected a run folder, found no metrics.jsonl in it")
+    rows = read_rows(log)
+    ticks = [row for row in rows if row.get("kind") == "tick"]
+    evaluations = [row for row in rows if row.get("kind") == "metrics"]
+    config_file = run_dir / "config.yaml"
+    config_text = config_file.read_text() if config_file.is_file() else ""
+    sections = [
+        html.section("Overview", html.facts(headline(ticks, _checkpoint_info(run_dir)))),
+        _metrics_section(evaluations),
+        _samples_section(run_dir),
+        _strip_section(run_dir),
+        _losses_section(ticks),
+        _cost_section(ticks),
+        html.section("Configuration", html.details("config.yaml", config_text)) if config_text else "",
+    ]
+    text = html.page(f"Run {run_dir.resolve().name}", _subtitle(yaml.safe_load(config_text) or {}), sections)
+    target = run_dir / "report.html"
+    write_atomically(target, text.encode())
+    return target
+
+
+def headline(ticks: Sequence[Row], info: Row) -> list[tuple[str, str]]:
+    """Names and values of the figures at the top.
+
+    Args:
+        ticks: Tick rows of metrics.jsonl.
+        info: checkpoint.json of the newest checkpoint, empty without one.
+    """
+    facts = []
+    if ticks:
+        last = ticks[-1]
+        speed = statistics.median(row["images_per_sec"] for row in _settled(ticks))
+        facts += [
+            ("Real images seen", f"{last['kimg']:,.1f} thousand"),
+            ("Wall time", format_duration(last["time_sec"])),
+            ("Speed", f"{speed:,.1f} images/s, {1000 / speed:.2f} s per thousand images (median over ticks)"),
+            ("Skipped optimizer steps", f"{last.get('skipped_steps', 0):.0f}"),
+            ("Memory", _memory(ticks)),
+        ]
+    if "device" in info:
+        facts.append(("Device", str(info["device"])))
+    if "versions" in info:
+        facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in info["versions"].items())))
+    return facts or [("Training", "no tick has been logged yet")]
+
+
+def phase_times(ticks: Sequence[Row]) -> list[PhaseTime]:
+    """Where the time went, phase by phase, then the rest; the sum of sec_per_kimg is that of the ticks.
+
+    Compiling is in neither.
+
+    A step with the score term is a g_main step and the term: the term's time is the difference of the two. Without
+    any plain g_main step there is nothing to subtract and the step is one row.
+    """
+    ticks = _settled(ticks)
+    kimg = sum(row["sec_per_tick"] / row["sec_per_kimg"] for row in ticks)
+    runs = {phase: sum(row.get(f"count/{phase}", 0) for row in ticks) for phase in PHASES}
+    ms = {
+        phase: sum(row.get(f"ms/{phase}", 0.0) * row.get(f"count/{phase}", 0) for row in ticks) / count
+        for phase, count in runs.items()
+        if count
+    }
+    if "g_main" in ms and "g_score" in ms:
+        runs["score term"], ms["score term"] = runs["g_score"], ms.pop("g_score") - ms["g_main"]
+        runs["g_main"] += runs["g_score"]
+    times = [PhaseTime(phase, ms[phase], runs[phase] / kimg, ms[phase] * runs[phase] / kimg / 1000) for phase in ms]
+    times.sort(key=lambda time: (*PHASES[:4], "score term", *PHASES[4:]).index(time.phase))
+    total = sum(row["sec_per_tick"] for row in ticks) / kimg
+    return [*times, PhaseTime("everything else", None, None, total - sum(time.sec_per_kimg for time in times))]
+
+
+def _metrics_section(evaluations: Sequence[Row]) -> str:
+    if not evaluations:
+        return html.section("Metrics", html.paragraph("None were computed."))
+    rows = []
+    for name, (meaning, badness) in _METRICS.items():
+        values = [(row[f"metric/{name}"], row["kimg"]) for row in evaluations if row.get(f"metric/{name}") is not None]
+        if values:
+            best, best_kimg = min(values, key=lambda point: badness(point[0]))
+            cells = [f"{values[0][0]:.4g}", f"{best:.4g} (at {best_kimg:g} kimg)", f"{values[-1][0]:.4g}"]
+            rows.append([f"{name} ({meaning})", *cells])
+    table = html.table(["metric", "first", "best", "last"], rows)
+    return html.section("Metrics", table, _plot(METRIC_PANELS, evaluations, smoothed=False, caption=""))
+
+
+def _losses_section(ticks: Sequence[Row]) -> str:
+    caption = "Mean per tick; where there are 20 ticks or more, the strong line is a running mean."
+    return html.section("Losses", _plot(LOSS_PANELS, ticks, smoothed=True, caption=caption))
+
+
+def _plot(panels: Sequence[Panel], rows: Sequence[Row], *, smoothed: bool, caption: str) -> str:
+    drawing = draw_panels(panels, rows, smoothed=smoothed)
+    return html.paragraph("No data.") if drawing is None else html.figure(drawing, "image/svg+xml", caption)
+
+
+def _samples_section(run_dir: Path) -> str:
+    sheets = [(run_dir / "reals.png", "Real images"), (run_dir / "fakes_init.png", "Before training")]
+    fakes = sorted(run_dir.glob("fakes[0-9]*.png"))
+    sheets += [(path, f"At {int(path.stem.removeprefix('fakes'))} kimg") for path in _spread(fakes, _SHEETS)]
+    existing = [(path, caption) for path, caption in sheets if path.is_file()]
+    if not existing:
+        return html.section("Samples", html.paragraph("No sample sheets were saved."))
+    return html.section("Samples", html.paragraph("With labels, each column is one class."), html.sheets(existing))
+
+
+def _strip_section(run_dir: Path) -> str:
+    title = "Interpolation"
+    try:
+        checkpoint = find_checkpoint(run_dir)
+        strip = interpolation_strip(load_generator(checkpoint))
+    except UserError as error:
+        return html.section(title, html.paragraph(f"Not available: {error}"))
+    caption = (
+        f"From one latent to another in w, one pair per row, averaged generator at {float(checkpoint.name):g} kimg"
+    )
+    return html.section(title, html.picture_figure(strip, caption))
+
+
+def interpolation_strip(generator: Generator) -> Image.Image:
+    """A picture of a few rows, each from the image of one seed to that of another; with labels, within one class."""
+    paths = []
+    for row in range(_STRIP_ROWS):
+        labels = None
+        if generator.c_dim:
+            labels = torch.tensor([row * max(generator.c_dim // _STRIP_ROWS, 1) % generator.c_dim] * 2)
+        paths.append(_path(generator, torch.tensor([2 * row, 2 * row + 1]), labels))
+    return to_pillow(torch.cat(paths), _STRIP_COLUMNS, min_pixels=64)
+
+
+def _path(generator: Generator, seeds: Tensor, labels: Tensor | None) -> Tensor:
+    options = InterpolateOptions(checkpoint="", steps=_STRIP_COLUMNS - 1, loop=False, batch=_STRIP_COLUMNS)
+    return draw_path(generator, seeds, labels, options)
+
+
+def _cost_section(ticks: Sequence[Row]) -> str:
+    title = "Cost of each phase"
+    if not ticks:
+        return html.section(title, html.paragraph("No tick has been logged yet."))
+    times = phase_times(ticks)
+    total = sum(time.sec_per_kimg for time in times)
+    rows = [
+        [
+            time.phase,
+            "" if time.ms_per_run is None else f"{time.ms_per_run:.2f}",
+            "" if time.runs_per_kimg is None else f"{time.runs_per_kimg:.2f}",
+            f"{time.sec_per_kimg:.3f}",
+            f"{100 * time.sec_per_kimg / total:.1f} %",
+        ]
+        for time in times
+    ]
+    rows.append(["total", "", "", f"{total:.3f}", "100.0 %"])
+    header = ["phase", "ms per run", "runs per kimg", "seconds per kimg", "share"]
+    note = (
+        "Mean over the ticks, without the first one, which warms up. A step with the score term is a g_main step and "
+        "the term; the term's row is the difference between the two kinds of step."
+    )
+    return html.section(title, html.paragraph(note), html.table(header, rows, total=True))
+
+
+def _subtitle(config: Mapping[str, Any]) -> str:
+    def value(group: str, key: str, default: Any = "?") -> Any:
+        return config.get(group, {}).get(key, default)
+
+    score = "without score term"
+    if value("smart", "frequency", 0) and value("smart", "scorer", None):
+        score = (
+            f"score term of {value('smart', 'scorer')} with weight {value('smart', 'weight')} "
+            f"every {value('smart', 'frequency')} steps"
+        )
+    return f"Data {value('data', 'path')}, batch {value('optim', 'batch')}, {score}"
+
+
+def _memory(ticks: Sequence[Row]) -> str:
+    gpu = max(row.get("gpu_mem_gib", 0.0) for row in ticks)
+    cpu = max(row.get("cpu_mem_gib", 0.0) for row in ticks)
+    return f"{cpu:.2f} GiB of main memory" + (f", {gpu:.2f} GiB of GPU memory (peak)" if gpu else "")
+
+
+def _checkpoint_info(run_dir: Path) -> dict[str, Any]:
+    try:
+        return json.loads((find_checkpoint(run_dir) / "checkpoint.json").read_text())
+    except UserError:
+        return {}
+
+
+def _settled(ticks: Sequence[Row]) -> Sequence[Row]:
+    """The ticks without the first, which compiles and warms up, when there are others."""
+    return ticks[1:] or ticks
+
+
+def _spread(paths: Iterable[Path], count: int) -> list[Path]:
+    """`count` of the paths, evenly spaced, the first and the last among them."""
+    paths = list(paths)
+    if len(paths) <= count:
+        return paths
+    return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)]

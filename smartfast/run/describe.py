@@ -1,0 +1,198 @@
+"""What the networks are and what they cost: the tables that `run.dry_run` prints.
+
+A multiply-add counts as 2 FLOPs, as in torch.utils.flop_counter: convolutions, matrix products and attention count,
+elementwise work does not. Nothing is computed: the networks run on fake tensors, so any size is instant.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from smartfast import kernels
+from smartfast.config.schema import Config
+from smartfast.networks.stylegan2 import Discriminator, Generator
+from smartfast.scorers import Scorer
+
+
+class Layer(NamedTuple):
+    """One row of a network's table: shape of an image's output, parameters, FLOPs of a forward pass."""
+
+    name: str
+    output_shape: tuple[int, ...] | None
+    parameters: int
+    flops: int
+
+
+class PhaseCost(NamedTuple):
+    """A phase of the training. flops: of one run, per image of the batch; interval: iterations between two runs."""
+
+    phase: str
+    flops: float
+    interval: int
+
+    @property
+    def flops_per_image(self) -> float:
+        """FLOPs per training image, averaged over the iterations."""
+        return self.flops / self.interval
+
+
+def describe_layers(module: nn.Module, inputs: Sequence[Tensor | None]) -> list[Layer]:
+    """The layers of a network that own weights, in order of definition; a container's own work gets a row as well.
+
+    Args:
+        module: On any device; it is neither computed with nor changed.
+        inputs: Its positional arguments for a batch of one; only shapes and dtypes matter.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    handles = [m.register_forward_hook(_shape_recorder(shapes, name)) for name, m in module.named_modules()]
+    try:
+        counts = _count_flops(module, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _rows(module, "", shapes, counts)
+
+
+def describe_network(module: nn.Module, inputs: Sequence[Tensor | None]) -> str:
+    """A text table of a network: layer, output shape, parameters, FLOPs; arguments as `describe_layers`."""
+    return _format_layers(type(module).__name__, describe_layers(module, inputs))
+
+
+def phase_costs(
+    generator_flops: float, discriminator_flops: float, scorer_flops: float, config: Config
+) -> list[PhaseCost]:
+    """Estimated cost of each phase that the configuration runs.
+
+    A backward pass counts as two forward passes, or one where only the input needs a gradient; a penalty's second
+    backward pass goes through both the forward pass and the first, input-only backward pass.
+
+    Args:
+        generator_flops, discriminator_flops, scorer_flops: Of a forward pass, per image.
+    """
+    g, d, loss, smart = generator_flops, discriminator_flops, config.loss, config.smart
+    costs = [PhaseCost("d_main", g + 6 * d, 1), PhaseCost("g_main", 3 * g + 2 * d, 1)]
+    if loss.r1_interval:
+        costs.append(PhaseCost("d_r1", 6 * d, loss.r1_interval))
+    if loss.path_length_interval and loss.path_length_weight:
+        costs.append(PhaseCost("g_path", 6 * g / loss.path_length_shrink, loss.path_length_interval))
+    if smart.frequency and smart.scorer:
+        own_pass = 3 * g if smart.separate_pass else 0
+        scorer_passes = 2 if smart.through_network else 1
+        flops = smart.batch_fraction * (scorer_passes * scorer_flops + own_pass)
+        costs.append(PhaseCost("score", flops, smart.frequency))
+    return costs
+
+
+def networks_summary(generator: Generator, discriminator: Discriminator, scorer: Scorer | None, config: Config) -> str:
+    """The tables of both networks, the scorer in one row, and the estimated cost of each phase."""
+    g_inputs, d_inputs = _example_inputs(generator)
+    g_layers, d_layers = describe_layers(generator, g_inputs), describe_layers(discriminator, d_inputs)
+    tables = [_format_layers("Generator", g_layers), _format_layers("Discriminator", d_layers)]
+    scorer_flops = 0
+    if scorer is not None:
+        scorer_flops = _scorer_flops(scorer)
+        shape = (scorer.channels, scorer.resolution, scorer.resolution)
+        parameters = sum(p.numel() for p in scorer.parameters())
+        tables.append(_format_layers("Scorer", [Layer(config.smart.scorer or "", shape, parameters, scorer_flops)]))
+    costs = phase_costs(sum(x.flops for x in g_layers), sum(x.flops for x in d_layers), scorer_flops, config)
+    return "\n\n".join([*tables, _format_costs(costs)])
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Text columns: the first left-aligned, the others right-aligned, a rule below the header."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _format_layers(name: str, layers: Sequence[Layer]) -> str:
+    rows = [_format_layer(layer) for layer in layers]
+    if len(layers) > 1:
+        total = Layer("total", None, sum(x.parameters for x in layers), sum(x.flops for x in layers))
+        rows.append(_format_layer(total))
+    return format_table([name, "output", "parameters", "MFLOP per image"], rows)
+
+
+def _format_layer(layer: Layer) -> list[str]:
+    shape = "" if layer.output_shape is None else " x ".join(map(str, layer.output_shape))
+    return [layer.name, shape, f"{layer.parameters:,}", f"{layer.flops / 1e6:,.2f}"]
+
+
+def _format_costs(costs: Sequence[PhaseCost]) -> str:
+    total = sum(cost.flops_per_image for cost in costs)
+    rows = [
+        [
+            cost.phase,
+            f"{cost.flops / 1e9:.4g}",
+            f"{cost.interval}",
+            f"{cost.flops_per_image / 1e9:.4g}",
+            f"{100 * cost.flops_per_image / total:.1f} %",
+        ]
+        for cost in costs
+    ]
+    total_row = ["total", "", "", f"{total / 1e9:.4g}", "100.0 %"]
+    header = ["Estimated cost", "GFLOP per image", "every", "GFLOP per training image (TFLOP per kimg)", "share"]
+    return format_table(header, [*rows, total_row])
+
+
+def _example_inputs(generator: Generator) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    device = next(generator.parameters()).device
+    z = torch.empty(1, generator.z_dim, device=device)
+    c = torch.empty(1, generator.c_dim, device=device) if generator.c_dim else None
+    images = torch.empty(1, generator.channels, generator.resolution, generator.resolution, device=device)
+    return [z, c], [images, c]
+
+
+def _scorer_flops(scorer: Scorer) -> int:
+    device = scorer.alphas.device
+    images = torch.empty(1, scorer.channels, scorer.resolution, scorer.resolution, device=device, dtype=scorer.dtype)
+    index = torch.zeros(1, dtype=torch.int64, device=device)
+    return _count_flops(scorer, [images, index, index if scorer.num_classes else None], scorer.network)[""]
+
+
+def _count_flops(
+    module: nn.Module, inputs: Sequence[Tensor | None], function: Callable[..., Tensor] | None = None
+) -> dict[str, int]:
+    """FLOPs of each submodule by name, "" = all, when `function` (default: the module) runs on `inputs`."""
+    counter = FlopCounterMode(display=False)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, kernels.use("reference"):
+        with sdpa_kernel(SDPBackend.MATH), counter:  # the CPU's fused attention is unknown to the counter
+            (function or module)(*(None if x is None else fake.from_tensor(x) for x in inputs))
+    prefix = f"{type(module).__name__}."
+    counts = {name.removeprefix(prefix): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    return {**counts, "": counter.get_total_flops()}
+
+
+def _shape_recorder(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None]:
+    def record(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        shapes[name] = tuple(first.shape[1:])
+
+    return record
+
+
+def _rows(module: nn.Module, name: str, shapes: dict[str, tuple[int, ...]], counts: dict[str, int]) -> list[Layer]:
+    """A module with a weight is one row, children included; any other is its children's rows and one for the rest."""
+    parameters = sum(p.numel() for p in module.parameters())
+    if isinstance(getattr(module, "weight", None), nn.Parameter):
+        return [Layer(name, shapes.get(name), parameters, counts.get(name, 0))]
+    rows: list[Layer] = []
+    for child_name, child in module.named_children():
+        rows += _rows(child, f"{name}.{child_name}" if name else child_name, shapes, counts)
+    parameters -= sum(row.parameters for row in rows)
+    of_children = sum(row.flops for row in rows)
+    flops = counts.get(name, of_children) - of_children  # a mere list of modules is never called
+    if parameters or flops:
+        rows.append(Layer(f"{name} (itself)" if name else "(itself)", shapes.get(name), parameters, flops))
+    return rows

@@ -1,0 +1,277 @@
+"""From a configuration to a running trainer: every check, the scorer, resume, trackers."""
+
+import dataclasses
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from tqdm import tqdm
+
+from smartfast.config.parse import config_to_dict, config_to_yaml, load_config
+from smartfast.config.schema import Config
+from smartfast.core.checkpoint import Checkpoint, load_newest
+from smartfast.core.cpu import set_up_cpu
+from smartfast.core.files import write_atomically
+from smartfast.data import ImageDataset, open_dataset
+from smartfast.engine.compiling import compile_cache_dir
+from smartfast.errors import UserError
+from smartfast.families.stylegan2_networks import build_networks
+from smartfast.kernels import implementation_of, registered_ops, use
+from smartfast.metrics import check_metrics
+from smartfast.run.checks import check_config, check_resumed_config, check_settings
+from smartfast.run.describe import networks_summary
+from smartfast.run.profiling import IterationProfiler
+from smartfast.run.trainer import Trainer, real_batches
+from smartfast.run.training import Training
+from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
+
+
+def launch(config: Config) -> bool:
+    """Train as configured, resuming from the newest checkpoint in run.dir, or only describe the run (run.dry_run).
+
+    Returns:
+        Whether the run is complete (False after SIGTERM or Ctrl-C).
+
+    Raises:
+        UserError: Something in the configuration, the data, the scorer or the run folder cannot work.
+    """
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
+        log_with=None if config.run.tracker == "none" else config.run.tracker,
+        project_dir=config.run.dir,
+    )
+    dataset, scorer, timesteps = _open(config, accelerator)
+    if config.run.dry_run:
+        accelerator.print(describe(config, dataset, scorer, timesteps))
+        return True
+    with accelerator.local_main_process_first():
+        check_metrics(config.metrics)
+    training = _training(config, accelerator, dataset, scorer, timesteps)
+    run_dir = Path(config.run.dir)
+    checkpoint = _resume(training, dataset, run_dir)
+    starts = set(gather_object([training.images]))
+    if len(starts) > 1:
+        raise UserError(
+            f"run.dir {run_dir}: processes found checkpoints at {sorted(starts)} images, expected one shared folder"
+        )
+    if accelerator.is_main_process:
+        _prepare_folder(run_dir, config)
+    accelerator.wait_for_everyone()
+    project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
+    accelerator.init_trackers(project, config=_flat(config))
+    accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
+    start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
+    accelerator.print(f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}")
+    with _kernels(config):
+        return Trainer(training, dataset, accelerator, checkpoint).run()
+
+
+def profile(config: Config, *, default_iterations: int = 16) -> None:
+    """Train from the start, just long enough to trace perf.profile iterations (16 where it is 0); keep only the trace.
+
+    Raises:
+        UserError: As `launch`.
+    """
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dry_run=False))
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    dataset, scorer, timesteps = _open(config, accelerator)
+    training = _training(config, accelerator, dataset, scorer, timesteps)
+    accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
+    profiler = IterationProfiler(
+        config.perf.profile or default_iterations,
+        first=training.settling_iterations,
+        folder=Path(config.run.dir) / "profile" if accelerator.is_main_process else None,
+        say=print,
+    )
+    accelerator.print(f"profile: {profiler.iterations} iterations, after {profiler.first} that settle everything")
+    with _kernels(config), closing(real_batches(training, dataset)) as reals:
+        while not profiler.is_done:
+            with profiler.iteration():
+                with training.timer("data"):
+                    batch = next(reals)
+                training.run_iteration(batch)
+    accelerator.end_training()
+
+
+def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Scorer | None, TimestepRange | None]:
+    """What the configuration names, and every check of it."""
+    check_settings(config, num_processes=accelerator.num_processes)
+    set_seed(config.run.seed)
+    set_up_arithmetic(config, accelerator.device, accelerator.num_processes)
+    dataset = open_dataset(config.data)
+    check_config(config, dataset, device=accelerator.device)
+    return dataset, *open_scorer(config, dataset, accelerator.device)
+
+
+def _training(
+    config: Config,
+    accelerator: Accelerator,
+    dataset: ImageDataset,
+    scorer: Scorer | None,
+    timesteps: TimestepRange | None,
+) -> Training:
+    return Training(
+        config,
+        dataset,
+        scorer=scorer,
+        timesteps=timesteps,
+        device=accelerator.device,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        say=tqdm.write if accelerator.is_main_process else _say_nothing,
+    )
+
+
+def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
+    """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
+    generator, discriminator = build_networks(
+        config.gan,
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        precision="fp32",
+        seed=config.run.seed,
+    )
+    interval = f"score term: {timesteps}" if timesteps else "score term: off"
+    return "\n".join([config_to_yaml(config), networks_summary(generator, discriminator, scorer, config), interval])
+
+
+def _say_nothing(line: str) -> None:
+    """What the other processes say while they compile."""
+
+
+def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) -> None:
+    """Choose threads, tf32 and cuDNN's search for algorithms for this process, as perf.* says."""
+    if device.type == "cpu":
+        set_up_cpu(config.perf.cpu_threads, num_processes)
+    elif config.perf.precision != "fp32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    else:
+        torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+def open_scorer(
+    config: Config, dataset: ImageDataset, device: torch.device
+) -> tuple[Scorer | None, TimestepRange | None]:
+    """The scorer that the configuration names and the timesteps of its term, None where there is none.
+
+    Raises:
+        UserError: There is no such scorer, or it does not fit the data or the device.
+    """
+    if not config.smart.frequency:
+        return None, None
+    if config.smart.scorer is None and config.run.dry_run:
+        return None, None
+    if config.smart.scorer is None:
+        raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
+    scorer = load_scorer(
+        config.smart.scorer,
+        device=device,
+        precision=config.smart.precision,
+        attention="auto" if config.run.dry_run else config.perf.attention,
+    )
+    check_scorer(
+        scorer,
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        name=config.smart.scorer,
+        downscale=config.smart.downscale,
+    )
+    return scorer, timestep_range(scorer, config.smart)
+
+
+def _resume(training: Training, dataset: ImageDataset, run_dir: Path) -> Checkpoint | None:
+    checkpoint = load_newest(run_dir)
+    if checkpoint is None:
+        return None
+    if (run_dir / "config.yaml").is_file():
+        check_resumed_config(load_config(run_dir / "config.yaml"), training.config, str(run_dir))
+    fingerprint = checkpoint.info["dataset"]["fingerprint"]
+    if fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"data.path {training.config.data.path}: found {dataset.fingerprint}, expected {fingerprint}, "
+            f"the fingerprint of the run in {run_dir}; choose another run.dir or the old data"
+        )
+    try:
+        training.restore(checkpoint.state, images=checkpoint.info["images"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
+        ) from error
+    return checkpoint
+
+
+def _prepare_folder(run_dir: Path, config: Config) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(run_dir / "config.yaml", config_to_yaml(config).encode())
+    except OSError as error:
+        raise UserError(f"run.dir {run_dir}: expected a folder that can be written ({error.strerror})") from error
+
+
+def _flat(config: Config) -> dict[str, str | float | int | bool]:
+    return {
+        f"{group}.{key}": value if isinstance(value, (str, float, int, bool)) else str(value)
+        for group, fields in config_to_dict(config).items()
+        for key, value in fields.items()
+    }
+
+
+def _opening_lines(
+    config: Config,
+    dataset: ImageDataset,
+    scorer: Scorer | None,
+    timesteps: TimestepRange | None,
+    training: Training,
+) -> str:
+    classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
+    return "\n".join(
+        [
+            f"data: {dataset.name}, {len(dataset)} images {training.image_shape}{classes}",
+            *_score_lines(config, scorer, timesteps),
+            f"ops: {_implementations(config, training.device)}",
+            *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),
+        ]
+    )
+
+
+def _score_lines(config: Config, scorer: Scorer | None, timesteps: TimestepRange | None) -> list[str]:
+    if scorer is None:
+        return ["score term: off"]
+    smart = config.smart
+    switches = {
+        f"on {smart.batch_fraction:g} of the fakes": smart.batch_fraction < 1,
+        "past the network": not smart.through_network,
+        f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
+    }
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps]
+    parts += [text for text, is_on in switches.items() if is_on]
+    dtype = str(scorer.dtype).removeprefix("torch.")
+    return [
+        f"score term: {', '.join(str(part) for part in parts)}",
+        f"scorer: {scorer.resolution}x{scorer.resolution} in {dtype}, attention {scorer.attention}",
+    ]
+
+
+def _implementations(config: Config, device: torch.device) -> str:
+    """Which implementation the ops take, and why: `reference (auto takes plain PyTorch on cpu)`."""
+    with _kernels(config):
+        ops: dict[tuple[str, str], list[str]] = {}
+        for op in registered_ops():
+            ops.setdefault(implementation_of(op, device), []).append(op)
+    parts = [f"{name} ({reason})" for name, reason in ops]
+    return (
+        parts[0]
+        if len(ops) == 1
+        else "; ".join(f"{', '.join(o)}: {p}" for o, p in zip(ops.values(), parts, strict=True))
+    )
+
+
+def _kernels(config: Config) -> AbstractContextManager[None]:
+    """The configured choice of implementation; `auto` leaves it to the environment variable SMARTFAST_KERNELS."""
+    return nullcontext() if config.perf.kernels == "auto" else use(config.perf.kernels)

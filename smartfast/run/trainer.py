@@ -1,0 +1,303 @@
+"""The training loop: iterations, ticks, snapshots, evaluations."""
+
+import importlib.metadata
+import sys
+import time
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather
+from tqdm import tqdm
+
+from smartfast.config.schema import Config
+from smartfast.core.checkpoint import Checkpoint, save_checkpoint
+from smartfast.core.grids import grid_shape, save_grid
+from smartfast.core.interruption import Interruption
+from smartfast.core.run_log import RunLog
+from smartfast.data import ImageDataset, RealBatch, iterate_batches
+from smartfast.errors import UserError
+from smartfast.families.sampling import Sampler, real_grid
+from smartfast.families.stylegan2_networks import generator_options
+from smartfast.metrics import MetricUnavailable, evaluate
+from smartfast.report.build import write_report
+from smartfast.run.profiling import IterationProfiler
+from smartfast.run.snapshots import SnapshotWriter, copy_to_host
+from smartfast.run.status import memory_gib, status_line
+from smartfast.run.training import Training
+
+_VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
+
+
+def real_batches(training: Training, dataset: ImageDataset) -> Generator[RealBatch, None, None]:
+    """The batches of `dataset` that a run sees from where it is; to be closed when it ends."""
+    config = training.config
+    return iterate_batches(
+        dataset,
+        seed=config.run.seed,
+        batch=config.optim.batch,
+        offsets=training.offsets,
+        start_images=training.images,
+        device=training.device,
+        mirror=config.data.mirror,
+        cache=config.data.cache,
+        workers=config.data.workers,
+        class_group=training.mbstd_group if config.gan.mbstd_by_class else 1,
+        # On a CPU the compiled function is slower than three operations, and takes seconds to compile.
+        compiler=training.compiler if training.device.type == "cuda" else None,
+    )
+
+
+class Trainer:
+    """Fills a run folder.
+
+    Args:
+        training: A run at its start, or restored from `checkpoint`.
+        dataset: Its training images.
+        accelerator: Device, processes and trackers.
+        checkpoint: Where the run continues, None = at its start.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        dataset: ImageDataset,
+        accelerator: Accelerator,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.training, self.dataset, self.accelerator = training, dataset, accelerator
+        self.config: Config = training.config
+        self.run_dir = Path(self.config.run.dir)
+        self.is_main = accelerator.is_main_process
+        self.is_resumed = checkpoint is not None
+        self.sampler = Sampler.of(training)
+        self.grid = grid_shape(dataset.resolution, dataset.num_classes)
+        self.total_images = round(self.config.run.kimg * 1000)
+        self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
+        self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
+        self.start_sec = time.perf_counter()
+        self.saved_images = training.images if checkpoint else -1
+        self.evaluated_images = -1
+        self.writer = SnapshotWriter()
+        self.profiler = IterationProfiler(
+            self.config.perf.profile,
+            first=training.settling_iterations,
+            folder=self.run_dir / "profile" if self.is_main else None,
+            say=tqdm.write,
+        )
+        if self.is_main:
+            self.log = RunLog(self.run_dir, kimg=training.images / 1000 if checkpoint else -1.0)
+
+    def run(self) -> bool:
+        """Train until run.kimg, or until SIGTERM or Ctrl-C, and leave a checkpoint and a report.
+
+        Returns:
+            Whether the run is complete.
+
+        Raises:
+            UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row, or a snapshot could not
+                be written.
+        """
+        if self.training.images >= self.total_images and (self.run_dir / "report.html").is_file():
+            self.accelerator.print(
+                f"{self.run_dir} is complete at {self.kimg:g} kimg; a larger run.kimg goes on from there"
+            )
+            return True
+        with self.writer:
+            return self._finish(self._train())
+
+    def _train(self) -> str | None:
+        """The iterations; returns the name of the signal that ended them early."""
+        training, config = self.training, self.config
+        if not self.is_resumed:
+            self._begin()
+        reals = real_batches(training, self.dataset)
+        self._start_tick(maintenance_since_sec=self.start_sec)
+        with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
+            while training.images < self.total_images:
+                if interruption.requested(training.images // config.optim.batch):
+                    break
+                with self.profiler.iteration():
+                    with training.timer("data"):
+                        batch = next(reals)
+                    training.run_iteration(batch)
+                progress.update(config.optim.batch)
+                if training.images // self.tick_images > (training.images - config.optim.batch) // self.tick_images:
+                    self._end_tick(progress)
+        if config.perf.profile and not self.profiler.is_done:
+            warnings.warn(f"perf.profile: the run ended before iteration {self.profiler.last}; no trace", stacklevel=2)
+        return interruption.signal_name
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of real images seen."""
+        return self.training.images / 1000
+
+    @property
+    def elapsed_sec(self) -> float:
+        """Time spent on the run, earlier processes included."""
+        return self.earlier_sec + time.perf_counter() - self.start_sec
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            total=self.total_images,
+            initial=self.training.images,
+            unit="img",
+            unit_scale=True,
+            leave=False,
+            disable=not (self.is_main and sys.stderr.isatty()),
+        )
+
+    def _begin(self) -> None:
+        if self.is_main:
+            save_grid(real_grid(self.dataset, self.grid), self.run_dir / "reals.png", self.grid.columns)
+        self._save_fakes("fakes_init.png")
+        self._evaluate()
+
+    def _start_tick(self, *, maintenance_since_sec: float) -> None:
+        self.tick_start_sec, self.tick_start_images = time.perf_counter(), self.training.images
+        self.maintenance_sec = self.tick_start_sec - maintenance_since_sec
+
+    def _end_tick(self, progress: tqdm) -> None:
+        row = self._tick_row()
+        if self.is_main:
+            self.log.write(row)
+            progress.write(status_line(row))
+        self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=self.training.images)
+        self._stop_if_not_finite(row["skipped_in_a_row"])
+        self.writer.check()
+        maintenance_since_sec = time.perf_counter()
+        if self.config.metrics.every_ticks and row["tick"] % self.config.metrics.every_ticks == 0:
+            self._evaluate()
+        if row["tick"] % self.config.run.snapshot_ticks == 0:  # last: what a checkpoint claims is on disk before it
+            self._snapshot()
+        self._start_tick(maintenance_since_sec=maintenance_since_sec)
+
+    def _tick_row(self) -> dict[str, Any]:
+        training = self.training
+        guards = {"g": training.g.guard, "d": training.d.guard}
+        # The guards are the same in every process, so their mean is themselves: one transfer reads everything.
+        for name, guard in guards.items():
+            training.statistics.add({f"skipped/{name}": guard.total, f"skipped_in_a_row/{name}": guard.consecutive})
+        means = training.statistics.read()
+        skipped = [round(means.pop(f"skipped/{name}")) for name in guards]
+        skipped_in_a_row = [round(means.pop(f"skipped_in_a_row/{name}")) for name in guards]
+        means |= training.timer.read()
+        compile_sec = training.take_compile_sec()
+        # After the reads above, which wait for the device.
+        sec = time.perf_counter() - self.tick_start_sec - compile_sec
+        images = training.images - self.tick_start_images
+        cpu_mem_gib, gpu_mem_gib = memory_gib(training.device)
+        return {
+            "kind": "tick",
+            "kimg": self.kimg,
+            "tick": training.images // self.tick_images,
+            "time_sec": self.elapsed_sec,
+            "sec_per_tick": sec,
+            "sec_per_kimg": sec / images * 1000,
+            "maintenance_sec": self.maintenance_sec + compile_sec,
+            "compile_sec": compile_sec,
+            "cpu_mem_gib": cpu_mem_gib,
+            "gpu_mem_gib": gpu_mem_gib,
+            "images_per_sec": images / sec,
+            "skipped_steps": sum(skipped),
+            "skipped_in_a_row": max(skipped_in_a_row),
+            **means,
+        }
+
+    def _stop_if_not_finite(self, bad: int) -> None:
+        if bad >= self.config.run.max_bad_steps:
+            raise UserError(
+                f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped, limit run.max_bad_steps: the "
+                f"loss or a gradient was not finite; {self.run_dir} has the checkpoints from before; "
+                "try a lower optim.lr_g and optim.lr_d, or perf.precision fp32"
+            )
+
+    def _snapshot(self) -> None:
+        """Copy what there is now and leave the writing to the writer."""
+        if self.is_main:
+            self.writer.wait()  # before the copy: there is room for one
+            self.writer.submit(
+                f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg", self._snapshot_to_write()
+            )
+        self.saved_images = self.training.images
+
+    def _snapshot_to_write(self) -> Callable[[], None]:
+        """A function that writes a sheet of samples and, where there is none yet, a checkpoint of this moment."""
+        columns, path = self.grid.columns, self.run_dir / f"fakes{round(self.kimg):06d}.png"
+        fakes = copy_to_host({"images": self.sampler.grid(self.grid)})
+        if self.saved_images == self.training.images:
+            return lambda: save_grid(fakes()["images"], path, columns)
+        names, options = list(self.training.ema.module.state_dict()), self._checkpoint_options()
+        copied = copy_to_host(self.training.state())
+
+        def write() -> None:
+            save_grid(fakes()["images"], path, columns)
+            state = copied()
+            weights = {n: state[f"ema/{n}"] if f"ema/{n}" in state else state[f"g/module/{n}"] for n in names}
+            save_checkpoint(self.run_dir, state=state, generator=weights, **options)
+
+        return write
+
+    def _checkpoint_options(self) -> dict[str, Any]:
+        """What a checkpoint of this moment says beside its tensors."""
+        training, dataset = self.training, self.dataset
+        device = training.device
+        shape = dict(resolution=dataset.resolution, channels=dataset.channels, num_classes=dataset.num_classes)
+        return dict(
+            images=training.images,
+            generator_options=generator_options(self.config.gan, **shape),
+            info={
+                "time_sec": self.elapsed_sec,
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+                "dataset": {"name": dataset.name, "images": len(dataset), "fingerprint": dataset.fingerprint},
+            },
+            keep=self.config.run.keep_checkpoints,
+        )
+
+    def _save_fakes(self, name: str) -> None:
+        if self.is_main:
+            save_grid(self.sampler.grid(self.grid), self.run_dir / name, self.grid.columns)
+
+    def _evaluate(self) -> None:
+        if not self.config.metrics.every_ticks:
+            return
+        self.evaluated_images = self.training.images
+        try:
+            values = evaluate(
+                self.sampler,
+                self.dataset,
+                self.config.metrics,
+                device=self.training.device,
+                process_index=self.accelerator.process_index,
+                num_processes=self.accelerator.num_processes,
+                gather=gather,
+                progress=self.is_main and sys.stderr.isatty(),
+            )
+        except MetricUnavailable as error:
+            self.accelerator.print(f"metrics: {error}; training goes on without them")
+            return
+        row = {"kind": "metrics", "kimg": self.kimg, **{f"metric/{name}": value for name, value in values.items()}}
+        if self.is_main:
+            self.log.write(row)
+        self.accelerator.log({k: v for k, v in row.items() if k.startswith("metric/")}, step=self.training.images)
+        self.accelerator.print("metrics " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def _finish(self, signal_name: str | None) -> bool:
+        complete = self.training.images >= self.total_images
+        if complete and self.evaluated_images != self.training.images:
+            self._evaluate()
+        self._snapshot()
+        self.writer.wait()
+        self.accelerator.end_training()
+        if self.is_main:
+            if complete:
+                print(f"report: {write_report(self.run_dir)}")
+            else:
+                print(f"{signal_name}: saved at {self.kimg:.3f} kimg; the same command goes on from there")
+        return complete

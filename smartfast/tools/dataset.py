@@ -1,0 +1,207 @@
+"""`smartfast dataset`: makes images alike and packs them into a .zip that trains fast.
+
+The .zip is the format of stylegan2-ada-pytorch and stylegan3: uncompressed PNGs named
+00000/img00000000.png and so on, and dataset.json with the labels.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image
+
+from smartfast.data.dataset import open_source
+from smartfast.data.fit import Crop, fit
+from smartfast.data.labels import LABEL_FILE, class_numbers
+from smartfast.data.parallel import ordered_map
+from smartfast.data.sources.base import CHANNELS, Mode, Source
+from smartfast.errors import UserError
+
+_MIB = 2**20
+
+
+@dataclass
+class DatasetOptions:
+    """Packs images into a .zip for training."""
+
+    source: str
+    """`digits`, a folder, a .zip, an .npz, or `hf:owner/name[:split]`."""
+    dest: str
+    """The .zip to write."""
+    resolution: str | None = None
+    """Size in pixels, `N` for NxN or `WxH`; unset keeps the size, which must then be the same for all images."""
+    crop: Crop = "none"
+    """What happens to images of another shape. `none`: refused. `center`: cut to the largest central part. `pad`: black
+    borders. `stretch`: distorted. `adm`: cut like `center`, but scaled as for the ADM diffusion models."""
+    mode: Literal["auto", "L", "RGB", "RGBA"] = "auto"
+    """Grey, colour or colour with alpha; auto takes the least that loses nothing. L and RGB lay alpha on white."""
+    labels: bool = True
+    """Write class labels if the source has them."""
+    max_images: int | None = None
+    """Pack at most this many images, taken at even distances; unset packs all."""
+    workers: int | None = None
+    """Threads; unset takes one per core and four more."""
+    overwrite: bool = False
+    """Replace `dest` if it exists."""
+
+
+class _Target(NamedTuple):
+    size: tuple[int, int]
+    """Width, height."""
+    resize: bool
+    """False: an image of another size is refused."""
+    mode: Mode
+    crop: Crop
+
+
+class _Packed(NamedTuple):
+    png: bytes
+    digest: bytes
+    enlarged: bool
+
+
+@dataclass
+class _Findings:
+    enlarged: int = 0
+    first_seen: dict[bytes, int] = field(default_factory=dict)
+    duplicates: list[tuple[int, int]] = field(default_factory=list)
+
+
+def convert(options: DatasetOptions) -> None:
+    """Pack a data set into a .zip and print what it holds. The file appears complete or not at all.
+
+    Args:
+        options: What to pack and how.
+
+    Raises:
+        UserError: An option, an image or a label is unusable; names the first one. Nothing is written then.
+    """
+    dest = Path(options.dest).expanduser()
+    size = _check_options(options, dest)
+    source = open_source(options.source)
+    chosen = _choose(len(source), options.max_images)
+    labels = _labels(source, chosen) if options.labels else None
+    modes = [
+        info.mode
+        for info in ordered_map(
+            source.inspect, chosen, total=len(chosen), title=f"Checking {source.name}", workers=options.workers
+        )
+    ]
+    mode = max(modes, key=CHANNELS.__getitem__) if options.mode == "auto" else options.mode
+    target = _Target(size or source.decode(chosen[0]).size, size is not None, mode, options.crop)
+    _warn_if_untrainable(target.size)
+    with _appears_complete(dest) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        findings = _write_images(archive, source, chosen, target, options.workers)
+        table = None if labels is None else [[_name(place), label] for place, label in enumerate(labels)]
+        archive.writestr(zipfile.ZipInfo(LABEL_FILE), json.dumps({"labels": table}))
+    classes = "no labels" if labels is None else f"{len(set(labels))} classes"
+    summary = f"{len(chosen)} images {target.size[0]}x{target.size[1]} {mode}, {classes}"
+    print(f"{dest}: {summary}, {dest.stat().st_size / _MIB:.1f} MiB")
+    _print_findings(findings, source)
+
+
+def _check_options(options: DatasetOptions, dest: Path) -> tuple[int, int] | None:
+    """The wanted width and height, None to keep the images' own."""
+    if dest.suffix.lower() != ".zip":
+        raise UserError(f"dest: {options.dest}, expected a file name that ends in .zip")
+    if dest.exists() and not options.overwrite:
+        raise UserError(f"dest: {options.dest} exists, expected a new file (or --overwrite true)")
+    for name in ("max_images", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name}: {value}, expected at least 1")
+    if options.resolution is None:
+        if options.crop != "none":
+            raise UserError(f"resolution: unset with crop {options.crop}, expected N or WxH pixels")
+        return None
+    parsed = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", options.resolution)
+    if parsed is None:
+        raise UserError(f"resolution: {options.resolution}, expected N or WxH pixels, e.g. 256 or 256x128")
+    width, height = int(parsed[1]), int(parsed[2] or parsed[1])
+    if options.crop == "adm" and width != height:
+        raise UserError(f"resolution: {options.resolution}, expected a square with crop adm")
+    return width, height
+
+
+def _choose(available: int, max_images: int | None) -> list[int]:
+    count = min(available, max_images or available)
+    return [place * available // count for place in range(count)]
+
+
+def _labels(source: Source, chosen: list[int]) -> list[int] | None:
+    """Labels of the chosen images; a single class is as good as none."""
+    labels = class_numbers(source)
+    if labels is None or len(set(labels)) < 2:
+        return None
+    return [labels[index] for index in chosen]
+
+
+def _warn_if_untrainable(size: tuple[int, int]) -> None:
+    width, height = size
+    if width != height or width & (width - 1):
+        warnings.warn(f"{width}x{height} pixels: training needs squares with a power of two as side", stacklevel=3)
+
+
+@contextmanager
+def _appears_complete(dest: Path) -> Iterator[Path]:
+    """A temporary file beside `dest` that takes its name when all went well and vanishes otherwise."""
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    temporary = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, dest)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_images(
+    archive: zipfile.ZipFile, source: Source, chosen: list[int], target: _Target, workers: int | None
+) -> _Findings:
+    def pack(index: int) -> _Packed:
+        return _pack(source, index, target)
+
+    findings = _Findings()
+    packed_images = ordered_map(pack, chosen, total=len(chosen), title=f"Packing {source.name}", workers=workers)
+    for place, packed in enumerate(packed_images):
+        # ZipInfo without a date: the same images give the same file, byte for byte
+        archive.writestr(zipfile.ZipInfo(_name(place)), packed.png)
+        findings.enlarged += packed.enlarged
+        twin = findings.first_seen.setdefault(packed.digest, place)
+        if twin != place:
+            findings.duplicates.append((chosen[twin], chosen[place]))
+    return findings
+
+
+def _pack(source: Source, index: int, target: _Target) -> _Packed:
+    original = source.decode(index)
+    if not target.resize and original.size != target.size:
+        found, first = (f"{width}x{height}" for width, height in (original.size, target.size))
+        raise UserError(f"{source.item_name(index)}: {found} pixels, expected {first} as the first (or --resolution)")
+    if original.mode == "RGBA" and target.mode != "RGBA":
+        original = Image.alpha_composite(Image.new("RGBA", original.size, "white"), original)
+    image = fit(original.convert(target.mode), target.size, target.crop, source.item_name(index))
+    encoded = io.BytesIO()
+    image.save(encoded, format="png", compress_level=0)
+    enlarged = original.width < target.size[0] or original.height < target.size[1]
+    return _Packed(encoded.getvalue(), hashlib.sha256(image.tobytes()).digest(), enlarged)
+
+
+def _name(place: int) -> str:
+    return f"{place // 1000:05d}/img{place:08d}.png"
+
+
+def _print_findings(findings: _Findings, source: Source) -> None:
+    if findings.enlarged:
+        print(f"{findings.enlarged} images were smaller than that and have been enlarged")
+    if findings.duplicates:
+        first, second = (source.item_name(index) for index in findings.duplicates[0])
+        print(f"{len(findings.duplicates)} images are exact copies of others, e.g. {second} of {first}")

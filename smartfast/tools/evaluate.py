@@ -1,0 +1,161 @@
+"""`smartfast evaluate`: the metrics of a checkpoint, with the data and settings of its run unless told otherwise."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from smartfast.config.parse import load_config
+from smartfast.config.schema import DataConfig, MetricsConfig
+from smartfast.core.checkpoint import FOLDER, find_checkpoint, load_generator
+from smartfast.data import ImageDataset, open_dataset
+from smartfast.errors import UserError
+from smartfast.families.sampling import Sampler
+from smartfast.metrics.evaluation import evaluate
+from smartfast.metrics.extractors import MetricUnavailable
+from smartfast.networks.stylegan2 import Generator
+from smartfast.tools.generate import choose_device
+
+Settings = TypeVar("Settings", DataConfig, MetricsConfig)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The real images to compare with."""
+
+    path: str | None = None
+    """`digits`, a folder, a stylegan2/3 data-set .zip, an .npz, or `hf:owner/name[:split]`. Unset: the run's."""
+    resolution: int | None = None
+    """Height and width in pixels that the images must have. Unset: the run's."""
+
+
+@dataclass(frozen=True)
+class MetricsOptions:
+    """What to compute."""
+
+    names: tuple[Literal["fid", "kid", "isc", "prc", "diversity"], ...] | None = None
+    """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). Unset: the run's."""
+    samples: int | None = None
+    """Generated images. Unset: the run's."""
+    batch: int | None = None
+    """Images at a time through the generator and the feature extractor. Unset: the run's."""
+    features: Literal["inception", "digits"] | None = None
+    """Feature extractor: torch-fidelity's InceptionV3, or the bundled digit classifier. Unset: the run's."""
+    weights: str | None = None
+    """Local file with the InceptionV3 weights, for machines without internet. Unset: the run's."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Metrics of a checkpoint. What is unset is taken from the config.yaml of the run that the checkpoint lies in."""
+
+    checkpoint: str
+    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
+    data: DataOptions = field(default_factory=DataOptions)
+    metrics: MetricsOptions = field(default_factory=MetricsOptions)
+    truncation_psi: float = 1.0
+    """Truncation: 1 = none, 0 = the mean image. Published metrics are without."""
+    seed: int | None = None
+    """Seed of the samples, 0 to 2**64 - 1. Unset: the run's, which draws the samples of the training log."""
+    device: str = "auto"
+    """Torch device such as `cpu` or `cuda:1`; auto takes a GPU where there is one."""
+
+
+class _Plan(NamedTuple):
+    data: DataConfig
+    metrics: MetricsConfig
+    seed: int
+
+
+def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
+    """Evaluate a checkpoint; print a table and a JSON line.
+
+    If `options.checkpoint` is a run folder, the JSON is also written to metrics-<kimg>.json there.
+
+    Returns:
+        The metrics, as `smartfast.metrics.evaluate` does.
+
+    Raises:
+        UserError: An option that does not suit the checkpoint or the data, or features that cannot be had here.
+    """
+    device = choose_device(options.device)
+    generator = load_generator(options.checkpoint, device)
+    plan = _make_plan(options, generator)
+    dataset = open_dataset(plan.data)
+    _check_match(generator, dataset)
+    labels = None if dataset.labels is None else dataset.labels.to(device)
+    sampler = Sampler(generator, labels, seed=plan.seed, truncation_psi=options.truncation_psi)
+    try:
+        values = evaluate(sampler, dataset, plan.metrics, device=device)
+    except MetricUnavailable as error:
+        raise UserError(str(error)) from error
+    record = _record(options, plan, dataset, values)
+    print(f"{options.checkpoint}: {plan.metrics.samples} samples, {len(dataset)} real images of {dataset.name}")
+    for name, value in values.items():
+        print(f"  {name:<10} {value:12.5g}")
+    print(json.dumps(record))
+    run_dir = Path(options.checkpoint)
+    if (run_dir / "config.yaml").is_file():
+        (run_dir / f"metrics-{round(record['kimg']):06d}.json").write_text(json.dumps(record, indent=2) + "\n")
+    return values
+
+
+def _make_plan(options: EvaluateOptions, generator: Generator) -> _Plan:
+    """The run's settings, or the defaults if the checkpoint lies in no run folder, with the options over them."""
+    config_file = _run_config_file(Path(options.checkpoint))
+    if config_file is None:
+        if options.data.path is None:
+            raise UserError(f"data.path: not given, and {options.checkpoint} lies in no run folder with a config.yaml")
+        data = DataConfig(resolution=generator.resolution, labels=generator.c_dim > 0)
+        metrics, seed = MetricsConfig(), 0
+    else:
+        config = load_config(config_file)
+        data, metrics, seed = config.data, config.metrics, config.run.seed
+    metrics = _override(metrics, options.metrics)
+    for name, least in (("samples", 2), ("batch", 1)):
+        if getattr(metrics, name) < least:
+            raise UserError(f"metrics.{name}: found {getattr(metrics, name)}, expected at least {least}")
+    if options.seed is not None and not 0 <= options.seed < 2**64:
+        raise UserError(f"seed: found {options.seed}, expected 0 to 2**64 - 1")
+    if not metrics.names:
+        raise UserError("metrics.names: found none, expected fid, kid, isc, prc or diversity")
+    return _Plan(_override(data, options.data), metrics, seed if options.seed is None else options.seed)
+
+
+def _override(settings: Settings, options: DataOptions | MetricsOptions) -> Settings:
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    return dataclasses.replace(settings, **given)
+
+
+def _run_config_file(checkpoint: Path) -> Path | None:
+    """config.yaml of the run folder that is `checkpoint` or holds it as checkpoints/<kimg>/<file>."""
+    runs = [checkpoint, *(folder.parent for folder in checkpoint.resolve().parents[:2] if folder.name == FOLDER)]
+    return next((run / "config.yaml" for run in runs if (run / "config.yaml").is_file()), None)
+
+
+def _check_match(generator: Generator, dataset: ImageDataset) -> None:
+    for name, of_generator, of_data in (
+        ("resolution", generator.resolution, dataset.resolution),
+        ("channels", generator.channels, dataset.channels),
+        ("classes", generator.c_dim, dataset.num_classes),
+    ):
+        if of_generator != of_data:
+            raise UserError(f"data.path: {dataset.name} has {name} {of_data}, expected {of_generator} as the generator")
+
+
+def _record(options: EvaluateOptions, plan: _Plan, dataset: ImageDataset, values: dict[str, float]) -> dict[str, Any]:
+    """What the JSON says: the metrics and what they depend on."""
+    path = Path(options.checkpoint)
+    index = (path.parent if path.is_file() else find_checkpoint(path)) / "checkpoint.json"
+    return {
+        "checkpoint": options.checkpoint,
+        "kimg": json.loads(index.read_text())["kimg"] if index.is_file() else None,
+        "dataset": dataset.name,
+        "features": plan.metrics.features,
+        "samples": plan.metrics.samples,
+        "seed": plan.seed,
+        "truncation_psi": options.truncation_psi,
+        **{f"metric/{name}": None if math.isnan(value) else value for name, value in values.items()},
+    }

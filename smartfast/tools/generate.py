@@ -1,0 +1,175 @@
+"""`smartfast generate`: images from a checkpoint, one per seed and class.
+
+A seed alone fixes its image: neither the other seeds nor the batch size change it. Its latent is the one that
+stylegan2-ada-pytorch's and stylegan3's generate scripts use for the same seed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smartfast.core.checkpoint import load_generator
+from smartfast.core.draws import Purpose, one_hot
+from smartfast.core.grids import grid_shape, save_grid
+from smartfast.core.pixels import to_uint8
+from smartfast.errors import UserError
+from smartfast.kernels import philox_normal
+from smartfast.networks.stylegan2 import Generator
+
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Images from a checkpoint."""
+
+    checkpoint: str
+    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
+    out: str = "fakes.png"
+    """A .png file for one sheet of all images, or a folder for one file per image (`seed0000_class3.png`)."""
+    seeds: str = "0-15"
+    """Seeds such as `7`, `0-15` or `0-15,20`; each one fixes an image."""
+    classes: str | None = None
+    """Class indices such as `3` or `0-9`; every seed is drawn in each. Unset: seed s gets class s mod classes."""
+    truncation_psi: float = 1.0
+    """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality."""
+    truncation_cutoff: int | None = None
+    """Number of leading layers that truncation acts on; unset = all."""
+    noise: Literal["const", "random", "none"] = "const"
+    """Per-pixel noise: the stored one, one drawn from the seed, or none."""
+    columns: int | None = None
+    """Images per row of the sheet; unset chooses by number of classes and size."""
+    batch: int = 32
+    """Images computed at a time; changes nothing but speed and memory."""
+    device: str = "auto"
+    """Torch device such as `cpu` or `cuda:1`; auto takes a GPU where there is one."""
+
+
+class Request(NamedTuple):
+    """The images to draw: seeds and class indices, int64 [N] each; labels is None for unconditional generators."""
+
+    seeds: Tensor
+    labels: Tensor | None
+
+
+def generate(options: GenerateOptions) -> list[Path]:
+    """Draw the images and write them.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: An option that cannot be understood or does not suit the checkpoint.
+    """
+    seeds = parse_numbers(options.seeds, "seeds", MAX_SEED)
+    for name in ("batch", "columns"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UserError(f"{name}: found {value}, expected at least 1")
+    generator = load_generator(options.checkpoint, choose_device(options.device))
+    request = make_request(generator, seeds, options.classes)
+    images = torch.cat(list(_draw(generator, request, options)))
+    out = Path(options.out)
+    if out.suffix.lower() == ".png":
+        classes = 1 if request.labels is None else len(request.labels.unique())
+        columns = options.columns or min(len(images), grid_shape(generator.resolution, classes).columns)
+        save_grid(images, out, columns)
+        print(f"{len(images)} images: {out}")
+        return [out]
+    if out.suffix or out.is_file():
+        raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
+    files = [_save_single(image, request, i, out) for i, image in enumerate(images)]
+    print(f"{len(files)} images in {out}: {files[0].name} to {files[-1].name}")
+    return files
+
+
+def make_request(generator: Generator, seeds: list[int], classes: str | None) -> Request:
+    """Which images to draw: the first seed in every wanted class, then the second seed, ...
+
+    Raises:
+        UserError: Classes that the generator does not have.
+    """
+    if not generator.c_dim:
+        if classes is not None:
+            raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
+        return Request(torch.tensor(seeds), None)
+    if classes is None:
+        numbers = torch.tensor(seeds)
+        return Request(numbers, numbers % generator.c_dim)
+    wanted = parse_numbers(classes, "classes", generator.c_dim - 1)
+    return Request(torch.tensor(seeds).repeat_interleave(len(wanted)), torch.tensor(wanted).repeat(len(seeds)))
+
+
+def parse_numbers(text: str, name: str, largest: int) -> list[int]:
+    """Numbers of a list such as `0-15,20`, in that order.
+
+    Args:
+        name: Of the option, for the message.
+        largest: Largest number allowed.
+
+    Raises:
+        UserError: Anything else.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() if dash else True)):
+            raise UserError(f"{name}: found {text!r}, expected numbers and ranges such as 0-15,20")
+        low, high = int(first), int(last or first)
+        if low > high or high > largest:
+            raise UserError(f"{name}: found {part.strip()!r}, expected rising numbers from 0 to {largest}")
+        numbers += range(low, high + 1)
+    return numbers
+
+
+def latents(seeds: Tensor, z_dim: int) -> Tensor:
+    """Unit-normal latents float32 [N, z_dim] of seeds int64 [N] in 0..2**32-1, each a function of its seed alone."""
+    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds.tolist()]
+    return torch.from_numpy(np.stack(rows)).to(torch.float32)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of an option `device`; `auto` takes a GPU where there is one.
+
+    Raises:
+        UserError: No such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device: found {name!r}, expected auto, cpu or a GPU such as cuda:0 ({reason})") from error
+
+
+@torch.no_grad()
+def _draw(generator: Generator, request: Request, options: GenerateOptions) -> Iterator[Tensor]:
+    """uint8 [n, C, H, W] on the CPU, batch by batch."""
+    device = next(generator.parameters()).device
+    for start in range(0, len(request.seeds), options.batch):
+        part = slice(start, start + options.batch)
+        seeds = request.seeds[part]
+        labels = None if request.labels is None else request.labels[part].to(device)
+        z = latents(seeds, generator.z_dim).to(device)
+        c = one_hot(labels, generator.c_dim)
+        noise = _seeded_noise(generator, seeds.to(device)) if options.noise == "random" else options.noise
+        yield to_uint8(generator(z, c, options.truncation_psi, options.truncation_cutoff, noise)).cpu()
+
+
+def _seeded_noise(generator: Generator, seeds: Tensor) -> list[Tensor]:
+    shapes = generator.synthesis.noise_shapes
+    sizes = [height * width for height, width in shapes]
+    noise = philox_normal(0, seeds, sum(sizes), Purpose.SAMPLE).split(sizes, dim=1)
+    return [values.view(-1, 1, *shape) for values, shape in zip(noise, shapes, strict=True)]
+
+
+def _save_single(image: Tensor, request: Request, index: int, folder: Path) -> Path:
+    label = "" if request.labels is None else f"_class{request.labels[index]}"
+    path = folder / f"seed{int(request.seeds[index]):04d}{label}.png"
+    save_grid(image[None], path, columns=1, min_pixels=0)
+    return path

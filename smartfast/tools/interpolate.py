@@ -1,0 +1,194 @@
+"""`smartfast interpolate`: a path through the images of several seeds, as GIF, MP4 or a PNG strip."""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from smartfast.core.checkpoint import load_generator
+from smartfast.core.draws import one_hot
+from smartfast.core.files import write_atomically
+from smartfast.core.grids import save_grid, to_pillow
+from smartfast.core.pixels import to_uint8
+from smartfast.errors import UserError
+from smartfast.networks.stylegan2 import Generator
+from smartfast.tools.generate import MAX_SEED, choose_device, latents, parse_numbers
+
+FORMATS = (".gif", ".mp4", ".png")
+
+
+@dataclass(frozen=True)
+class InterpolateOptions:
+    """A path through the images of several seeds."""
+
+    checkpoint: str
+    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
+    out: str = "interpolation.gif"
+    """File to write: .gif, .mp4 (needs the extra `video`), or .png for a strip with one row per pair of seeds."""
+    seeds: str = "0-7"
+    """Seeds of the images that the path visits, in this order, such as `0-7` or `3,1,4`."""
+    steps: int = 16
+    """Images from one seed to just before the next."""
+    space: Literal["z", "w"] = "w"
+    """Where to interpolate: on the sphere of latents (z) or linearly in the mapping network's output (w)."""
+    loop: bool = True
+    """Return from the last seed to the first."""
+    classes: str | None = None
+    """One class index for all seeds, or one per seed such as `0,1,2`. Unset: seed s gets class s mod classes."""
+    truncation_psi: float = 1.0
+    """Truncation: 1 = none, 0 = the mean image."""
+    truncation_cutoff: int | None = None
+    """Number of leading layers that truncation acts on; unset = all."""
+    noise: Literal["const", "none"] = "const"
+    """Per-pixel noise: the stored one, the same in every image, or none."""
+    fps: int = 24
+    """Images per second of a GIF or MP4; a GIF rounds the time per image to 10 ms."""
+    batch: int = 32
+    """Images computed at a time."""
+    device: str = "auto"
+    """Torch device such as `cpu` or `cuda:1`; auto takes a GPU where there is one."""
+
+
+def interpolate(options: InterpolateOptions) -> Path:
+    """Draw the path and write it.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: An option that cannot be understood or does not suit the checkpoint, or the extra `video` is missing.
+    """
+    out = Path(options.out)
+    if out.suffix.lower() not in FORMATS:
+        raise UserError(f"out: found {options.out!r}, expected a file name that ends in {', '.join(FORMATS)}")
+    seeds = parse_numbers(options.seeds, "seeds", MAX_SEED)
+    if len(seeds) < 2:
+        raise UserError(f"seeds: found {options.seeds!r}, expected at least two")
+    for name in ("steps", "fps", "batch"):
+        if getattr(options, name) < 1:
+            raise UserError(f"{name}: found {getattr(options, name)}, expected at least 1")
+    if out.suffix.lower() == ".mp4":
+        _video_writer()
+    generator = load_generator(options.checkpoint, choose_device(options.device))
+    labels = _key_labels(generator, seeds, options.classes)
+    images = draw_path(generator, torch.tensor(seeds), labels, options)
+    match out.suffix.lower():
+        case ".png":
+            save_grid(images, out, columns=options.steps)
+        case ".gif":
+            _save_gif(images, out, options)
+        case ".mp4":
+            _save_mp4(images, out, options.fps)
+    print(f"{len(images)} images along {len(seeds)} seeds: {out}")
+    return out
+
+
+@torch.no_grad()
+def draw_path(generator: Generator, seeds: Tensor, labels: Tensor | None, options: InterpolateOptions) -> Tensor:
+    """The images of the path.
+
+    Args:
+        seeds: Key points, int64 [K], K >= 2.
+        labels: Their classes, int64 [K]; None for unconditional generators. Between two key points of different
+            class the label vectors (space z) or the latents (space w) are mixed.
+        options: steps, space, loop, truncation, noise and batch are used.
+
+    Returns:
+        uint8 [F, C, H, W] on the CPU with F = K * steps, or (K - 1) * steps + 1 without `loop`.
+    """
+    device = next(generator.parameters()).device
+    z, c = latents(seeds, generator.z_dim).to(device), one_hot(labels, generator.c_dim)
+    c = None if c is None else c.to(device)
+    position = torch.arange(len(seeds) * options.steps if options.loop else (len(seeds) - 1) * options.steps + 1)
+    start = position // options.steps % len(seeds)
+    end = (start + 1) % len(seeds)
+    fraction = (position % options.steps / options.steps).to(device)
+    truncation = (options.truncation_psi, options.truncation_cutoff)
+    pieces = []
+    if options.space == "w":
+        keys = generator.mapping(z, c, *truncation)
+    for piece in torch.arange(len(position)).split(options.batch):
+        a, b, f = start[piece], end[piece], fraction[piece.to(device)]
+        if options.space == "w":
+            ws = keys[a].lerp(keys[b], f[:, None, None])
+        else:
+            mixed = None if c is None else c[a].lerp(c[b], f[:, None])
+            ws = generator.mapping(slerp(z[a], z[b], f), mixed, *truncation)
+        pieces.append(to_uint8(generator.synthesis(ws, options.noise)).cpu())
+    return torch.cat(pieces)
+
+
+def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
+    """Spherical interpolation of the directions of a and b [N, F] (Shoemake, SIGGRAPH 1985), linear in their lengths.
+
+    Directions less than about 0.01 degrees apart, or opposite, which has no unique arc, are mixed linearly.
+
+    Args:
+        fraction: [N], 0 gives a, 1 gives b.
+    """
+    fraction = fraction[:, None]
+    length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    direction_a, direction_b = a / length_a, b / length_b
+    difference, total = direction_a - direction_b, direction_a + direction_b
+    angle = 2 * torch.atan2(difference.norm(dim=1, keepdim=True), total.norm(dim=1, keepdim=True))
+    sine = torch.sin(angle)
+    is_arc = sine > 1e-4
+    safe_sine = torch.where(is_arc, sine, 1.0)
+    weight_a = torch.where(is_arc, torch.sin((1 - fraction) * angle) / safe_sine, 1 - fraction)
+    weight_b = torch.where(is_arc, torch.sin(fraction * angle) / safe_sine, fraction)
+    return (direction_a * weight_a + direction_b * weight_b) * length_a.lerp(length_b, fraction)
+
+
+def _key_labels(generator: Generator, seeds: list[int], classes: str | None) -> Tensor | None:
+    if not generator.c_dim:
+        if classes is not None:
+            raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
+        return None
+    if classes is None:
+        return torch.tensor(seeds) % generator.c_dim
+    labels = parse_numbers(classes, "classes", generator.c_dim - 1)
+    if len(labels) not in (1, len(seeds)):
+        raise UserError(f"classes: found {len(labels)} classes, expected 1 or as many as seeds ({len(seeds)})")
+    return torch.tensor(labels).expand(len(seeds))
+
+
+def _pictures(images: Tensor) -> list[Image.Image]:
+    """RGB pictures of at least 256 pixels; small images are enlarged with square pixels."""
+    return [to_pillow(image[None], min_pixels=256).convert("RGB") for image in images]
+
+
+def _save_gif(images: Tensor, out: Path, options: InterpolateOptions) -> None:
+    first, *others = _pictures(images)
+    repeat = {"loop": 0} if options.loop else {}
+    duration_ms = max(20, math.floor(100 / options.fps + 0.5) * 10)  # viewers slow GIFs down below 20 ms
+    buffer = io.BytesIO()
+    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=duration_ms, **repeat)
+    write_atomically(out, buffer.getvalue())
+
+
+def _save_mp4(images: Tensor, out: Path, fps: int) -> None:
+    pictures = _pictures(images)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    options = dict(fps=fps, quality=8, macro_block_size=2, ffmpeg_log_level="error")
+    writer = _video_writer()(str(out), pictures[0].size, **options)
+    writer.send(None)
+    for picture in pictures:
+        writer.send(np.ascontiguousarray(picture))
+    writer.close()
+
+
+def _video_writer() -> Callable[..., Any]:
+    try:
+        from imageio_ffmpeg import write_frames
+    except ImportError as error:
+        raise UserError(
+            "out: .mp4 needs the extra `video`, which is not installed; `pip install smartfast[video]`, or write a .gif"
+        ) from error
+    return write_frames

@@ -1,0 +1,78 @@
+"""The configuration on the command line and in YAML files."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from smartfast.config.parse import CONFIGS, config_parser, config_to_yaml, load_config, option_names, parse_config
+from smartfast.config.schema import Config
+from smartfast.errors import UserError
+
+PUBLIC_NAMES = {
+    "run": "dir seed kimg tick_kimg snapshot_ticks dry_run",
+    "data": "path resolution labels mirror",
+    "loss": "r1_gamma r1_interval path_length_weight path_length_interval style_mixing_prob",
+    "smart": "scorer weight timesteps frequency",
+    "optim": "batch batch_gpu lr_g lr_d ema_kimg",
+    "perf": "kernels precision compile cuda_graphs channels_last",
+}
+
+
+def test_names_that_scripts_rely_on() -> None:
+    names = set(option_names(config_parser()))
+    assert {f"{group}.{field}" for group, fields in PUBLIC_NAMES.items() for field in fields.split()} <= names
+    assert {"config", "print_config", "gan", "metrics"} <= names
+
+
+def test_every_option_is_explained() -> None:
+    text = config_parser().format_help()
+    for name in option_names(config_parser()):
+        assert f"--{name}" in text
+    actions = [a for a in config_parser()._actions if a.dest.count(".") == 1]
+    assert len(actions) > 40 and all(a.help for a in actions)
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+def test_presets_parse_and_name_no_default(preset: str) -> None:
+    config = parse_config(["--config", preset])
+    assert config != Config()
+    assert parse_config(["--config", str(CONFIGS / f"{preset}.yaml")]) == config
+
+
+def test_without_arguments_it_is_the_digits() -> None:
+    assert parse_config([]) == parse_config(["--config", "digits"])
+
+
+def test_overrides_and_round_trip(tmp_path: Path) -> None:
+    config = parse_config(["--smart.frequency", "4", "--smart.timesteps", "[3, 9]", "--optim.batch_gpu=8"])
+    assert (config.smart.frequency, config.smart.timesteps, config.optim.batch_gpu) == (4, (3, 9), 8)
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    assert load_config(tmp_path / "config.yaml") == config
+    assert yaml.safe_load(config_to_yaml(config))["smart"]["timesteps"] == [3, 9]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--smart.freqency", "4"], "smart.freqency: there is no such option; did you mean smart.frequency?"),
+        (["--optim.lrg=0.1"], "optim.lrg: there is no such option; did you mean optim.lr_g?"),
+        (["--run.kimg", "many"], "run.kimg"),
+        (["--smart.timesteps", "[1]"], "smart.timesteps"),
+        (["--gan.architecture_d", "vgg"], "gan.architecture_d"),
+        (["--config", "nonsense"], "--config nonsense: no such file; the presets are"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config(arguments)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_misspelt_key_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("smart:\n  freqency: 3\n")
+    with pytest.raises(UserError, match="smart.freqency: there is no such option; did you mean smart.frequency"):
+        parse_config(["--config", str(tmp_path / "x.yaml")])
+    (tmp_path / "x.yaml").write_text("smrt:\n  frequency: 3\n")
+    with pytest.raises(UserError, match="smrt.frequency: there is no such option; did you mean smart.frequency"):
+        parse_config(["--config", str(tmp_path / "x.yaml")])

@@ -1,0 +1,155 @@
+"""Gradients, flat parameters, Adam with lazy correction, skipped steps, the averaged generator."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from smartfast.config.schema import OptimConfig
+from smartfast.engine.phase import (
+    AveragedGenerator,
+    FlatParameters,
+    Phase,
+    Statistics,
+    TrainedNetwork,
+    run_phase,
+    with_gradients,
+)
+from smartfast.networks.stylegan2 import Generator
+
+OPTIM = OptimConfig(betas=(0.5, 0.9), eps=1e-8)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 1))
+
+
+def trained(module: nn.Module, *, lazy_interval: int | None = None, carried: int = 1, **options) -> TrainedNetwork:
+    return TrainedNetwork(module, lr=0.01, optim=OPTIM, lazy_interval=lazy_interval, carried=carried, **options)
+
+
+def squared_error(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]):
+    x, y = batch
+    loss = (module(x) - y).square().mean()
+    return loss, {"loss": loss.detach(), "mean": x.mean(dim=0).flatten()[:3]}
+
+
+class Fit(Phase):
+    """A phase that keeps what it reports after a step."""
+
+    def __init__(self, network: TrainedNetwork, **options) -> None:
+        compute = with_gradients(functools.partial(squared_error, network.module), network, **options)
+        super().__init__("fit", network, compute, carried="mean", after=self.keep)
+
+    def keep(self, mean: torch.Tensor, bad: torch.Tensor) -> None:
+        self.mean, self.bad = mean.clone(), bad
+
+
+def batch(n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(n, 2, 4, 4), torch.randn(n, 1)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_parameters_become_views_of_one_tensor(channels_last: bool) -> None:
+    module = network()
+    before = copy.deepcopy(module)
+    flat = FlatParameters(module, channels_last=channels_last)
+    x, _ = batch()
+    assert torch.allclose(module(x), before(x), atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), before.parameters(), strict=True))
+    assert module[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+    flat.flat.zero_()
+    assert all(p.abs().max() == 0 for p in module.parameters())
+
+
+@pytest.mark.parametrize("lazy_interval", [None, 4])
+def test_steps_equal_a_plain_adam(lazy_interval: int | None) -> None:
+    ours, plain = trained(network(), lazy_interval=lazy_interval, carried=4), network()
+    ratio = 1.0 if lazy_interval is None else lazy_interval / (lazy_interval + 1)
+    adam = torch.optim.Adam(plain.parameters(), lr=0.01 * ratio, betas=(0.5**ratio, 0.9**ratio), eps=1e-8)
+    phase, statistics = Fit(ours, gain=3.0), Statistics()
+    for _ in range(5):
+        x, y = batch()
+        run_phase(phase, [(x, y)], statistics)
+        assert phase.bad == 0 and torch.allclose(phase.mean, x.mean(dim=0).flatten()[:3])
+        adam.zero_grad()
+        (squared_error(plain, (x, y))[0] * 3).backward()
+        adam.step()
+    for a, b in zip(ours.module.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert ours.state()["step"] == 5
+
+
+def test_accumulated_rounds_equal_one_batch() -> None:
+    x, y = batch(8)
+    results = []
+    for rounds in ([(x, y)], [(x[:4], y[:4]), (x[4:], y[4:])]):
+        ours = trained(network(), carried=4)
+        phase = Fit(ours)
+        run_phase(phase, rounds, Statistics())
+        results.append((ours.gradient.clone(), phase.mean))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_non_finite_gradients_skip_the_step_and_are_counted(poison: float) -> None:
+    ours = trained(network(), carried=4)
+    phase, guard, statistics = Fit(ours), ours.guard, Statistics()
+    x, y = batch()
+    run_phase(phase, [(x, y)], statistics)
+    before = {name: value.clone() for name, value in ours.state().items() if "skipped" not in name}
+    bad_x = x.clone()
+    bad_x[0, 0, 0, 0] = poison
+    for count in (1, 2):
+        run_phase(phase, [(bad_x, y)], statistics)
+        assert (phase.bad, guard.total, guard.consecutive) == (1, count, count)
+    for name, value in before.items():
+        assert torch.equal(value, ours.state()[name]), name
+    run_phase(phase, [(x, y)], statistics)
+    assert (guard.total, guard.consecutive) == (2, 0)
+    assert not torch.equal(ours.module[0].weight, before["module/0.weight"])
+
+
+def test_statistics_are_means_since_the_last_read() -> None:
+    statistics = Statistics()
+    for value in (1.0, 2.0, 6.0):
+        statistics.add({"a": torch.tensor(value)})
+    statistics.add({"b": torch.tensor(5.0)})
+    assert statistics.read() == {"a": 3.0, "b": 5.0}
+    assert statistics.read() == {}
+    statistics.add({"b": torch.tensor(7.0)})
+    assert statistics.read() == {"b": 7.0}
+
+
+@pytest.mark.parametrize("both_first", [True, False])
+def test_a_statistic_of_two_phases_is_the_mean_over_both(both_first: bool) -> None:
+    rows = [{"g": torch.tensor(1.0), "score": torch.tensor(4.0)}, *[{"g": torch.tensor(9.0)}] * 7]
+    statistics = Statistics()
+    for row in rows if both_first else reversed(rows):
+        statistics.add(row)
+    assert statistics.read() == {"g": 8.0, "score": 4.0}
+
+
+def test_averaged_generator_follows_its_half_life() -> None:
+    options = dict(
+        z_dim=4, c_dim=0, w_dim=4, resolution=8, channels=1, mapping_layers=1, channel_base=32, channel_max=4
+    )
+    source = trained(Generator(**options))
+    ema = AveragedGenerator(source, half_life_kimg=0.1, rampup=None)
+    start = ema.parameters.flat.clone()
+    source.parameters.flat.data += 1.0
+    ema.set_decay(images=0, batch=100)
+    ema.move()
+    assert torch.allclose(ema.parameters.flat, start + 0.5, atol=1e-6)
+    ramped = AveragedGenerator(source, half_life_kimg=100.0, rampup=0.05)
+    source.parameters.flat.data += 1.0
+    before = ramped.parameters.flat.clone()
+    ramped.set_decay(images=2000, batch=100)  # half-life min(100000, 2000 * 0.05) = one batch
+    ramped.move()
+    assert torch.allclose(ramped.parameters.flat, before + 0.5, atol=1e-6)
+    source.module.mapping.w_avg.fill_(7.0)
+    assert ema.module.mapping.w_avg.eq(7.0).all()

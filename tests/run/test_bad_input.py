@@ -1,0 +1,158 @@
+"""Bad input to `smartfast train`: one line that names the setting or file and what was expected, before training."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from smartfast.cli import main
+from smartfast.scorers import load_scorer
+
+
+def images(folder: Path, size: int = 16, count: int = 4, mode: str = "L") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.new(mode, (size, size), i * 20 if mode == "L" else (i * 20, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+def wrong_size(p: Path) -> list[str]:
+    Image.new("L", (24, 24)).save(images(p / "x") / "zz.png")
+    return [f"--data.path={p / 'x'}", "--data.labels=false"]
+
+
+def corrupt_image(p: Path) -> list[str]:
+    (images(p / "x") / "2.png").write_bytes(b"not a picture")
+    return [f"--data.path={p / 'x'}", "--data.labels=false"]
+
+
+def no_labels(p: Path) -> list[str]:
+    return [f"--data.path={images(p / 'x')}", "--data.labels=true"]
+
+
+def label_out_of_range(p: Path) -> list[str]:
+    folder = images(p / "x")
+    labels = [[f"{i}.png", 0 if i else -1] for i in range(4)]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return [f"--data.path={folder}", "--data.labels=true"]
+
+
+def not_a_zip(p: Path) -> list[str]:
+    (p / "x.zip").write_bytes(b"no zip")
+    return [f"--data.path={p / 'x.zip'}"]
+
+
+def empty_zip(p: Path) -> list[str]:
+    zipfile.ZipFile(p / "x.zip", "w").close()
+    return [f"--data.path={p / 'x.zip'}"]
+
+
+def rgb_data_for_grey_scorer(p: Path) -> list[str]:
+    return [f"--data.path={images(p / 'x', mode='RGB')}", "--data.labels=false", "--gan.mbstd_by_class=false"]
+
+
+def foreign_checkpoint(p: Path) -> list[str]:
+    (p / "run").mkdir()
+    (p / "run" / "config.yaml").write_text("gan:\n  z_dim: 32\n")
+    from smartfast.core.checkpoint import save_checkpoint
+    from smartfast.networks.stylegan2 import Generator
+
+    options = dict(
+        z_dim=4, c_dim=0, w_dim=4, resolution=8, channels=1, mapping_layers=1, channel_base=32, channel_max=4
+    )
+    save_checkpoint(
+        p / "run",
+        images=8,
+        state={"a": torch.zeros(1)},
+        generator=Generator(**options).state_dict(),
+        generator_options=options,
+        info={"time_sec": 0.0},
+        keep=1,
+    )
+    return []
+
+
+CASES = {
+    "misspelt key": (["--smart.freqency=4"], "smart.freqency: there is no such option; did you mean smart.frequency?"),
+    "wrong type": (["--run.kimg=many"], "run.kimg"),
+    "missing config": (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+    "missing data": (["--data.path=/nowhere/at/all"], "/nowhere/at/all"),
+    "wrong size": (wrong_size, "zz.png"),
+    "corrupt image": (corrupt_image, "2.png"),
+    "no labels": (no_labels, "labels"),
+    "negative label": (label_out_of_range, "0.png"),
+    "not a zip": (not_a_zip, "x.zip"),
+    "empty zip": (empty_zip, "x.zip"),
+    "resolution not a power of two": (["--data.resolution=24"], "expected a power of two"),
+    "scorer missing": (["--smart.scorer=/nowhere/scorer"], "/nowhere/scorer"),
+    "no scorer": (["--smart.scorer=null"], "smart.scorer is not set"),
+    "scorer of another resolution": (["--data.resolution=32"], "has resolution 16, expected the GAN's 32"),
+    "scorer of other channels": (rgb_data_for_grey_scorer, "1 image channels, expected the GAN's 3"),
+    "scorer with classes, GAN without": (
+        ["--data.labels=false", "--gan.mbstd_by_class=false"],
+        "10 classes, expected the GAN's 0",
+    ),
+    "empty timestep interval": (["--smart.timesteps=[9, 3]"], "smart.timesteps"),
+    "timestep outside the schedule": (["--smart.timesteps=[900, 1200]"], "smart.timesteps"),
+    "both forms of the interval": (["--smart.noise_to_signal=[0.1, 0.2]"], "smart.noise_to_signal"),
+    "batch not divisible": (["--optim.batch_gpu=5"], "optim.batch_gpu is 5, expected a divisor of the"),
+    "group not divisible": (["--gan.mbstd_group=5"], "gan.mbstd_group is 5, expected a divisor"),
+    "class groups without labels": (
+        ["--gan.mbstd_by_class=true", "--data.labels=false", "--smart.frequency=0"],
+        "gan.mbstd_by_class is true, expected data.labels true",
+    ),
+    "no fakes to score": (
+        ["--smart.batch_fraction=0"],
+        "smart.batch_fraction is 0.0, expected more than 0 and at most 1",
+    ),
+    "scoring an enlarged image": (["--smart.downscale=0"], "smart.downscale is 0, expected 1 or more"),
+    "downscale that leaves a rest": (["--smart.downscale=3"], "smart.downscale is 3, expected a divisor of"),
+    "scorer of the full resolution": (
+        ["--smart.downscale=2"],
+        "has resolution 16, expected the GAN's 16 divided by smart.downscale 2",
+    ),
+    "xformers without its kernels": (
+        ["--perf.attention=xformers"],
+        "perf.attention is xformers, expected auto or sdpa",
+    ),
+    "negative weight": (["--smart.weight=-1"], "smart.weight is -1"),
+    "probability above one": (["--loss.style_mixing_prob=1.5"], "loss.style_mixing_prob is 1.5, expected 0 to 1"),
+    "negative seed": (["--run.seed=-1"], "run.seed is -1, expected 0 to 2**32 - 1"),
+    "no threads": (["--perf.cpu_threads=0"], "perf.cpu_threads is 0"),
+    "no mapping layers": (["--gan.mapping_layers=0"], "gan.mapping_layers is 0"),
+    "beta of one": (["--optim.betas=[0.0, 1.0]"], "optim.betas is [0.0, 1.0], expected"),
+    "statistics that do not divide": (["--gan.mbstd_channels=3"], "expected a divisor of the 64 feature maps"),
+    "no length": (["--run.kimg=0"], "run.kimg is 0"),
+    "Triton without a GPU": (["--perf.kernels=triton"], "perf.kernels is triton, expected auto or reference on cpu"),
+    "CUDA graphs": (["--perf.cuda_graphs=true"], "perf.cuda_graphs is true"),
+    "unknown metric": (["--metrics.names=[nonsense]"], "metrics.names"),
+    "another run's folder": (foreign_checkpoint, "gan.z_dim is 64, but the run in"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_before_training(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    arguments, expected = CASES[name]
+    if callable(arguments):
+        arguments = arguments(tmp_path)
+    assert main(["train", f"--run.dir={tmp_path / 'run'}", "--run.tracker=none", *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("smartfast: error: ") and expected in error
+    assert not list((tmp_path / "run").glob("metrics.jsonl"))
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture) -> None:
+    assert main(["trian"]) == 2
+    assert "trian: there is no such command, expected one of train" in capsys.readouterr().err
+
+
+def test_bundled_scorer_fits_the_default_run() -> None:
+    scorer = load_scorer("digits")
+    assert (scorer.resolution, scorer.channels, scorer.num_classes) == (16, 1, 10)

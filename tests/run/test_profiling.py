@@ -1,0 +1,91 @@
+"""Summaries of traces: one of a GPU made by hand, and a real one of this CPU."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import record_function
+
+from smartfast.run.profiling import ITERATION, IterationProfiler, describe, summarize
+
+
+def event(category: str, name: str, start: float, end: float, thread: int = 7) -> dict[str, Any]:
+    return {"ph": "X", "cat": category, "name": name, "ts": start, "dur": end - start, "tid": thread}
+
+
+GPU_TRACE = [
+    {"ph": "M", "name": "process_name"},
+    event("user_annotation", ITERATION, 0, 30, thread=1),
+    event("cuda_runtime", "cudaLaunchKernel", 1, 2, thread=1),
+    event("cuda_runtime", "cudaStreamSynchronize", 3, 9, thread=1),
+    event("gpu_user_annotation", ITERATION, 100, 150),
+    event("gpu_user_annotation", "g_main", 100, 120),
+    event("gpu_user_annotation", "d_main", 120, 150),
+    event("kernel", "conv", 100, 108),
+    event("kernel", "add", 106, 112),  # on another stream, beside conv
+    event("kernel", "conv", 120, 140),
+    event("gpu_memcpy", "Memcpy HtoD", 145, 150),
+    event("kernel", "before the first iteration", 80, 90),
+    event("gpu_user_annotation", ITERATION, 98, 104, thread=9),  # the same iteration on another stream
+    event("gpu_user_annotation", "data", 98, 104, thread=9),
+    event("cuda_runtime", "cudaDeviceSynchronize", 40, 50, thread=1),  # the profiler's own, after the iterations
+]
+
+
+def test_summary_of_a_gpu_trace() -> None:
+    result = summarize(GPU_TRACE)
+    assert (result.where, result.iterations, result.window_us) == ("gpu", 1, 50)
+    assert result.kernels == {
+        ("g_main", "conv"): (1, 8),
+        ("g_main", "add"): (1, 6),
+        ("d_main", "conv"): (1, 20),
+        ("d_main", "Memcpy HtoD"): (1, 5),
+    }
+    assert result.waits == {"cudaStreamSynchronize": 1}
+    assert result.idle_us == 8 + 5
+    assert [(gap.name, gap.start_us, gap.end_us) for gap in result.gaps] == [("g_main", 112, 120), ("d_main", 140, 145)]
+    text = describe(result)
+    assert "idle between kernels 26.0% of the time" in text and "d_main: 0.03 ms and 2 kernels per iteration" in text
+
+
+def test_operations_count_only_their_own_time_on_a_cpu() -> None:
+    trace = [
+        event("user_annotation", ITERATION, 0, 100),
+        event("user_annotation", "g_path", 10, 60),
+        event("user_annotation", "Optimizer.step", 14, 30),
+        event("cpu_op", "aten::conv2d", 10, 50),
+        event("cpu_op", "aten::convolution", 15, 45),
+        event("cpu_op", "aten::empty", 16, 20),
+        event("cpu_op", "aten::add", 70, 80),
+        event("cpu_op", "of another thread", 0, 100, thread=8),
+    ]
+    result = summarize(trace)
+    assert result.kernels == {
+        ("g_path", "aten::conv2d"): (1, 10),
+        ("g_path", "aten::convolution"): (1, 26),
+        ("g_path", "aten::empty"): (1, 4),
+        ("between phases", "aten::add"): (1, 10),
+    }
+    assert result.idle_us == 50
+
+
+def test_a_trace_without_iterations_is_refused() -> None:
+    with pytest.raises(ValueError, match="no range 'iteration'"):
+        summarize([event("cpu_op", "aten::add", 0, 1)])
+
+
+def test_profiles_the_iterations_that_were_asked_for(tmp_path: Path) -> None:
+    said: list[str] = []
+    profiler = IterationProfiler(2, first=1, folder=tmp_path, say=said.append)
+    for _ in range(4):
+        assert profiler.is_done == (profiler.count >= 3)
+        with profiler.iteration(), record_function("d_main"):
+            torch.ones(8, 8) @ torch.ones(8, 8)
+            time.sleep(0.02)
+    text = (tmp_path / "profile.txt").read_text()
+    assert said[0].startswith(text) and len(said) == 1
+    assert text.startswith("2 iterations") and "d_main" in text and "x2      aten::mm" in text
+    assert "waits of the host for the device: none" in text
+    assert (tmp_path / "trace.json.gz").stat().st_size > 0

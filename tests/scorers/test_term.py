@@ -1,0 +1,194 @@
+"""The score term against its closed form, eagerly and compiled."""
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from smartfast.kernels import philox_normal
+from smartfast.scorers import GaussianMixtureScorer, UNetScorer
+from smartfast.scorers.schedule import schedule_from_config
+from smartfast.scorers.term import ScoreTerm, score_loss, score_loss_past_network
+
+SHAPE = (5, 3, 7, 7)
+T = torch.tensor([25, 0, 35, 400, 999])
+NOISE = {"seed": 11, "stream": torch.tensor([4, 0, 7, 2**40, 1]), "purpose": 8}
+MEAN = torch.rand(SHAPE[1:], generator=torch.Generator().manual_seed(5)) - 0.5
+STD = 0.4
+
+
+def one_gaussian(parameterization="eps"):
+    return GaussianMixtureScorer(
+        schedule_from_config({}, "test"), MEAN[None], torch.tensor([STD]), parameterization=parameterization
+    )
+
+
+def random(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def closed_form(scorer, images, upstream):
+    """Loss per sample and its gradient for one Gaussian, by hand, in float64."""
+    alpha, sigma = (level(T).double()[:, None, None, None] for level in (scorer.alpha, scorer.sigma))
+    eps = philox_normal(NOISE["seed"], NOISE["stream"], MEAN.numel(), NOISE["purpose"]).reshape(SHAPE).double()
+    x_t = alpha * images.double() + sigma * eps
+    variance = (alpha * STD) ** 2 + sigma**2
+    error = sigma * (x_t - alpha * MEAN.double()) / variance - eps
+    loss = error.square().mean(dim=(1, 2, 3))
+    gradient = upstream.double()[:, None, None, None] * 2 / MEAN.numel() * error * sigma * alpha / variance
+    return loss, gradient
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+def test_loss_and_gradient_against_closed_form(parameterization):
+    scorer = one_gaussian(parameterization)
+    images, upstream = random(*SHAPE, seed=1).requires_grad_(True), random(SHAPE[0], seed=2)
+    loss = score_loss(scorer, images, None, T, **NOISE)
+    (gradient,) = torch.autograd.grad(loss, images, upstream)
+    expected_loss, expected_gradient = closed_form(scorer, images.detach(), upstream)
+    assert loss.dtype == torch.float32
+    # The difference of eps and its prediction is small at t = 999; x0 and v divide rounding by sigma, 0.01 at t = 0.
+    tolerance = 1e-4 if parameterization == "eps" else 1e-3
+    torch.testing.assert_close(loss.double(), expected_loss, rtol=tolerance, atol=0)
+    for n in range(SHAPE[0]):
+        error = (gradient[n].double() - expected_gradient[n]).norm() / expected_gradient[n].norm()
+        assert error < tolerance
+
+
+def closed_form_past_network(scorer, images, upstream):
+    """Loss per sample and its gradient by autograd in float64, the clean image's estimate (a known mean) held fixed."""
+    alpha, sigma = (level(T).double()[:, None, None, None] for level in (scorer.alpha, scorer.sigma))
+    eps = philox_normal(NOISE["seed"], NOISE["stream"], MEAN.numel(), NOISE["purpose"]).reshape(SHAPE).double()
+    x = images.double().requires_grad_(True)
+    variance = (alpha * STD) ** 2 + sigma**2
+    x0 = MEAN.double() + alpha * STD**2 / variance * (alpha * x + sigma * eps - alpha * MEAN.double())
+    eps_theta = (alpha * x + sigma * eps - alpha * x0.detach()) / sigma
+    loss = (eps_theta - eps).square().mean(dim=(1, 2, 3))
+    return loss.detach(), torch.autograd.grad(loss, x, upstream.double())[0]
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+def test_gradient_past_the_network_against_closed_form(parameterization):
+    scorer = one_gaussian(parameterization)
+    images, upstream = random(*SHAPE, seed=1).requires_grad_(True), random(SHAPE[0], seed=2)
+    loss = score_loss_past_network(scorer, images, None, T, **NOISE)
+    (gradient,) = torch.autograd.grad(loss, images, upstream)
+    expected_loss, expected_gradient = closed_form_past_network(scorer, images.detach(), upstream)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, score_loss(scorer, images, None, T, **NOISE), rtol=1e-6, atol=0)
+    tolerance = 1e-4 if parameterization == "eps" else 1e-3
+    torch.testing.assert_close(loss.double(), expected_loss, rtol=tolerance, atol=0)
+    for n in range(SHAPE[0]):
+        error = (gradient[n].double() - expected_gradient[n]).norm() / expected_gradient[n].norm()
+        assert error < tolerance
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradient_past_a_network_in_half_precision(parameterization, dtype):
+    full, half = (
+        loss_and_gradient(score_loss_past_network, unet_scorer(parameterization, kind), upstream_scale=1e-4)
+        for kind in (torch.float32, dtype)
+    )
+    for found, expected in zip(half, full, strict=True):
+        assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize("loss_function", [score_loss, score_loss_past_network])
+def test_only_the_term_through_the_network_differentiates_it(loss_function):
+    scorer, graphs = unet_scorer("eps", torch.float32), []
+    scorer.unet.register_forward_hook(lambda module, inputs, output: graphs.append(output[0].requires_grad))
+    loss_and_gradient(loss_function, scorer)
+    assert graphs == [loss_function is score_loss]
+
+
+@pytest.mark.parametrize("through_network", [True, False])
+@pytest.mark.parametrize("downscale", [1, 2, 4])
+def test_term_scores_means_of_pixels(through_network, downscale):
+    scorer = unet_scorer("v", torch.float32)
+    size = 8 * downscale
+    images = random(5, 3, size, size, seed=3).requires_grad_(True)
+    labels, upstream = torch.tensor([0, 1, 2, 0, 1]), random(5, seed=4)
+    key = {"seed": NOISE["seed"], "purpose": NOISE["purpose"]}
+    term = ScoreTerm(scorer, weight=7.0, **key, through_network=through_network, downscale=downscale)
+    loss = term(images, labels, T, NOISE["stream"])
+    (gradient,) = torch.autograd.grad(loss, images, upstream)
+
+    reduced = images.detach().double().reshape(5, 3, 8, downscale, 8, downscale).mean(dim=(3, 5)).float()
+    reduced.requires_grad_(True)
+    loss_function = score_loss if through_network else score_loss_past_network
+    expected = loss_function(scorer, reduced, labels, T, **NOISE)
+    (expected_gradient,) = torch.autograd.grad(expected, reduced, upstream)
+    spread = expected_gradient.repeat_interleave(downscale, 2).repeat_interleave(downscale, 3) / downscale**2
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    assert (gradient - spread).norm() / spread.norm() < 1e-4
+
+
+def test_samples_do_not_depend_on_their_batch():
+    scorer, images = one_gaussian(), random(*SHAPE, seed=1)
+    whole = score_loss(scorer, images, None, T, **NOISE)
+    for n in range(SHAPE[0]):
+        one = {**NOISE, "stream": NOISE["stream"][n : n + 1]}
+        torch.testing.assert_close(score_loss(scorer, images[n : n + 1], None, T[n : n + 1], **one)[0], whole[n])
+
+
+@pytest.mark.parametrize("loss_function", [score_loss, score_loss_past_network])
+def test_empty_batch(loss_function):
+    empty = torch.zeros(0, dtype=torch.int64)
+    loss = loss_function(one_gaussian(), torch.zeros(0, *SHAPE[1:]), None, empty, seed=0, stream=empty, purpose=8)
+    assert loss.shape == (0,)
+
+
+def test_labels_reach_the_scorer():
+    scorer = GaussianMixtureScorer(
+        schedule_from_config({}, "test"),
+        torch.stack([MEAN, -MEAN]),
+        torch.tensor([0.1, 0.1]),
+        classes=(0, 1),
+    )
+    images = MEAN.expand(SHAPE).clone()
+    right, wrong = (score_loss(scorer, images, torch.full((5,), c), T, **NOISE) for c in (0, 1))
+    assert (right[[0, 2]] < wrong[[0, 2]]).all()
+
+
+def loss_and_gradient(loss_function, scorer, *, upstream_scale=1.0):
+    images = random(5, 3, 8, 8, seed=1).requires_grad_(True)
+    loss = loss_function(scorer, images, torch.tensor([0, 1, 2, 0, 1]), T, **NOISE)
+    loss.backward(random(5, seed=2) * upstream_scale)
+    return loss.detach(), images.grad
+
+
+def unet_scorer(parameterization, dtype):
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+        num_class_embeds=3,
+    )
+    return UNetScorer(unet, schedule_from_config({}, "test"), parameterization=parameterization, dtype=dtype)
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_small_gradients_survive_fp16(parameterization):
+    full, half = (
+        loss_and_gradient(score_loss, unet_scorer(parameterization, dtype), upstream_scale=1e-4)
+        for dtype in (torch.float32, torch.float16)
+    )
+    for found, expected in zip(half, full, strict=True):
+        assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("loss_function", "dtype"),
+    [(score_loss, torch.bfloat16), (score_loss, torch.float16), (score_loss_past_network, torch.bfloat16)],
+)
+def test_compiled_equals_eager_and_weights_get_no_gradient(loss_function, dtype):
+    scorer = unet_scorer("v", dtype)
+    eager = loss_and_gradient(loss_function, scorer)
+    compiled = loss_and_gradient(torch.compile(loss_function, fullgraph=True, backend="aot_eager"), scorer)
+    for found, expected in zip(compiled, eager, strict=True):
+        assert (found - expected).norm() / expected.norm() < 2e-2
+    assert all(p.grad is None for p in scorer.parameters())

@@ -1,0 +1,108 @@
+"""`smartfast generate`: what a seed fixes, files, classes, bad options."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smartfast.core.checkpoint import load_generator
+from smartfast.errors import UserError
+from smartfast.tools.generate import GenerateOptions, generate, latents, parse_numbers
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def singles(checkpoint, out, **options) -> dict[str, np.ndarray]:
+    written = generate(GenerateOptions(checkpoint=str(checkpoint), out=str(out), device="cpu", **options))
+    return {path.name: pixels(path) for path in written}
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("7", [7]), ("0-3", [0, 1, 2, 3]), ("5, 1-2,0", [5, 1, 2, 0]), ("4-4", [4])]
+)
+def test_number_lists(text, numbers):
+    assert parse_numbers(text, "seeds", 10) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "1,,2", "11", "0-11", "1.5", "0x1"])
+def test_bad_number_lists_name_the_option(text):
+    with pytest.raises(UserError, match="^seeds: found"):
+        parse_numbers(text, "seeds", 10)
+
+
+def test_latents_are_those_of_stylegan_scripts():
+    expected = np.random.RandomState(85).randn(1, 512)
+    assert torch.equal(latents(torch.tensor([3, 85]), 512)[1:], torch.from_numpy(expected).to(torch.float32))
+
+
+@pytest.mark.parametrize("noise", ["const", "random", "none"])
+def test_a_seed_alone_fixes_its_image(make_checkpoint, tmp_path, noise):
+    together = singles(make_checkpoint(c_dim=3), tmp_path / "a", seeds="0-4", noise=noise)
+    alone = singles(make_checkpoint(c_dim=3), tmp_path / "b", seeds="4,2", noise=noise, batch=1)
+    assert list(alone) == ["seed0004_class1.png", "seed0002_class2.png"]
+    for name, image in alone.items():
+        difference = np.abs(image.astype(int) - together[name].astype(int))
+        assert difference.max() <= 1  # another batch size may round the last bit differently
+    assert np.abs(together["seed0000_class0.png"].astype(int) - together["seed0003_class0.png"]).max() > 5
+
+
+def test_images_are_the_generators(make_checkpoint, tmp_path):
+    run = make_checkpoint(channels=3)
+    image = singles(run, tmp_path, seeds="7", truncation_psi=0.5, truncation_cutoff=2)["seed0007.png"]
+    generator = load_generator(run)
+    z = torch.from_numpy(np.random.RandomState(7).randn(1, 8)).float()
+    w = generator.mapping.map(z, None)
+    ws = w[:, None].repeat(1, generator.num_ws, 1)
+    ws[:, :2] = generator.mapping.w_avg + 0.5 * (ws[:, :2] - generator.mapping.w_avg)
+    expected = (generator.synthesis(ws, "const") * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    assert np.array_equal(image, expected[0].permute(1, 2, 0).numpy())
+
+
+def test_noise_modes_differ(make_checkpoint, tmp_path):
+    images = [
+        singles(make_checkpoint(), tmp_path / noise, seeds="1", noise=noise)["seed0001.png"].astype(int)
+        for noise in ("const", "random", "none")
+    ]
+    assert all(np.abs(a - b).max() > 2 for a, b in [(images[0], images[1]), (images[1], images[2])])
+
+
+def test_every_seed_in_every_class(make_checkpoint, tmp_path):
+    images = singles(make_checkpoint(c_dim=3), tmp_path, seeds="0,5", classes="0,2")
+    assert list(images) == ["seed0000_class0.png", "seed0000_class2.png", "seed0005_class0.png", "seed0005_class2.png"]
+    assert np.abs(images["seed0000_class0.png"].astype(int) - images["seed0000_class2.png"]).max() > 2
+
+
+def test_sheet_has_one_column_per_class(make_checkpoint, tmp_path):
+    out = tmp_path / "sheet.png"
+    options = GenerateOptions(checkpoint=str(make_checkpoint(c_dim=3)), out=str(out), seeds="0-1", classes="0-2")
+    assert generate(options) == [out]
+    height, width = pixels(out).shape  # 8 pixels enlarged 8 times, a line of one pixel around each
+    assert (height, width) == (8 * (2 * 9 + 1), 8 * (3 * 9 + 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(seeds="x"), "seeds: found 'x'"),
+        (dict(seeds="4294967296"), "seeds: .* from 0 to 4294967295"),
+        (dict(classes="3"), "classes: found '3', expected rising numbers from 0 to 2"),
+        (dict(out="fakes.jpg"), "out: found 'fakes.jpg'"),
+        (dict(batch=0), "batch: found 0"),
+        (dict(columns=0), "columns: found 0"),
+        (dict(device="gpu7"), "device: found 'gpu7'"),
+        (dict(checkpoint="nowhere"), "nowhere: expected a run folder"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
+)
+def test_bad_options(make_checkpoint, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        generate(GenerateOptions(**{"checkpoint": str(make_checkpoint(c_dim=3)), "device": "cpu", **options}))
+    assert "\n" not in str(error.value)
+
+
+def test_classes_need_a_conditional_generator(make_checkpoint):
+    with pytest.raises(UserError, match="without labels"):
+        generate(GenerateOptions(checkpoint=str(make_checkpoint()), classes="0", device="cpu"))

@@ -1,0 +1,117 @@
+"""`smartfast interpolate`: the path itself, its end points, the file formats, bad options."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smartfast.core.checkpoint import load_generator
+from smartfast.errors import UserError
+from smartfast.tools.generate import GenerateOptions, generate
+from smartfast.tools.interpolate import InterpolateOptions, draw_path, interpolate, slerp
+
+
+def options(checkpoint, **changes) -> InterpolateOptions:
+    return InterpolateOptions(
+        **{"checkpoint": str(checkpoint), "device": "cpu", "seeds": "0,1,2", "steps": 4, **changes}
+    )
+
+
+def test_slerp_on_the_circle():
+    angle = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64) * math.pi / 3
+    start = torch.tensor([[2.0, 0.0]], dtype=torch.float64).expand(4, 2)
+    end = torch.tensor([[math.cos(math.pi / 3), math.sin(math.pi / 3)]], dtype=torch.float64).expand(4, 2) * 3
+    fraction = angle / (math.pi / 3)
+    expected = torch.stack([angle.cos(), angle.sin()], dim=1) * (2 + fraction)[:, None]
+    assert torch.allclose(slerp(start, end, fraction), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_slerp_without_an_arc_stays_finite(sign):
+    a = torch.randn(3, 5)
+    middle = slerp(a, sign * a, torch.tensor([0.0, 0.5, 1.0]))
+    assert torch.isfinite(middle).all()
+    assert torch.allclose(middle[0], a[0], atol=1e-5) and torch.allclose(middle[2], sign * a[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+@pytest.mark.parametrize("loop", [True, False])
+def test_path_passes_through_the_seeds(make_checkpoint, tmp_path, space, loop):
+    run = make_checkpoint(c_dim=3)
+    seeds, labels = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2])
+    path = draw_path(load_generator(run), seeds, labels, options(run, space=space, loop=loop, truncation_psi=0.7))
+    assert path.dtype == torch.uint8 and tuple(path.shape) == (12 if loop else 9, 1, 8, 8)
+    files = generate(
+        GenerateOptions(checkpoint=str(run), out=str(tmp_path), seeds="0-2", truncation_psi=0.7, device="cpu")
+    )
+    for i, file in enumerate(files):
+        key = torch.from_numpy(np.array(Image.open(file)))
+        assert (path[4 * i, 0].int() - key.int()).abs().max() <= 1
+
+
+def test_w_path_is_linear_in_w(make_checkpoint):
+    run = make_checkpoint()
+    generator = load_generator(run)
+    path = draw_path(generator, torch.tensor([0, 1]), None, options(run, loop=False))
+    z = torch.stack([torch.from_numpy(np.random.RandomState(seed).randn(8)).float() for seed in (0, 1)])
+    ws = generator.mapping(z)
+    expected = generator.synthesis((0.75 * ws[:1] + 0.25 * ws[1:]), "const")
+    expected = (expected * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    assert (path[1:2].int() - expected.int()).abs().max() <= 1
+
+
+def test_batch_size_changes_nothing(make_checkpoint):
+    run = make_checkpoint(channels=3)
+    paths = [draw_path(load_generator(run), torch.tensor([3, 4]), None, options(run, batch=b)) for b in (1, 32)]
+    assert (paths[0].int() - paths[1].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_gif(make_checkpoint, tmp_path, channels):
+    run, out = make_checkpoint(channels=channels), tmp_path / "deep" / "path.gif"
+    assert interpolate(options(run, out=str(out), fps=10)) == out
+    with Image.open(out) as gif:
+        assert gif.n_frames > 6 and gif.size == (256, 256)  # Pillow joins equal neighbours
+        assert gif.info["duration"] % 100 == 0 and gif.info["loop"] == 0
+
+
+def test_strip_has_one_row_per_pair(make_checkpoint, tmp_path):
+    out = tmp_path / "strip.png"
+    interpolate(options(make_checkpoint(), out=str(out), steps=5))
+    with Image.open(out) as strip:
+        assert strip.size == (8 * (5 * 9 + 1), 8 * (3 * 9 + 1))
+
+
+def test_mp4(make_checkpoint, tmp_path):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="the extra `video` is not installed")
+    out = tmp_path / "path.mp4"
+    interpolate(options(make_checkpoint(), out=str(out), fps=12))
+    frames = imageio_ffmpeg.read_frames(str(out))
+    info = next(frames)
+    assert info["size"] == (256, 256) and info["fps"] == 12 and len(list(frames)) == 12
+
+
+def test_mp4_without_the_extra_says_what_to_install(make_checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(UserError, match=r"smartfast\[video\]"):
+        interpolate(options(make_checkpoint(), out="path.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(out="path.avi"), "out: found 'path.avi'"),
+        (dict(seeds="3"), "seeds: found '3', expected at least two"),
+        (dict(steps=0), "steps: found 0"),
+        (dict(fps=0), "fps: found 0"),
+        (dict(classes="0,1"), "classes: found 2 classes, expected 1 or as many as seeds"),
+        (dict(classes="9"), "classes: found '9'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
+)
+def test_bad_options(make_checkpoint, changes, message):
+    with pytest.raises(UserError, match=message):
+        interpolate(options(make_checkpoint(c_dim=3), **changes))
