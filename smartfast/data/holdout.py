@@ -33,6 +33,10 @@ class DatasetPart:
         return torch.stack([self.image(index) for index in range(len(self))])
 
 
+TrainingImages = ImageDataset | DatasetPart
+"""A whole data set, or a part of one."""
+
+
 def split(dataset: ImageDataset, holdout: int) -> tuple[DatasetPart, DatasetPart | None]:
     """The part to train on, and `holdout` images at even distances (None for 0).
 

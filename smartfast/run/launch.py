@@ -10,14 +10,14 @@ from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
 from smartfast.config.parse import config_to_dict, config_to_yaml, load_config
-from smartfast.config.schema import Config
+from smartfast.config.schema import Config, PerfConfig
 from smartfast.core.checkpoint import Checkpoint, load_newest
 from smartfast.core.cpu import set_up_cpu
 from smartfast.core.files import write_atomically
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
-from smartfast.families.stylegan2_networks import build_networks
+from smartfast.families import FAMILIES
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.run.checks import check_config, check_resumed_config, check_settings
@@ -126,16 +126,9 @@ def _training(
 
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
-    generator, discriminator = build_networks(
-        config.gan,
-        resolution=dataset.resolution,
-        channels=dataset.channels,
-        num_classes=dataset.num_classes,
-        precision="fp32",
-        seed=config.run.seed,
-    )
+    family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
     interval = f"score term: {timesteps}" if timesteps else "score term: off"
-    return "\n".join([config_to_yaml(config), networks_summary(generator, discriminator, scorer, config), interval])
+    return "\n".join([config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval])
 
 
 def _say_nothing(line: str) -> None:
@@ -232,7 +225,7 @@ def _opening_lines(
     classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
     return "\n".join(
         [
-            f"data: {dataset.name}, {len(dataset)} images {training.image_shape}{classes}",
+            f"data: {dataset.name}, {len(dataset)} images {training.family.image_shape}{classes}",
             *_score_lines(config, scorer, timesteps),
             f"ops: {_implementations(config, training.device)}",
             *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),

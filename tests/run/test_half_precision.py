@@ -46,8 +46,9 @@ def score_gradient(precision: str, separate_pass: bool) -> torch.Tensor:
     training.load(RealBatch(torch.randn(16, 1, 128, 128, generator=generator).tanh(), torch.arange(16) % 10))
     gradients = []
     for name in ("g_score", "g_main"):
-        _, _, pieces = training.phases[name].compute(training.rounds[0])
-        gradients.append(torch.cat([piece.double().flatten() for piece in pieces]))
+        phase = training.phases[name]
+        _, _, pieces = phase.compute(training.rounds[0])
+        gradients.append(torch.cat([piece.double().flatten() for piece in pieces]) / phase.spec.loss_scale)
     return gradients[0] - gradients[1]
 
 

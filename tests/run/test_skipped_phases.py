@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smartfast.cli import main
-from smartfast.families.stylegan2_recipe import Recipe
+from smartfast.families.stylegan2.phases import StyleGan2Phases
 
 OPTIONS = {
     "data.resolution": 8,
@@ -36,14 +36,14 @@ OPTIONS = {
 def test_a_phase_that_is_always_bad_ends_the_run_by_name(
     phase: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss_function = getattr(Recipe, phase)
+    loss_function = getattr(StyleGan2Phases, phase)
 
-    def poisoned(self: Recipe, batch: object) -> tuple:
+    def poisoned(self: StyleGan2Phases, batch: object) -> tuple:
         loss, statistics = loss_function(self, batch)
         return loss * float("nan"), statistics
 
     poisoned.__name__ = phase
-    monkeypatch.setattr(Recipe, phase, poisoned)
+    monkeypatch.setattr(StyleGan2Phases, phase, poisoned)
     settings = OPTIONS | {"run.dir": tmp_path, "data.resolution": 16}
     torch.manual_seed(0)
     assert main(["train", *[f"--{name}={value}" for name, value in settings.items()]]) == 2
