@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smartfast.config.schema import DataConfig
-from smartfast.data.labels import check_labels
-from smartfast.data.parallel import ordered_map
+from smartfast.core.parallel import ordered_map
 from smartfast.data.sources.archive import ArchiveSource
 from smartfast.data.sources.arrays import digits_source, npz_source
 from smartfast.data.sources.base import CHANNELS, ImageInfo, Source
 from smartfast.data.sources.folder import FolderSource
 from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
 from smartfast.data.sources.hub import HubSource
+from smartfast.data.sources.labels import check_labels
 from smartfast.errors import UserError
 
 DIGITS = "digits"

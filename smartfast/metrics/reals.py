@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smartfast.core.parallel import default_workers
 from smartfast.data import ImageDataset
-from smartfast.data.parallel import default_workers
 from smartfast.metrics.collect import Collected, Processes, collect
 from smartfast.metrics.extractors import Extractor
 

@@ -19,12 +19,12 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from smartfast.core.parallel import ordered_map
 from smartfast.data.dataset import open_source
-from smartfast.data.fit import Crop, fit
-from smartfast.data.labels import LABEL_FILE, class_numbers
-from smartfast.data.parallel import ordered_map
 from smartfast.data.sources.base import CHANNELS, Mode, Source
+from smartfast.data.sources.labels import LABEL_FILE, class_numbers
 from smartfast.errors import UserError
+from smartfast.tools.fit import Crop, fit
 
 _MIB = 2**20
 

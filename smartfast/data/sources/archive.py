@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from smartfast.data.labels import LABEL_FILE, file_labels
 from smartfast.data.sources.base import ImageInfo, decode_image, inspect_image
 from smartfast.data.sources.folder import select_images
+from smartfast.data.sources.labels import LABEL_FILE, file_labels
 from smartfast.errors import UserError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from smartfast.data.labels import LABEL_FILE, file_labels
 from smartfast.data.sources.base import IMAGE_SUFFIXES, ImageInfo, decode_image, inspect_image
+from smartfast.data.sources.labels import LABEL_FILE, file_labels
 from smartfast.errors import UserError
 
 _STAMPED_BYTES = 4096
