@@ -19,6 +19,7 @@ if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
 from smartfast.config.parse import parse_config  # noqa: E402
+from smartfast.core.caches import CACHE_VARIABLE  # noqa: E402
 from smartfast.core.checkpoint import save_checkpoint  # noqa: E402
 from smartfast.data import RealBatch, open_dataset  # noqa: E402
 from smartfast.networks.stylegan2 import Generator  # noqa: E402
@@ -138,7 +139,14 @@ def random_image() -> Callable[..., Image.Image]:
 
 
 @pytest.fixture
-def write_files(tmp_path: Path) -> Callable[..., Path]:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of SmartFast's caches, empty, for this test alone."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def write_files(tmp_path: Path, own_cache: Path) -> Callable[..., Path]:
     """write_files(files, name="set"): a folder of images, bytes or JSON objects; a .zip if the name says so."""
 
     def write(files: Mapping[str, Any], name: str = "set") -> Path:
