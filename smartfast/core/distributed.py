@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
 # As set by torchrun (and by `accelerate launch` through it), Intel MPI, Open MPI and MVAPICH2.
 _LOCAL_SIZE_VARIABLES = (
     "LOCAL_WORLD_SIZE",

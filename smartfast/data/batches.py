@@ -113,7 +113,9 @@ def iterate_batches(
     if compiler is not None:
         prepare = compiler("data", prepare)
     if is_cached:
-        return _cached_batches(dataset.all_images().to(device), labels, plans, device, prepare)
+        # On a CPU a copy too: the images may be mapped from a file, which can vanish from a network file system.
+        images = dataset.all_images().to(device, copy=True)
+        return _cached_batches(images, labels, plans, device, prepare)
     raws = stream_batches(dataset, _rows(plans), device, workers)
     return (prepare(raw.images, labels, raw.indices, raw.flips) for raw in raws)
 
