@@ -1,4 +1,4 @@
-"""Threads of a process on a CPU: this machine's cores, shared by the processes on this machine."""
+"""Threads of a process: this machine's cores, shared by the processes on this machine."""
 
 import os
 from types import SimpleNamespace
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from smartfast.config.parse import parse_config
+from smartfast.core.parallel import default_workers
 from smartfast.run import launch as launch_module
 from smartfast.run.launch import launch
 
@@ -45,3 +46,17 @@ def test_a_set_number_of_threads_is_taken(chosen_threads: list[int], monkeypatch
     settings = ["--run.dry_run=true", f"--optim.batch={4 * WORLD}", "--smart.frequency=0", "--perf.cpu_threads=3"]
     launch(parse_config(settings))
     assert chosen_threads == [3]
+
+
+@pytest.mark.parametrize(
+    ("cores", "local", "expected"), [(8, None, 12), (8, 1, 12), (8, 2, 8), (8, 16, 5), (96, 8, 16), (96, 1, 32)]
+)
+def test_threads_that_read_images(
+    cores: int, local: int | None, expected: int, chosen_threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of the cores and four that wait for the disk, at most 32, for work that all processes do a part of."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    assert default_workers(shared=True) == expected
+    assert default_workers() == min(32, cores + 4)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from PIL import Image
 from smartfast.config.schema import DataConfig
 from smartfast.core.caches import default_cache_dir
 from smartfast.data import ImageDataset, open_dataset
+from smartfast.data.holdout import split
 from smartfast.data.sources.archive import ArchiveSource
 from smartfast.errors import UserError
 
@@ -280,6 +282,37 @@ def test_decoded_images_take_a_bounded_part_of_the_disk(
     with pytest.warns(UserWarning, match="every process decodes them at every start"):
         start(sets[0], decode=True)
     assert not list((default_cache_dir() / "index").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("failing", ["utime", "mkdir"])
+def test_a_complete_cache_that_cannot_be_written_is_used(
+    failing: str, folder: Path, opened: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(folder, decode=True)
+    opened.clear()
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, failing, refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start(folder, decode=True)
+    assert not opened
+
+
+def test_parts_of_a_data_set_share_its_decoded_images(folder: Path, opened: Counter[str]) -> None:
+    dataset = start(folder, labels=True)
+    whole = torch.stack([dataset.image(index) for index in range(COUNT)])
+    training, held_out = split(dataset, 20)
+    assert held_out is not None
+    opened.clear()
+    assert torch.equal(held_out.all_images(), whole[held_out.indices])
+    assert len(opened) == 20, "a small part does not decode the whole"
+    assert torch.equal(training.all_images(), whole[training.indices])
+    opened.clear()
+    assert torch.equal(split(start(folder), 20)[0].all_images(), whole[training.indices])
+    assert not opened
 
 
 def work(path: Path, out: Path) -> None:
