@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -108,13 +109,14 @@ def _read(path: Path, place: str, shape: tuple[int, int, int]) -> tuple[Tensor, 
         with safe_open(path, "pt") as file:
             written = file.metadata() or {}
             images, digests = file.get_tensor("images"), file.get_tensor("digests")
-        os.utime(path)  # the least recently used makes room
     except (OSError, SafetensorError) as error:
         raise ValueError(str(error)) from error
     if (written.get("format"), written.get("place")) != (_FORMAT, place):
         raise ValueError(f"expected format {_FORMAT} of {place}")
     if images.dtype != torch.uint8 or digests.shape != (len(images), _DIGEST_BYTES):
         raise ValueError(f"found {images.dtype} images and digests {list(digests.shape)}")
+    with suppress(OSError):  # a folder that can only be read serves too
+        os.utime(path)  # what has not been used for longest makes room
     return (images, digests) if images.shape[1:] == shape else None
 
 
@@ -122,7 +124,7 @@ def _read_or_warn(path: Path, place: str, shape: tuple[int, int, int]) -> tuple[
     try:
         return _read(path, place, shape)
     except ValueError as error:
-        warnings.warn(f"decoded images {path} cannot be used ({error}) and is made anew", stacklevel=2)
+        warnings.warn(f"decoded images {path} cannot be used ({error}): made anew", stacklevel=2)
         return None
 
 

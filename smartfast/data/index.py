@@ -96,7 +96,7 @@ def _read_or_warn(path: Path, place: str) -> _Known:
     try:
         return _read(path, place)
     except ValueError as error:
-        warnings.warn(f"index of images {path} cannot be used ({error}) and is made anew", stacklevel=2)
+        warnings.warn(f"index of images {path} cannot be used ({error}): made anew", stacklevel=2)
         return {}
 
 

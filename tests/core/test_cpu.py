@@ -49,7 +49,7 @@ def test_a_set_number_of_threads_is_taken(chosen_threads: list[int], monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("cores", "local", "expected"), [(8, None, 12), (8, 1, 12), (8, 2, 8), (8, 16, 5), (96, 8, 16), (96, 1, 32)]
+    ("cores", "local", "expected"), [(8, None, 12), (8, 1, 12), (8, 2, 8), (8, 16, 4), (96, 8, 16), (96, 1, 32)]
 )
 def test_threads_that_read_images(
     cores: int, local: int | None, expected: int, chosen_threads: list[int], monkeypatch: pytest.MonkeyPatch
