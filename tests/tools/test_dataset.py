@@ -18,6 +18,8 @@ from smartfast.errors import UserError
 from smartfast.tools.dataset import DatasetOptions, convert
 from smartfast.tools.fit import fit
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 Maker = Callable[..., Image.Image]
 Writer = Callable[..., Path]
 
