@@ -13,6 +13,7 @@ from smartfast.config.parse import config_to_dict, config_to_yaml, load_config
 from smartfast.config.schema import Config, PerfConfig
 from smartfast.core.checkpoint import Checkpoint, load_newest
 from smartfast.core.cpu import set_up_cpu
+from smartfast.core.distributed import processes_on_this_machine
 from smartfast.core.files import write_atomically
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.engine.compiling import compile_cache_dir
@@ -99,7 +100,7 @@ def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Score
     """What the configuration names, and every check of it."""
     check_settings(config, num_processes=accelerator.num_processes)
     set_seed(config.run.seed)
-    set_up_arithmetic(config, accelerator.device, accelerator.num_processes)
+    set_up_arithmetic(config, accelerator.device, processes_on_this_machine())
     dataset = open_dataset(config.data)
     check_config(config, dataset, device=accelerator.device)
     return dataset, *open_scorer(config, dataset, accelerator.device)
@@ -136,7 +137,10 @@ def _say_nothing(line: str) -> None:
 
 
 def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) -> None:
-    """Choose threads, tf32 and cuDNN's search for algorithms for this process, as perf.* says."""
+    """Choose threads, tf32 and cuDNN's search for algorithms for this process, one of `num_processes` on this machine.
+
+    perf.* says how.
+    """
     if device.type == "cpu":
         set_up_cpu(config.perf.cpu_threads, num_processes)
     elif config.perf.precision != "fp32":
