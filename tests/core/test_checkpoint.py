@@ -38,6 +38,14 @@ def test_round_trip_and_keep_last(tmp_path: Path) -> None:
     assert newest.state["a"].tolist() == [1e7] * 3 and newest.state["transposed"].shape == (3, 2)
 
 
+def test_saving_again_at_one_place_replaces_what_is_there(tmp_path: Path) -> None:
+    save(tmp_path, 1000)
+    damage_flip(save(tmp_path, 2000))
+    save(tmp_path, 2000, keep=2)
+    assert load_newest(tmp_path).info["images"] == 2000
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["000001.000", "000002.000"]
+
+
 def test_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert load_newest(tmp_path) is None
     assert load_newest(tmp_path / "missing") is None
@@ -101,16 +109,15 @@ def test_damaged_checkpoint_is_set_aside_once_and_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [damage_truncate, damage_remove, damage_index])
 def test_pruning_counts_intact_checkpoints_only(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """Two of the newest are damaged; whoever counts folders would delete the two good ones."""
-    for images in (1000, 2000, 3000, 4000):
-        folder = save(tmp_path, images, keep=10)
-        if images > 2000:
-            damage(folder)
-    with pytest.warns(UserWarning, match="000003.000 .*set aside") as caught:
+    for folder in [save(tmp_path, images, keep=10) for images in (1000, 2000, 3000, 4000)][2:]:
+        damage(folder)
+    with pytest.warns(UserWarning, match="00000[34].000 is set aside") as caught:
         save(tmp_path, 5000, keep=3)
     assert len(caught) == 2
     assert names(tmp_path) == ["000001.000", "000002.000", "000003.000.corrupt", "000004.000.corrupt", "000005.000"]
 
 
+@pytest.mark.filterwarnings("ignore:checkpoint .* is set aside")
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_remove, damage_index])
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_save_after_damaged_newer_ones_keeps_what_it_wrote(tmp_path: Path, keep: int, damage) -> None:
@@ -142,6 +149,26 @@ def test_folders_that_are_not_checkpoints_are_neither_read_nor_deleted(tmp_path:
             save(tmp_path, images, keep=1)
         assert load_newest(tmp_path, set_aside=True).info["images"] == 2000
     assert names(tmp_path) == sorted([*foreign, "000002.000", "000009.000"])
+
+
+def test_a_deletion_that_is_cut_short_leaves_no_half_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1000)
+
+    def die_halfway(folder: Path, **_: object) -> None:
+        if folder.is_dir():
+            (folder / "state.safetensors").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", die_halfway)
+        save(tmp_path, 2000, keep=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_newest(tmp_path, set_aside=True).info["images"] == 2000
+        save(tmp_path, 3000, keep=1)
+    assert names(tmp_path) == ["000003.000"]
 
 
 def test_newest_is_the_largest_number_not_the_last_name(tmp_path: Path) -> None:
