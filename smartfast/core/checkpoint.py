@@ -143,16 +143,6 @@ def load_newest(run_dir: Path, *, set_aside: bool = False) -> Checkpoint | None:
     return None
 
 
-def newest_info(run_dir: Path) -> dict[str, Any] | None:
-    """What checkpoint.json of the newest checkpoint says that has all its bytes, or None; reads no tensor."""
-    for folder in _folders(run_dir):
-        try:
-            return _check_sizes(folder)
-        except CorruptCheckpoint:
-            continue
-    return None
-
-
 def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Generator:
     """The averaged generator of a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file.
 

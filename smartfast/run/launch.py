@@ -22,7 +22,9 @@ from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.run.checks import check_config, check_resumed_config, check_settings
 from smartfast.run.describe import networks_summary
+from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
+from smartfast.run.resume import completed_kimg
 from smartfast.run.trainer import Trainer, real_batches
 from smartfast.run.training import Training
 from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
@@ -45,6 +47,10 @@ def launch(config: Config) -> bool:
     dataset, scorer, timesteps = _open(config, accelerator)
     if config.run.dry_run:
         accelerator.print(describe(config, dataset, scorer, timesteps))
+        return True
+    kimg = on_main_process(accelerator, lambda: completed_kimg(Path(config.run.dir), config.run.kimg))
+    if kimg is not None:
+        accelerator.print(f"{config.run.dir} is complete at {kimg:g} kimg; a larger run.kimg goes on from there")
         return True
     with accelerator.local_main_process_first():
         check_metrics(config.metrics)

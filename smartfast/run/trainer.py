@@ -25,6 +25,7 @@ from smartfast.families.sampling import Sampler, real_grid
 from smartfast.families.stylegan2_networks import generator_options
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.report.build import write_report
+from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
 from smartfast.run.status import memory_gib, status_line
@@ -81,7 +82,6 @@ class Trainer:
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
         self.start_sec = time.perf_counter()
         self.saved_images = training.images if checkpoint else -1
-        self.evaluated_images = -1
         self.writer = SnapshotWriter()
         self.profiler = IterationProfiler(
             self.config.perf.profile,
@@ -91,6 +91,7 @@ class Trainer:
         )
         if self.is_main:
             self.log = RunLog(self.run_dir, kimg=training.images / 1000 if checkpoint else -1.0)
+        self.evaluated_images = on_main_process(accelerator, self._last_evaluation)
 
     def run(self) -> bool:
         """Train until run.kimg, or until SIGTERM or Ctrl-C, and leave a checkpoint and a report.
@@ -102,11 +103,6 @@ class Trainer:
             UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row, or a snapshot could not
                 be written.
         """
-        if self.training.images >= self.total_images and (self.run_dir / "report.html").is_file():
-            self.accelerator.print(
-                f"{self.run_dir} is complete at {self.kimg:g} kimg; a larger run.kimg goes on from there"
-            )
-            return True
         with self.writer:
             return self._finish(self._train())
 
@@ -115,6 +111,8 @@ class Trainer:
         training, config = self.training, self.config
         if not self.is_resumed:
             self._begin()
+        elif training.images < self.total_images and self._evaluation_is_due():
+            self._evaluate()  # the process before this one died in it
         reals = real_batches(training, self.dataset)
         self._start_tick(maintenance_since_sec=self.start_sec)
         with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
@@ -171,10 +169,11 @@ class Trainer:
         self._stop_if_not_finite(row["skipped_in_a_row"])
         self.writer.check()
         maintenance_since_sec = time.perf_counter()
-        if self.config.metrics.every_ticks and row["tick"] % self.config.metrics.every_ticks == 0:
-            self._evaluate()
-        if row["tick"] % self.config.run.snapshot_ticks == 0:  # last: what a checkpoint claims is on disk before it
+        if row["tick"] % self.config.run.snapshot_ticks == 0:
             self._snapshot()
+        if self.training.images < self.total_images and self._evaluation_is_due():  # at the end `_finish` evaluates
+            self.writer.wait()  # an evaluation may take an hour: what was trained is on the disk before it
+            self._evaluate()
         self._start_tick(maintenance_since_sec=maintenance_since_sec)
 
     def _tick_row(self) -> dict[str, Any]:
@@ -264,6 +263,18 @@ class Trainer:
         if self.is_main:
             save_grid(self.sampler.grid(self.grid), self.run_dir / name, self.grid.columns)
 
+    def _last_evaluation(self) -> int:
+        """Images at the last evaluation of an earlier process, -1 without one."""
+        kimg = self.log.last_kimg("metrics")
+        return -1 if kimg is None else round(kimg * 1000)
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether this is the end of a tick with an evaluation, which is not done yet."""
+        images, every = self.training.images, self.config.metrics.every_ticks
+        tick = images // self.tick_images
+        ends_tick = tick > (images - self.config.optim.batch) // self.tick_images
+        return every > 0 and ends_tick and tick % every == 0 and self.evaluated_images != images
+
     def _evaluate(self) -> None:
         if not self.config.metrics.every_ticks:
             return
@@ -290,10 +301,10 @@ class Trainer:
 
     def _finish(self, signal_name: str | None) -> bool:
         complete = self.training.images >= self.total_images
-        if complete and self.evaluated_images != self.training.images:
-            self._evaluate()
         self._snapshot()
         self.writer.wait()
+        if complete and self.evaluated_images != self.training.images:
+            self._evaluate()
         self.accelerator.end_training()
         if self.is_main:
             if complete:
