@@ -165,7 +165,7 @@ class Trainer:
         if self.is_main:
             self.log.write(row)
             progress.write(status_line(row))
-        self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=self.training.images)
+        self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.training.images)
         self._stop_if_not_finite(row["skipped_in_a_row"])
         self.writer.check()
         maintenance_since_sec = time.perf_counter()
