@@ -126,21 +126,41 @@ def _mark_old(folder: Path) -> None:
     os.replace(folder, marked)
 
 
-def load_newest(run_dir: Path, *, set_aside: bool = False) -> Checkpoint | None:
-    """The newest checkpoint that is complete and undamaged, or None. Names each one that it has to pass over.
-
-    Args:
-        run_dir: Run folder.
-        set_aside: Rename the ones passed over to `<kimg>.corrupt`, for the one process that owns the run folder.
-    """
+def load_newest(run_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint that is complete and undamaged, or None. Names each one that it has to pass over."""
     for folder in _folders(run_dir):
         try:
             info = _verify(folder)
             return Checkpoint(folder, info, load_file(folder / _STATE))
         except (CorruptCheckpoint, SafetensorError) as error:
-            moved = f" and set aside as {_set_aside(folder)}" if set_aside else ""
-            warnings.warn(f"checkpoint {folder} is passed over for an older one{moved}: {error}", stacklevel=2)
+            warnings.warn(f"checkpoint {folder} is passed over for an older one: {error}", stacklevel=2)
     return None
+
+
+def set_aside_newer(run_dir: Path, loaded: Checkpoint | None) -> list[str]:
+    """Rename the checkpoints that `load_newest` passed over, for the one process that owns the run folder.
+
+    Args:
+        run_dir: Run folder.
+        loaded: What `load_newest` returned.
+
+    Returns:
+        Their new names.
+    """
+    folders = _folders(run_dir)
+    passed_over = folders if loaded is None else folders[: folders.index(loaded.path)]
+    return [_set_aside(folder) for folder in passed_over]
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is a checkpoint that has all its bytes; reads no tensor."""
+    for folder in _folders(run_dir):
+        try:
+            _check_sizes(folder)
+            return True
+        except CorruptCheckpoint:
+            continue
+    return False
 
 
 def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Generator:

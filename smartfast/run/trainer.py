@@ -213,7 +213,7 @@ class Trainer:
             raise UserError(
                 f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped, limit run.max_bad_steps: the "
                 f"loss or a gradient was not finite; {self.run_dir} has the checkpoints from before; "
-                "try a lower optim.lr_g and optim.lr_d, or perf.precision fp32"
+                "try a lower optim.lr_g and optim.lr_d (with run.allow_changes true), or perf.precision fp32"
             )
 
     def _snapshot(self) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from smartfast.core.checkpoint import find_checkpoint, load_generator, load_newest, save_checkpoint
+from smartfast.core.checkpoint import (
+    find_checkpoint,
+    has_checkpoint,
+    load_generator,
+    load_newest,
+    save_checkpoint,
+    set_aside_newer,
+)
 from smartfast.errors import UserError
 from smartfast.networks.stylegan2 import Generator
 
@@ -93,17 +100,29 @@ def test_damaged_checkpoint_is_set_aside_once_and_stays(tmp_path: Path) -> None:
     for aside in ("000002.000.corrupt", "000002.000.corrupt.2"):
         damage_flip(save(tmp_path, 2000))
         before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints" / "000002.000").iterdir()}
-        with pytest.warns(UserWarning, match=f"set aside as {aside}: generator_ema.safetensors is damaged"):
-            assert load_newest(tmp_path, set_aside=True).info["images"] == 1000
+        with pytest.warns(UserWarning, match="passed over .*: generator_ema.safetensors is damaged"):
+            loaded = load_newest(tmp_path)
+        assert loaded.info["images"] == 1000
+        assert set_aside_newer(tmp_path, loaded) == [aside]
         kept = tmp_path / "checkpoints" / aside
         assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert load_newest(tmp_path, set_aside=True).info["images"] == 1000
+            assert set_aside_newer(tmp_path, load_newest(tmp_path)) == []
             assert find_checkpoint(tmp_path).name == "000001.000"
     for images in (3000, 4000, 5000):
         save(tmp_path, images, keep=1)
     assert names(tmp_path) == ["000002.000.corrupt", "000002.000.corrupt.2", "000005.000"]
+
+
+def test_all_may_be_damaged(tmp_path: Path) -> None:
+    for folder in [save(tmp_path, images) for images in (1000, 2000)]:
+        damage_truncate(folder)
+    assert not has_checkpoint(tmp_path)
+    with pytest.warns(UserWarning, match="passed over"):
+        assert load_newest(tmp_path) is None
+    assert set_aside_newer(tmp_path, None) == ["000002.000.corrupt", "000001.000.corrupt"]
+    assert not has_checkpoint(tmp_path) and has_checkpoint(save(tmp_path, 1000).parents[1])
 
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_remove, damage_index])
@@ -147,7 +166,7 @@ def test_folders_that_are_not_checkpoints_are_neither_read_nor_deleted(tmp_path:
         warnings.simplefilter("error")
         for images in (1000, 2000):
             save(tmp_path, images, keep=1)
-        assert load_newest(tmp_path, set_aside=True).info["images"] == 2000
+        assert load_newest(tmp_path).info["images"] == 2000
     assert names(tmp_path) == sorted([*foreign, "000002.000", "000009.000"])
 
 
@@ -166,7 +185,7 @@ def test_a_deletion_that_is_cut_short_leaves_no_half_a_checkpoint(
         save(tmp_path, 2000, keep=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_newest(tmp_path, set_aside=True).info["images"] == 2000
+        assert load_newest(tmp_path).info["images"] == 2000
         save(tmp_path, 3000, keep=1)
     assert names(tmp_path) == ["000003.000"]
 

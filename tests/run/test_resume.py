@@ -105,9 +105,11 @@ def test_what_changes_no_number_is_free(run_dir: Path, tiny_options: Options, ca
     assert not list(run_dir.glob("config.0*"))
 
 
-def test_what_a_user_wrote_into_config_yaml_stays_where_it_says_the_same(run_dir: Path, tiny_options: Options) -> None:
-    with (run_dir / "config.yaml").open("a") as file:
-        file.write("# tried after the long run\n")
+def test_what_a_user_wrote_into_config_yaml_stays_where_it_says_the_same(
+    run_dir: Path, finished: Path, tiny_options: Options
+) -> None:
+    text = (run_dir / "config.yaml").read_text().replace(str(finished), str(run_dir))
+    (run_dir / "config.yaml").write_text(f"{text}# tried after the long run\n")
     (run_dir / "report.html").unlink()  # there is something left to do
     before = (run_dir / "config.yaml").stat().st_mtime_ns
     assert main(["train", *tiny_options(run_dir, run__kimg=0.032)]) == 0
