@@ -14,6 +14,7 @@ from smartfast.config.parse import config_to_dict, config_to_yaml
 from smartfast.config.schema import Config
 from smartfast.core.checkpoint import Checkpoint, load_newest, set_aside_newer
 from smartfast.core.cpu import set_up_cpu
+from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
@@ -44,9 +45,8 @@ def launch(config: Config) -> bool:
         log_with=None if config.run.tracker == "none" else config.run.tracker,
         project_dir=config.run.dir,
     )
-    dataset, scorer, timesteps = _open(config, accelerator)
     if config.run.dry_run:
-        accelerator.print(describe(config, dataset, scorer, timesteps))
+        accelerator.print(describe(config, *_open(config, accelerator)))
         return True
     run_dir = Path(config.run.dir)
     for line in on_main_process(accelerator, lambda: check_changes(run_dir, config)):
@@ -55,6 +55,17 @@ def launch(config: Config) -> bool:
     if kimg is not None:
         accelerator.print(f"{config.run.dir} is complete at {kimg:g} kimg; a larger run.kimg goes on from there")
         return True
+    lock = RunLock(run_dir)
+    try:
+        on_main_process(accelerator, lock.acquire)
+        return _train(config, accelerator, run_dir, lock)
+    finally:
+        lock.release()
+
+
+def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLock) -> bool:
+    """The run, in a folder that is this process's, or that of the main process."""
+    dataset, scorer, timesteps = _open(config, accelerator)
     with accelerator.local_main_process_first():
         check_metrics(config.metrics)
     training = _training(config, accelerator, dataset, scorer, timesteps)
@@ -71,7 +82,7 @@ def launch(config: Config) -> bool:
     start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
     accelerator.print(f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}")
     with _kernels(config):
-        return Trainer(training, dataset, accelerator, checkpoint).run()
+        return Trainer(training, dataset, accelerator, checkpoint, check_owner=lock.check).run()
 
 
 def profile(config: Config, *, default_iterations: int = 16) -> None:

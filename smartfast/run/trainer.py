@@ -61,6 +61,8 @@ class Trainer:
         dataset: Its training images.
         accelerator: Device, processes and trackers.
         checkpoint: Where the run continues, None = at its start.
+        check_owner: Called in the main process before anything is written at a tick; raises UserError where the run
+            folder has become another's.
     """
 
     def __init__(
@@ -69,11 +71,12 @@ class Trainer:
         dataset: ImageDataset,
         accelerator: Accelerator,
         checkpoint: Checkpoint | None,
+        check_owner: Callable[[], None] = lambda: None,
     ) -> None:
         self.training, self.dataset, self.accelerator = training, dataset, accelerator
         self.config: Config = training.config
         self.run_dir = Path(self.config.run.dir)
-        self.is_main = accelerator.is_main_process
+        self.is_main, self.check_owner = accelerator.is_main_process, check_owner
         self.is_resumed = checkpoint is not None
         self.sampler = Sampler.of(training)
         self.grid = grid_shape(dataset.resolution, dataset.num_classes)
@@ -163,6 +166,7 @@ class Trainer:
     def _end_tick(self, progress: tqdm) -> None:
         row = self._tick_row()
         if self.is_main:
+            self.check_owner()
             self.log.write(row)
             progress.write(status_line(row))
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.training.images)
