@@ -23,6 +23,7 @@ from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.run.checks import check_config, check_settings
 from smartfast.run.describe import networks_summary
+from smartfast.run.failures import one_line_failures
 from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, completed_kimg, write_config
@@ -38,7 +39,8 @@ def launch(config: Config) -> bool:
         Whether the run is complete (False after SIGTERM or Ctrl-C).
 
     Raises:
-        UserError: Something in the configuration, the data, the scorer or the run folder cannot work.
+        UserError: Something in the configuration, the data, the scorer or the run folder cannot work, or the machine
+            ran out of memory or room or lost a process.
     """
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
@@ -57,8 +59,9 @@ def launch(config: Config) -> bool:
         return True
     lock = RunLock(run_dir)
     try:
-        on_main_process(accelerator, lock.acquire)
-        return _train(config, accelerator, run_dir, lock)
+        with one_line_failures(config):
+            on_main_process(accelerator, lock.acquire)
+            return _train(config, accelerator, run_dir, lock)
     finally:
         lock.release()
 

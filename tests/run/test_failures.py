@@ -112,7 +112,7 @@ def test_a_killed_loader_process(tmp_path: Path, tiny_options: Options) -> None:
         process.kill()
     line = output.strip().splitlines()[-1]
     assert process.returncode == 2 and "Traceback" not in output, output
-    assert line.startswith("smartfast: error: ") and "loader process" in line and "data.workers (1)" in line
+    assert line.startswith("smartfast: error: ") and "loader process" in line and "data.workers (1;" in line
     assert load_newest(tmp_path) is not None
 
 
