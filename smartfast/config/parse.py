@@ -130,10 +130,13 @@ def load_config(path: Path) -> Config:
 
 def config_to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """Nested plain values, as YAML and the trackers take them."""
-    return {
-        group: {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
-        for group, fields in dataclasses.asdict(config).items()
-    }
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 def config_to_yaml(config: Config) -> str:

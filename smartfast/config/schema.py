@@ -35,6 +35,9 @@ class RunConfig:
     """Experiment tracker that Accelerate writes to, beside metrics.jsonl. Default: ours."""
     max_bad_steps: int = 20
     """Consecutive steps with a non-finite gradient after which the run stops. Default: ours."""
+    allow_changes: bool = False
+    """Resume under settings that shift the arithmetic of the run, which are refused otherwise; each one is printed, and
+    the older config.yaml stays as config.<kimg>.yaml. Default: ours."""
     dry_run: bool = False
     """Print the resolved configuration, the networks and the estimated cost; train nothing."""
 
