@@ -125,6 +125,9 @@ class SmartConfig:
     """The same interval as a range of sigma_t / alpha_t, which means the same under every schedule."""
     frequency: int = 8
     """Generator steps between two score terms; 0 = off. Default: SMaRt."""
+    distance: Literal["plain", "eps"] = "plain"
+    """Of the scorer's prediction: plain is its mean squared error, in eps, x0 or v, whichever it predicts; eps is that
+    error as one in eps, (alpha / sigma)^2 times the one in x0, alpha^2 times the one in v. Default: SMaRt (plain)."""
     separate_pass: bool = False
     """Draw fresh latents and run a generator pass of its own instead of scoring g_main's fakes. Default: ours."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"

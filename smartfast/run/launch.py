@@ -249,7 +249,8 @@ def _score_lines(config: Config, scorer: Scorer | None, timesteps: TimestepRange
         "past the network": not smart.through_network,
         f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
     }
-    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps]
+    distance = f"distance {smart.distance} ({scorer.parameterization} network)"
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps, distance]
     parts += [text for text, is_on in switches.items() if is_on]
     dtype = str(scorer.dtype).removeprefix("torch.")
     return [

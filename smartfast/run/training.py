@@ -114,6 +114,7 @@ class Training:
             purpose=int(Purpose.SCORE_NOISE),
             through_network=smart.through_network,
             downscale=smart.downscale,
+            distance=smart.distance,
         )
 
     def _places(self, process_index: int) -> list[Tensor]:

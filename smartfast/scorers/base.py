@@ -6,12 +6,14 @@ been trained to predict eps, the clean image x0, or v = alpha_t eps - sigma_t x0
 """
 
 from abc import abstractmethod
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from smartfast.scorers.schedule import NoiseSchedule, Parameterization
+
+Distance = Literal["plain", "eps"]
 
 
 class Scorer(nn.Module):
@@ -69,6 +71,26 @@ class Scorer(nn.Module):
     def sigma(self, t: Tensor) -> Tensor:
         """Factor of the noise at timesteps t, int64 [N] -> float32 [N]."""
         return self.sigmas[t]
+
+    def distance_weight(self, t: Tensor, distance: Distance = "plain") -> Tensor:
+        """Factor of the mean squared error of `network`'s prediction, of its own target, in the distance of SMaRt.
+
+        plain is 1 for all: mean((eps_theta - eps)^2) as in SMaRt's eq. 10, mean((D - x)^2) as its authors do it with
+        EDM's x0, and mean((v_theta - v)^2), which no paper has used here: each network at the loss of its training,
+        without a weight. eps is the squared error in eps that the prediction amounts to: (alpha / sigma)^2 for x0,
+        which is 1.7e4 to 7.7e4 at SMaRt's noise levels for EDM, and alpha^2 for v, where alpha^2 + sigma^2 = 1, which
+        is nearly 1 at little noise.
+
+        Args:
+            t: Timesteps, int64 [N].
+
+        Returns:
+            float32 [N].
+        """
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        if distance == "plain" or self.parameterization == "eps":
+            return torch.ones_like(alpha)
+        return (alpha / sigma if self.parameterization == "x0" else alpha).square()
 
     @abstractmethod
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

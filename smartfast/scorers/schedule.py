@@ -1,4 +1,4 @@
-"""The noise schedule of a diffusion model: alpha_t and sigma_t of every timestep, from a diffusers scheduler config or EDM's table."""
+"""The noise schedule of a diffusion model: alpha_t and sigma_t of every timestep, of diffusers' kinds and of EDM's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "trained_beta
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """alpha_t and sigma_t of x_t = alpha_t x + sigma_t eps, float64 [T], the index being the timestep, sigma ascending."""
+    """alpha_t and sigma_t of x_t = alpha_t x + sigma_t eps, float64 [T] by timestep, from least noise to most."""
 
     name: str
     alphas: Tensor

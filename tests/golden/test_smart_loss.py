@@ -1,8 +1,9 @@
 """The score term against the golden vectors, with the predictions that they hold in place of a network.
 
-The cases give the prediction of one network at one x_t, and the gradients of the loss. Here a network is that prediction
-and, as its Jacobian, the one matrix of rank 1 per image that maps the right gradient of the prediction to the right
-gradient of x_t: a loss with another weight, target or scale then has another value or another gradient.
+The cases give the prediction of one network at one x_t, and the gradients of the loss. Here a network is that
+prediction and, as its Jacobian, a matrix of rank 1 per image (for x0, beside the identity) that maps the right gradient
+of the prediction to the right gradient of x_t: a loss with another weight, target or scale then has another value or
+another gradient.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,10 @@ KEY = {"seed": 5, "purpose": 8}
 
 
 class Given(Scorer):
-    """Predicts `prediction` [N, C, H, W]; the gradient `upstream` of it becomes `downstream` at x_t."""
+    """Predicts `prediction` [N, C, H, W]; the gradient `upstream` of it becomes `downstream` at x_t.
+
+    For x0 `downstream` is what is left of it when `upstream` is taken away.
+    """
 
     def __init__(
         self,
@@ -45,8 +49,9 @@ class Given(Scorer):
         self.to(prediction.device).freeze()
 
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        change = ((x_t - x_t.detach()) * self.downstream).sum(dim=(1, 2, 3), keepdim=True)
-        return self.prediction + self.along * change
+        step = x_t - x_t.detach()
+        prediction = self.prediction + self.along * (step * self.downstream).sum(dim=(1, 2, 3), keepdim=True)
+        return prediction + step if self.parameterization == "x0" else prediction
 
 
 def adm_schedule(name: str, steps: int) -> NoiseSchedule:
@@ -70,7 +75,7 @@ def test_smart_loss(case: Any, compare: Callable[..., None]) -> None:
     if case.entry["kind"] not in kinds:
         pytest.skip(f"kind {case.entry['kind']} of the golden vectors is not supported")
     kinds[case.entry["kind"]](case, compare)
-    assert set(compare.errors) | {"eps_pred", "D"} >= set(case.outputs)
+    assert set(compare.errors) | {"eps_pred"} >= set(case.outputs)
 
 
 def check_eps(case: Any, compare: Callable[..., None]) -> None:
@@ -96,16 +101,18 @@ def check_x0(case: Any, compare: Callable[..., None]) -> None:
     stream = torch.arange(len(steps), device=steps.device)
     diffusion = {name: value for name, value in case.args["diffusion"].items() if name != "num_timesteps"}
     schedule = edm_schedule(case.args["diffusion"]["num_timesteps"], **diffusion)
-    error = given["D"] - t["x"]
-    scorer = Given(schedule, "x0", given["D"], 2 / error.numel() * error, given["dx_target_detached"])
+    # D is x but for its last digits; the part of dx that goes through the target has all digits of D - x.
+    error = t["x"].numel() / 2 * (given["dx_target_detached"] - given["dx"])
+    prediction = t["x"] + error
+    scorer = Given(schedule, "x0", prediction, 2 / error.numel() * error, given["dx"])
     compare("sigma", scorer.sigma(steps))
+    compare("D", prediction)
 
     x = t["x"].requires_grad_()
     distance = score_loss(scorer, x, None, steps, stream=stream, **KEY)
     compare("loss_elementwise_sum_per_sample", distance.to(case.dtype) * error[0].numel())
     compare("loss", distance.mean())
     compare("dx", torch.autograd.grad(distance.mean(), x)[0])
-    # The part of dx that goes past the network, through the target.
     past = score_loss_past_network(scorer, x, None, steps, stream=stream, **KEY).mean()
     compare("loss", past)
     compare("dx_target_detached", given["dx"] - torch.autograd.grad(past, x)[0])
