@@ -19,6 +19,12 @@ def images(folder: Path, size: int = 16, count: int = 4, mode: str = "L") -> Pat
     return folder
 
 
+def classes(folder: Path, count: int) -> Path:
+    for i in range(count):
+        images(folder / str(i))
+    return folder
+
+
 def wrong_size(p: Path) -> list[str]:
     Image.new("L", (24, 24)).save(images(p / "x") / "zz.png")
     return [f"--data.path={p / 'x'}", "--data.labels=false"]
@@ -89,6 +95,19 @@ CASES = {
     "resolution not a power of two": (["--data.resolution=24"], "expected a power of two"),
     "scorer missing": (["--smart.scorer=/nowhere/scorer"], "/nowhere/scorer"),
     "no scorer": (["--smart.scorer=null"], "smart.scorer is not set"),
+    "own data alone": (
+        lambda p: [f"--data.path={images(p / 'x')}"],
+        "smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)",
+    ),
+    "own data and a scorer, without an interval": (
+        lambda p: [
+            f"--data.path={classes(p / 'x', 10)}",
+            "--data.labels=true",
+            "--smart.scorer=digits",
+            "--run.dry_run=true",
+        ],
+        "smart.timesteps, smart.noise_to_signal: neither is set, expected exactly one of them, such as",
+    ),
     "scorer of another resolution": (["--data.resolution=32"], "has resolution 16, expected the GAN's 32"),
     "scorer of other channels": (rgb_data_for_grey_scorer, "1 image channels, expected the GAN's 3"),
     "scorer with classes, GAN without": (
@@ -146,6 +165,12 @@ def test_one_line_before_training(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("smartfast: error: ") and expected in error
     assert not list((tmp_path / "run").glob("metrics.jsonl"))
+
+
+def test_own_data_without_the_score_term_fit_the_defaults(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = [f"--data.path={images(tmp_path / 'x', mode='RGB')}", "--smart.frequency=0", "--run.dry_run=true"]
+    assert main(["train", *options]) == 0
+    assert "score term: off" in capsys.readouterr().out
 
 
 def test_unknown_command(capsys: pytest.CaptureFixture) -> None:
