@@ -61,35 +61,46 @@ def config_parser(prog: str = "smartfast train") -> Parser:
         prog=prog,
         description="Train a StyleGAN2 with score-matching regularity. Rerunning the same command resumes the run.",
     )
-    parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file or name of a preset (`smartfast presets` lists them; a file of such a name is ./NAME). Its values "
+        "override the defaults below. Without it, and without data.path, the preset digits is trained.",
+    )
     parser.add_class_arguments(Config)
     return parser
 
 
 def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> Config:
-    """The configuration of a command line; without --config it starts from configs/presets/digits.yaml.
+    """The configuration of a command line; where it gives neither --config nor data.path, from the preset `digits`.
 
     Raises:
         UserError: An option, key or value is wrong; the message names it.
     """
-    arguments = [_preset_path(a, before) for before, a in itertools.pairwise(["", *arguments])]
-    if not any(a == "--config" or a.startswith("--config=") for a in arguments):
-        arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
+    arguments = [_config_file(a, before) for before, a in itertools.pairwise(["", *arguments])]
     parser = config_parser(prog)
+    # Both print and exit, and belong to the whole of what is parsed below.
+    given = [a for a in arguments if a not in ("-h", "--help") and not a.startswith("--print_config")]
+    if not {"config", "data.path"} & set(parser.parse_args(given, defaults=False).keys()):
+        arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
     parsed = parser.instantiate(parser.parse_args(arguments))
     return Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)})
 
 
-def _preset_path(argument: str, before: str) -> str:
-    """A preset's bare name (`--config cifar10`) becomes its path."""
+def presets() -> list[str]:
+    """Names that --config knows."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def _config_file(argument: str, before: str) -> str:
+    """The file in place of a preset's name (`--config cifar10`), which means the preset wherever the command runs."""
     name = argument.removeprefix("--config=")
-    if before == "--config" or name != argument:
-        preset = CONFIGS / f"{name}.yaml"
-        if not Path(name).exists():
-            if not preset.exists():
-                presets = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-                raise UserError(f"--config {name}: no such file; the presets are {presets}")
-            return argument.removesuffix(name) + str(preset)
+    if before != "--config" and name == argument:
+        return argument
+    if name in presets():
+        return argument.removesuffix(name) + str(CONFIGS / f"{name}.yaml")
+    if not Path(name).is_file():
+        raise UserError(f"--config {name}: no such file; the presets are {', '.join(presets())}")
     return argument
 
 

@@ -57,7 +57,8 @@ def empty_zip(p: Path) -> list[str]:
 
 
 def rgb_data_for_grey_scorer(p: Path) -> list[str]:
-    return [f"--data.path={images(p / 'x', mode='RGB')}", "--data.labels=false", "--gan.mbstd_by_class=false"]
+    folder = images(p / "x", mode="RGB")
+    return ["--config=digits", f"--data.path={folder}", "--data.labels=false", "--gan.mbstd_by_class=false"]
 
 
 def foreign_checkpoint(p: Path) -> list[str]:
@@ -114,9 +115,18 @@ CASES = {
         ["--data.labels=false", "--gan.mbstd_by_class=false"],
         "10 classes, expected the GAN's 0",
     ),
-    "empty timestep interval": (["--smart.timesteps=[9, 3]"], "smart.timesteps"),
-    "timestep outside the schedule": (["--smart.timesteps=[900, 1200]"], "smart.timesteps"),
-    "both forms of the interval": (["--smart.noise_to_signal=[0.1, 0.2]"], "smart.noise_to_signal"),
+    "empty timestep interval": (
+        ["--smart.timesteps=[9, 3]", "--smart.noise_to_signal=null"],
+        "smart.timesteps: 9, 3, expected 0 <= first <= last <= 999",
+    ),
+    "timestep outside the schedule": (
+        ["--smart.timesteps=[900, 1200]", "--smart.noise_to_signal=null"],
+        "smart.timesteps: 900, 1200, expected 0 <= first <= last <= 999",
+    ),
+    "both forms of the interval": (
+        ["--smart.timesteps=[25, 35]"],
+        "both are set, expected exactly one of them, the other null",
+    ),
     "batch not divisible": (["--optim.batch_gpu=5"], "optim.batch_gpu is 5, expected a divisor of the"),
     "group not divisible": (["--gan.mbstd_group=5"], "gan.mbstd_group is 5, expected a divisor"),
     "class groups without labels": (
