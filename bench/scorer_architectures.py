@@ -24,7 +24,7 @@ _PLAIN, _ATTENTION = "ResnetDownsampleBlock2D", "AttnDownBlock2D"
 class Architecture:
     """A scorer's network.
 
-    name: For people. unet: Arguments of diffusers' UNet2DModel. schedule: edm, or a DDPMScheduler's. gflop: Of a forward
+    name: For people. unet: Arguments of diffusers' UNet2DModel. schedule: edm or a DDPMScheduler's. gflop: Of a forward
     pass for one image, 10^9 multiplications and additions, counted on the original network (design.md, section 2).
     batch: Images that fit on an 80 GB GPU in float32 with attention written out.
     """

@@ -64,8 +64,8 @@ def config_parser(prog: str = "smartfast train") -> Parser:
     parser.add_argument(
         "--config",
         action="config",
-        help="YAML file or name of a preset (`smartfast presets` lists them; a file of such a name is ./NAME). Its values "
-        "override the defaults below. Without it, and without data.path, the preset digits is trained.",
+        help="YAML file or name of a preset (`smartfast presets` lists them; a file of such a name is ./NAME). Its "
+        "values override the defaults below. Without it, and without data.path, the preset digits is trained.",
     )
     parser.add_class_arguments(Config)
     return parser
