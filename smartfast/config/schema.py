@@ -116,7 +116,10 @@ class SmartConfig:
     """Score-matching regularity (SMaRt)."""
 
     scorer: str | None = None
-    """Frozen diffusion model: `digits` (bundled), a diffusers UNet2DModel folder or a hub id."""
+    """Frozen diffusion model: `digits` (bundled), a diffusers UNet2DModel folder or hub id, or a safetensors file with
+    a mixture of Gaussians; `diffusers:path` or `analytic:path` says which instead of having it recognised."""
+    null_class: int | None = None
+    """Last class index of the scorer where it was trained as `no class`; it then also fits a GAN without labels."""
     weight: float = 0.1
     """lambda_score, the weight of the score term. Default: SMaRt (0.01 on CIFAR-10)."""
     timesteps: tuple[int, int] | None = None

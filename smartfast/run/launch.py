@@ -173,6 +173,7 @@ def open_scorer(
         device=device,
         precision=config.smart.precision,
         attention="auto" if config.run.dry_run else config.perf.attention,
+        null_class=config.smart.null_class,
     )
     check_scorer(
         scorer,

@@ -38,8 +38,7 @@ class Given(Scorer):
     ) -> None:
         super().__init__(
             schedule,
-            resolution=prediction.shape[-1],
-            channels=prediction.shape[1],
+            image_shape=tuple(prediction.shape[1:]),
             num_classes=0,
             parameterization=parameterization,
             dtype=prediction.dtype,
