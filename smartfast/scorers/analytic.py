@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from smartfast.errors import UserError
@@ -89,28 +90,26 @@ class GaussianMixtureScorer(Scorer):
 _NEEDED = {"betas", "means", "stds"}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, none where the file is no such thing."""
+def _names(path: Path) -> set[str]:
+    """Of the tensors in a safetensors file, none where the path is no such file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            return set(file.keys())
     except (OSError, SafetensorError):
-        return {}
+        return set()
 
 
 def _is_mixture(path: Path) -> bool:
-    return path.suffix == ".safetensors" and _NEEDED <= set(_read(path))
+    return path.suffix == ".safetensors" and _NEEDED <= _names(path)
 
 
 def _load(
     path: Path, *, where: str, device: torch.device | str, dtype: torch.dtype, null_class: int | None, **_: Any
 ) -> GaussianMixtureScorer:
     """attention is not read: there is none."""
-    tensors = _read(path)
-    if missing := _NEEDED - set(tensors):
-        raise UserError(
-            f"smart.scorer: {where!r} holds no {min(missing)}, expected betas, means and stds in safetensors"
-        )
+    if missing := _NEEDED - _names(path):
+        raise UserError(f"smart.scorer: {where!r} holds no {min(missing)}, expected safetensors: betas, means and stds")
+    tensors = load_file(path)
     betas, means, stds = tensors["betas"], tensors["means"], tensors["stds"]
     if means.ndim != 4 or means.shape[2] != means.shape[3] or stds.shape != means.shape[:1] or betas.ndim != 1:
         found = f"means {list(means.shape)}, stds {list(stds.shape)}, betas {list(betas.shape)}"

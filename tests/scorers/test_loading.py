@@ -240,7 +240,7 @@ def test_mixture_in_a_file(tmp_path, prefix):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stds": None}, "holds no stds, expected betas, means and stds"),
+        ({"stds": None}, "holds no stds, expected safetensors: betas, means and stds"),
         ({"stds": torch.ones(2)}, r"stds \[2\], .*expected means \[K, C, R, R\], stds \[K\]"),
         ({"means": torch.zeros(3, 3, 8, 4)}, r"means \[3, 3, 8, 4\]"),
     ],
@@ -256,7 +256,7 @@ def test_a_format_can_be_named(scorer_folder):
     folder, unet = scorer_folder()
     found = load_scorer(f"diffusers:{folder}").predict_eps(image_batch(), T)
     torch.testing.assert_close(found, unet(image_batch(), T).sample, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="holds no betas, expected betas, means and stds"):
+    with pytest.raises(UserError, match="holds no betas, expected safetensors: betas, means and stds"):
         load_scorer(f"analytic:{folder}")
 
 
