@@ -190,6 +190,7 @@ def open_scorer(
         device=device,
         precision=config.smart.precision,
         attention="auto" if config.run.dry_run else config.perf.attention,
+        null_class=config.smart.null_class,
     )
     check_scorer(
         scorer,
@@ -270,7 +271,8 @@ def _score_lines(config: Config, scorer: Scorer | None, timesteps: TimestepRange
         "past the network": not smart.through_network,
         f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
     }
-    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps]
+    distance = f"distance {smart.distance} ({scorer.parameterization} network)"
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps, distance]
     parts += [text for text, is_on in switches.items() if is_on]
     dtype = str(scorer.dtype).removeprefix("torch.")
     return [

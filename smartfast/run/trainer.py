@@ -218,7 +218,8 @@ class Trainer:
                 raise UserError(
                     f"the last {bad} steps of {phase} up to {self.kimg:.1f} kimg were skipped, limit "
                     f"run.max_bad_steps {self.config.run.max_bad_steps}: the loss or a gradient was not finite; "
-                    f"{self.run_dir} has the checkpoints from before; try lower learning rates (with run.allow_changes true), or perf.precision fp32"
+                    f"{self.run_dir} has the checkpoints from before; try lower learning rates (with "
+                    "run.allow_changes true), or perf.precision fp32"
                 )
 
     def _snapshot(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ def test_content_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeyp
     fsync, replace = os.fsync, os.replace
 
     def flushed(descriptor: int) -> None:
-        events.append(f"flush {os.fstat(descriptor).st_size}")
+        status = os.fstat(descriptor)
+        events.append("flush folder" if stat.S_ISDIR(status.st_mode) else f"flush {status.st_size}")
         fsync(descriptor)
 
     def renamed(source: Path, target: Path) -> None:
@@ -37,7 +39,7 @@ def test_content_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "fsync", flushed)
     monkeypatch.setattr(os, "replace", renamed)
     write_atomically(tmp_path / "file", b"content")
-    assert events == ["flush 7", "rename"]
+    assert events == ["flush 7", "rename", "flush folder"]
 
 
 def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
