@@ -103,7 +103,7 @@ def wait_for(process: subprocess.Popen, word: str) -> None:
 def test_a_killed_loader_process(tmp_path: Path, tiny_options: Options) -> None:
     process = start(tiny_options(tmp_path, run__kimg=1000, data__cache="stream", data__workers=1))
     try:
-        wait_for(process, "tick")
+        wait_for(process, "tick 2")  # the snapshot of tick 1 is being written or done
         workers = psutil.Process(process.pid).children()
         (worker,) = [child for child in workers if "resource_tracker" not in " ".join(child.cmdline())]
         os.kill(worker.pid, signal.SIGKILL)
