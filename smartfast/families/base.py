@@ -4,6 +4,7 @@ A family is one kind of model, a `Family` object the model of one run. `smartfas
 name that gan.family takes; docs/adding_a_family.md adds one.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,18 @@ class Family(ABC):
         self.num_classes = dataset.num_classes
         self.held_out = held_out
         self.variables: dict[str, Tensor] = {}
+
+    @property
+    def loss_scale(self) -> float:
+        """A power of two that brings the gradients of images in fp16 into its range; 1 in other precisions.
+
+        The mean over a batch's pixels has a gradient of 1 / pixels, the discriminator's is larger: the root of an
+        image's values leaves room on both sides (tests/run/test_half_precision.py).
+        """
+        if self.config.perf.precision != "fp16":
+            return 1.0
+        images = self.config.optim.batch_gpu or self.config.optim.batch
+        return 2.0 ** round(math.log2(images * math.sqrt(math.prod(self.image_shape))))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """From a configuration to a running trainer: every check, the scorer, resume, trackers."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -27,7 +28,7 @@ from smartfast.run.describe import networks_summary
 from smartfast.run.failures import one_line_failures
 from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
-from smartfast.run.resume import check_changes, completed_kimg, write_config
+from smartfast.run.resume import check_changes, check_interval, completed_kimg, write_config
 from smartfast.run.trainer import Trainer, real_batches
 from smartfast.run.training import Training
 from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
@@ -72,6 +73,9 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
     dataset, scorer, timesteps = _open(config, accelerator)
     with accelerator.local_main_process_first():
         check_metrics(config.metrics)
+    if scorer is not None:
+        interval = functools.partial(timestep_range, scorer)
+        on_main_process(accelerator, lambda: check_interval(run_dir, config, interval))
     training = _training(config, accelerator, dataset, scorer, timesteps)
     checkpoint = _resume(training, dataset, run_dir, accelerator.print)
     starts = set(gather_object([training.images]))
@@ -216,11 +220,8 @@ def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Calla
             f"the fingerprint of the run in {run_dir}; choose another run.dir, the old data, or run.allow_changes true"
         )
     try:
-        for name, value in training.state().items():
-            if checkpoint.state[name].shape != value.shape:  # copying would repeat what is too small
-                raise RuntimeError(f"{name} is {list(checkpoint.state[name].shape)}, expected {list(value.shape)}")
         training.restore(checkpoint.state, images=checkpoint.info["images"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, ValueError) as error:
         raise UserError(
             f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
         ) from error

@@ -1,12 +1,13 @@
 """What a run folder that is there means for the run that is asked for: nothing left to do, or other settings."""
 
 import json
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from smartfast.config.parse import config_to_dict, config_to_yaml, load_config
-from smartfast.config.schema import Config
+from smartfast.config.schema import Config, SmartConfig
 from smartfast.core.checkpoint import find_checkpoint, has_checkpoint
 from smartfast.core.files import write_atomically
 from smartfast.errors import UserError
@@ -31,15 +32,15 @@ TABLE: dict[Rule, tuple[str, ...]] = {
         *_names("data", "resolution labels mirror"),
         *_names("run", "seed"),
         *_names("optim", "batch lr_g lr_d betas eps ema_kimg ema_rampup"),
-        *_names("smart", "scorer weight timesteps noise_to_signal frequency separate_pass batch_fraction"),
-        *_names("smart", "through_network downscale"),
+        *_names("smart", "scorer null_class weight distance frequency separate_pass"),
+        *_names("smart", "batch_fraction through_network downscale"),
     ),
     Rule.SAID: (
         *_names("data", "path"),  # may have moved: the fingerprint of the images decides
         *_names("run", "tick_kimg snapshot_ticks keep_checkpoints tracker max_bad_steps"),
         *_names("metrics", "names every_ticks samples batch features weights"),
         *_names("optim", "batch_gpu"),  # as the number of processes: what runs out of memory may go on in smaller parts
-        *_names("smart", "precision"),
+        *_names("smart", "precision timesteps noise_to_signal"),  # two forms of one interval, see `check_interval`
         *_names("perf", "kernels precision compile cuda_graphs channels_last attention"),
     ),
     Rule.FREE: (
@@ -63,14 +64,14 @@ class Change(NamedTuple):
 def changes(saved: Config, config: Config) -> list[Change]:
     """Every setting in which two configurations differ, in the order of `TABLE`."""
     rules = {name: rule for rule, names in TABLE.items() for name in names}
-    order = {name: place for place, name in enumerate(rules)}
+    order = {name: place for place, name in enumerate(rules)}  # what is not in the table, the networks, comes first
     old, new = _flat(saved), _flat(config)
     found = [
         Change(name, old.get(name), new.get(name), rules.get(name, Rule.REFUSED))
         for name in old | new
         if old.get(name) != new.get(name)
     ]
-    return sorted(found, key=lambda change: order.get(change.name, len(order)))
+    return sorted(found, key=lambda change: order.get(change.name, -1))
 
 
 def check_changes(run_dir: Path, config: Config) -> list[str]:
@@ -99,6 +100,21 @@ def check_changes(run_dir: Path, config: Config) -> list[str]:
             "choose another run.dir, the old value, or run.allow_changes true"
         )
     return lines
+
+
+def check_interval(run_dir: Path, config: Config, interval_of: Callable[[SmartConfig], object]) -> None:
+    """Raise UserError if the run that `config` would resume drew its timesteps from another interval.
+
+    interval_of: What smart.timesteps or smart.noise_to_signal mean under the scorer's schedule.
+    """
+    if config.run.allow_changes or not has_checkpoint(run_dir) or not (run_dir / CONFIG_FILE).is_file():
+        return
+    before, now = interval_of(_load(run_dir / CONFIG_FILE).smart), interval_of(config.smart)
+    if before != now:
+        raise UserError(
+            f"smart.timesteps, smart.noise_to_signal: {now}, but the run in {run_dir} was started with {before}; "
+            "choose another run.dir, the old value, or run.allow_changes true"
+        )
 
 
 def write_config(run_dir: Path, config: Config, *, images: int) -> None:

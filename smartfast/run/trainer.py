@@ -207,7 +207,7 @@ class Trainer:
             "gpu_mem_gib": gpu_mem_gib,
             "images_per_sec": images / sec,
             "skipped_steps": skipped,
-            **{name: count for name, count in counts.items() if count},
+            **counts,
             **means,
         }
 

@@ -1,6 +1,7 @@
 """Score-matching regularity (SMaRt, arXiv 2311.18208): how far from its data a frozen diffusion model finds images."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ class ScoreTerm:
     through_network: False takes `score_loss_past_network`, whose network runs forward only.
     downscale: Factor by which images are reduced (mean of downscale x downscale pixels) before they get noise.
     distance: Which distance, see `Scorer.distance_weight`.
+    loss_scale: Factor that the gradient already has when it reaches the scorer, see `score_loss`.
     """
 
     scorer: Scorer
@@ -29,22 +31,16 @@ class ScoreTerm:
     through_network: bool = True
     downscale: int = 1
     distance: Distance = "plain"
+    loss_scale: float = 1.0
 
     def __call__(self, images: Tensor, labels: Tensor | None, t: Tensor, stream: Tensor) -> Tensor:
         """float32 [N]; images float [N, C, H, W] in [-1, 1], other arguments as in `score_loss`."""
         if self.downscale > 1:
             images = F.avg_pool2d(images, self.downscale)
-        loss = score_loss if self.through_network else score_loss_past_network
-        return loss(
-            self.scorer,
-            images,
-            labels,
-            t,
-            seed=self.seed,
-            stream=stream,
-            purpose=self.purpose,
-            distance=self.distance,
-        )
+        options: dict[str, Any] = dict(seed=self.seed, stream=stream, purpose=self.purpose, distance=self.distance)
+        if not self.through_network:
+            return score_loss_past_network(self.scorer, images, labels, t, **options)
+        return score_loss(self.scorer, images, labels, t, loss_scale=self.loss_scale, **options)
 
 
 def score_loss(
@@ -57,6 +53,7 @@ def score_loss(
     stream: Tensor,
     purpose: int,
     distance: Distance = "plain",
+    loss_scale: float = 1.0,
 ) -> Tensor:
     """Mean over channels and pixels of (eps_theta(x_t, t, c) - eps)^2, x_t = alpha_t x + sigma_t eps (eq. 10 and 15).
 
@@ -73,6 +70,8 @@ def score_loss(
         stream: int64 [N], one stream of noise per sample.
         purpose: What the noise is for; the same (seed, stream, purpose) gives the same noise.
         distance: The weight, see `Scorer.distance_weight`.
+        loss_scale: Factor that the gradient already has when it comes back to the distance, because the images were
+            made in half precision; a half-precision network takes it into account.
 
     Returns:
         float32 [N].
@@ -82,7 +81,7 @@ def score_loss(
     x_t = noise_forward(images, alpha, sigma, seed=seed, stream=stream, purpose=purpose, dtype=dtype)
     weight, weight_in_eps = scorer.distance_weight(t, distance), scorer.distance_weight(t, "eps")
     if scorer.dtype == torch.float16:
-        prediction = _predict_in_fp16(scorer, x_t, t, labels, weight_in_eps.sqrt() / weight)
+        prediction = _predict_in_fp16(scorer, x_t, t, labels, weight_in_eps.sqrt() / (weight * loss_scale))
     else:
         prediction = scorer.network(x_t, t, labels)
     return denoise_distance(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 SETTINGS = {
+    "config": "digits",
     "data.resolution": 8,
     "data.labels": "false",
     "gan.z_dim": 8,

@@ -186,3 +186,17 @@ def test_a_config_that_cannot_be_read_is_named(
     assert main(["train", *tiny_options(run_dir)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{run_dir / 'config.yaml'}" in line and "optim.bach" in line
+
+
+def test_the_interval_of_the_score_term_is_one_in_either_form(
+    tmp_path: Path, tiny_options: Options, capsys: pytest.CaptureFixture
+) -> None:
+    scored = dict(smart__frequency=2, data__resolution=16, run__kimg=0.016, smart__scorer="digits")
+    by_timesteps = dict(smart__timesteps="[25, 250]", smart__noise_to_signal="null")
+    assert main(["train", *tiny_options(tmp_path, **scored, **by_timesteps)]) == 0
+    scored["run__kimg"] = 0.032
+    assert main(["train", *tiny_options(tmp_path, **scored, smart__noise_to_signal="[0.5, 0.95]")]) == 2
+    error = capsys.readouterr().err
+    assert "t = 25..250 of 1000" in error and "but the run in" in error
+    assert main(["train", *tiny_options(tmp_path, **scored)]) == 0
+    assert "resume: smart.timesteps: [25, 250] -> None" in capsys.readouterr().out

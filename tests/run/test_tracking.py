@@ -17,6 +17,6 @@ def test_every_number_of_a_tick_reaches_the_tracker(tmp_path: Path, tiny_options
     tracked = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     names = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     assert names - set(tracked.Tags()["scalars"]) == set()
-    for name in ("skipped_steps", "skipped_in_a_row", "tick"):
+    for name in ("skipped_steps", "skipped/g_main", "skipped_in_a_row/g_main", "tick"):
         events = [(event.step, event.value) for event in tracked.Scalars(name)]
         assert events == [(row["kimg"] * 1000, row[name]) for row in rows], name
