@@ -1,5 +1,6 @@
 """Which implementation runs, and that a program can know."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -95,3 +96,51 @@ def test_environment_variable(value: str, output: str) -> None:
     environment = os.environ | {"SMARTFAST_KERNELS": value}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert output in run.stdout + run.stderr
+
+
+WITHOUT_INTERPRETER = """
+import warnings
+import torch
+from smartfast import kernels
+
+warnings.simplefilter("always")
+stream, x = torch.tensor([1, 2]), torch.linspace(-1, 1, 24).reshape(1, 2, 3, 4)
+f = kernels.setup_filter([1, 3, 3, 1])
+
+
+def call():
+    return kernels.philox_normal(3, stream, 5), kernels.philox_uniform(3, stream, 5), kernels.upsample2d(x, f)
+
+
+def aten():
+    with kernels.use("auto"):
+        return call()
+
+
+with warnings.catch_warnings(record=True) as caught, CHOICE:
+    results = call(), call(), torch.compile(call, fullgraph=True, backend="aot_eager")()
+    print(kernels.implementation_of("philox_normal", "cpu"))
+    print(kernels.implementation_of("philox_normal", "cuda"))
+print(all(torch.equal(a, b) for result in results for a, b in zip(result, aten(), strict=True)))
+print(sorted(str(w.message) for w in caught if "Triton" in str(w.message)))
+try:
+    kernels.philox_normal(3, stream, 5, impl="triton")
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("by_environment", [False, True], ids=["use", "SMARTFAST_KERNELS"])
+def test_triton_means_on_a_gpu(by_environment: bool) -> None:
+    """CPU tensors, as the plan of mirror flips and the report's strip draw them, take plain PyTorch, said once an op."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["SMARTFAST_KERNELS"] = "triton" if by_environment else "auto"
+    code = WITHOUT_INTERPRETER.replace("CHOICE", "torch.no_grad()" if by_environment else 'kernels.use("triton")')
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    on_cpu, on_gpu, equal, said, explicit = run.stdout.splitlines()
+    assert on_cpu == "('aten', 'Triton needs a GPU, the tensors are on cpu')"
+    assert on_gpu == "('triton', 'asked for')"
+    assert equal == "True"
+    assert [text.split()[0] for text in ast.literal_eval(said)] == ["philox_normal", "philox_uniform", "upfirdn2d"]
+    assert "the tensors are on cpu, expected a GPU for triton" in explicit
