@@ -84,4 +84,4 @@ def check_activation(act: str, alpha: float | None, gain: float | None, clamp: f
     return defaults.alpha if alpha is None else alpha, defaults.gain if gain is None else gain
 
 
-register("bias_act", "reference", reference.bias_act)
+register("bias_act", "aten", reference.bias_act)

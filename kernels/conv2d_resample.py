@@ -92,4 +92,4 @@ def check_conv(x: Tensor, weight: Tensor, up: int, down: int, groups: int) -> No
         raise ValueError(f"up is {up} and down is {down}, expected integers of at least 1")
 
 
-register("conv2d_resample", "reference", reference_conv.conv2d_resample)
+register("conv2d_resample", "aten", reference_conv.conv2d_resample)

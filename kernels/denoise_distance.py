@@ -150,5 +150,5 @@ def _target(
     return _Target(x, -sigma, alpha, stream, weight)
 
 
-register("denoise_distance", "reference", reference.denoise_distance)
-register("denoise_distance_and_gradient", "reference", reference.denoise_distance_and_gradient)
+register("denoise_distance", "aten", reference.denoise_distance)
+register("denoise_distance_and_gradient", "aten", reference.denoise_distance_and_gradient)

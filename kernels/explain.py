@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from smartfast.errors import UserError
 from smartfast.kernels.bias_act import bias_act, check_activation
 from smartfast.kernels.conv2d_resample import aligned_padding, autocast, conv2d_resample
 from smartfast.kernels.denoise_distance import denoise_distance, denoise_distance_and_gradient
@@ -43,11 +42,11 @@ def explain(op: str, *args: Any, **kwargs: Any) -> str:
         A line for the implementation and, where that has routes, one for the route.
 
     Raises:
-        UserError: No such op, or `impl` asks for an implementation that the op does not have.
+        ValueError: No such op, or `impl` asks for an implementation that the op does not have.
         TypeError: Arguments that the op does not take.
     """
     if op not in OPS:
-        raise UserError(f"kernels.explain: found {op!r}, expected one of {', '.join(OPS)}")
+        raise ValueError(f"kernels.explain: found {op!r}, expected one of {', '.join(OPS)}")
     bound = inspect.signature(OPS[op]).bind(*args, **kwargs)
     bound.apply_defaults()
     device = next(value.device for value in bound.arguments.values() if isinstance(value, Tensor))

@@ -120,4 +120,4 @@ def _check_noise(
         )
 
 
-register("modulated_conv2d", "reference", reference_conv.modulated_conv2d)
+register("modulated_conv2d", "aten", reference_conv.modulated_conv2d)

@@ -69,4 +69,4 @@ def check_per_image(value: Tensor, name: str, images: Tensor) -> None:
         raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, expected floating point {(images.shape[0],)}")
 
 
-register("noise_forward", "reference", reference.noise_forward)
+register("noise_forward", "aten", reference.noise_forward)

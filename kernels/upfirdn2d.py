@@ -168,4 +168,4 @@ def _check(x: Tensor, f: Tensor | None, up: tuple[int, int], pads: tuple[int, in
         raise ValueError(f"padding {pads} leaves {height}x{width} pixels, expected at least the filter's {fh}x{fw}")
 
 
-register("upfirdn2d", "reference", reference.upfirdn2d)
+register("upfirdn2d", "aten", reference.upfirdn2d)

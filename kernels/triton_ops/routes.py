@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from smartfast.errors import UserError
-
 ROUTES = {
     "library": "scaled activations, PyTorch's convolution (cuDNN on a GPU), one fused kernel behind it",
     "gemm": "scaled activations, one Triton kernel for the convolution and what follows it",
@@ -33,13 +31,13 @@ def load_routes(file: Path = FILE) -> dict[tuple[Any, ...], Route]:
     """The fastest route of every shape that was measured, by the values of `FIELDS`.
 
     Raises:
-        UserError: The file has a row that lacks a field or names an unknown route.
+        ValueError: The file has a row that lacks a field or names an unknown route.
     """
     table = {}
     for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
         times = row.get("microseconds", {})
         if set(row) != {*FIELDS, "microseconds"} or not times or not set(times) <= set(ROUTES):
-            raise UserError(
+            raise ValueError(
                 f"{file}: found the row {row}, expected the fields {', '.join(FIELDS)} and microseconds, "
                 f"for some of the routes {', '.join(ROUTES)}"
             )

@@ -1,6 +1,5 @@
 """What every Triton op shares: launching and recording, dtypes of computation, memory layouts, clear errors."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,10 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smartfast.errors import UserError
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Kernels run in Triton's interpreter, on CPU tensors: slow, for tests. Fixed when this module is imported."""
+from smartfast.kernels.selection import INTERPRETED
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NAMESPACE = "smartfast"
@@ -63,8 +59,7 @@ def launch(
     may spill a few registers to reach it.
 
     Raises:
-        UserError: The tensors are not where this process can run Triton.
-        ValueError: They are on different devices.
+        ValueError: The tensors are not where this process can run Triton, or on different devices.
     """
     options = {"num_warps": num_warps, "num_stages": num_stages}
     if max_registers is not None:
@@ -84,7 +79,7 @@ def launch(
     elif INTERPRETED and device.type == "cpu":
         kernel[grid](**arguments, **options)
     else:
-        raise UserError(
+        raise ValueError(
             f"kernels: the tensors are on {device.type}, expected a GPU for triton "
             "(or TRITON_INTERPRET=1 in the environment before Python starts, for tests on a CPU)"
         )

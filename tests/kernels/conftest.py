@@ -12,7 +12,7 @@ LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.b
 """Largest ||actual - expected|| / ||expected||, by dtype (design.md, section 4)."""
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture(params=["aten", "triton"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs a test once with each implementation of the ops, Triton in its interpreter or on a GPU."""
     with use(request.param):

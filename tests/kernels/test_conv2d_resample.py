@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from smartfast.kernels import conv2d, conv2d_resample, setup_filter, upfirdn2d
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-REFERENCE: dict[str, Any] = dict(impl="reference")
+REFERENCE: dict[str, Any] = dict(impl="aten")
 
 
 def correlate(x: Tensor, weight: Tensor, groups: int) -> Tensor:

@@ -37,8 +37,8 @@ def definition(
         w = weight * style[None, :, None, None]
         if demodulate:
             w = w / (w.square().sum(dim=[1, 2, 3], keepdim=True) + 1e-8).sqrt()
-        images.append(conv2d_resample(image[None], w, **conv, impl="reference"))
-    y = bias_act(torch.cat(images) + noise, bias, act=act, gain=gain, clamp=clamp, impl="reference")
+        images.append(conv2d_resample(image[None], w, **conv, impl="aten"))
+    y = bias_act(torch.cat(images) + noise, bias, act=act, gain=gain, clamp=clamp, impl="aten")
     return y if next_styles is None else y * next_styles[:, :, None, None]
 
 
@@ -191,14 +191,14 @@ def test_styles_of_the_next_layer(
 
 def test_impl_of_a_call_goes_before_the_current_choice(rng: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    for name in ("reference", "triton"):
+    for name in ("aten", "triton"):
         monkeypatch.setitem(selection._REGISTRY["modulated_conv2d"], name, lambda *_, name=name: ran.append(name))
     (x, weight, styles, *_), _ = arguments(CASES["plain"], rng)
     with use("triton"):
-        modulated_conv2d(x, weight, styles, impl="reference")
+        modulated_conv2d(x, weight, styles, impl="aten")
         modulated_conv2d(x, weight, styles)
     modulated_conv2d(x, weight, styles, impl="triton")
-    assert ran == ["reference", "triton", "triton"]
+    assert ran == ["aten", "triton", "triton"]
 
 
 @pytest.mark.usefixtures("implementation")
@@ -215,7 +215,7 @@ def test_float16_does_not_overflow(scale: float, rng: torch.Generator, assert_ne
     x = (torch.randn(2, 64, 8, 8, generator=rng) * 50).half()
     weight, styles = torch.randn(32, 64, 3, 3, generator=rng) * scale, torch.randn(2, 64, generator=rng) * 300
     y = modulated_conv2d(x, weight, styles, padding=1)
-    assert_near(y, modulated_conv2d(x.double(), weight.double(), styles.double(), padding=1, impl="reference"))
+    assert_near(y, modulated_conv2d(x.double(), weight.double(), styles.double(), padding=1, impl="aten"))
 
 
 @pytest.mark.usefixtures("implementation")

@@ -90,7 +90,7 @@ class Recorder(TorchDispatchMode):
 
 
 def test_backward_passes_compute_nothing_that_is_not_asked_for(implementation: str, rng: torch.Generator) -> None:
-    if implementation == "reference":
+    if implementation == "aten":
         pytest.skip("the reference is made of PyTorch's own functions")
     x, prediction = (randn(rng, *ODD).requires_grad_() for _ in range(2))
     alpha, sigma = angles(rng)
@@ -162,7 +162,7 @@ def test_second_order_is_that_of_the_reference_in_float64(
     torch._dynamo.reset()
     with torch._dynamo.config.patch(trace_autograd_ops=True):
         compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")(x)
-    with use("reference"):
+    with use("aten"):
         expected = penalty(x.detach().double().requires_grad_())
     for found in (compiled, penalty(x)):
         assert_near(found[0], expected[0])
@@ -172,7 +172,7 @@ def test_second_order_is_that_of_the_reference_in_float64(
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("name", ["noise_forward", "scale", "distance", "residual", "gradient", "in place"])
 def test_opcheck(name: str, layout: str, implementation: str, rng: torch.Generator) -> None:
-    if implementation == "reference":
+    if implementation == "aten":
         pytest.skip("the reference is no custom op")
     memory_format = torch.channels_last if layout == "NHWC" else torch.contiguous_format
     x, prediction = (

@@ -103,7 +103,7 @@ def words_kernel(stream, words, seed, purpose, first, COUNT: tl.constexpr):
 def test_triton_draws_the_same_numbers(draw: Callable[..., torch.Tensor], count: int) -> None:
     streams = torch.tensor([0, 5, 2**32 + 3, 2**63 - 1])[::2]
     for seed in (3, 2**64 - 1):
-        expected = draw(seed, streams, count, 9, impl="reference")
+        expected = draw(seed, streams, count, 9, impl="aten")
         assert torch.allclose(draw(seed, streams, count, 9, impl="triton"), expected, rtol=0, atol=1e-5)
     assert draw(1, streams[:0], count, impl="triton").shape == (0, count)
 
@@ -149,7 +149,7 @@ def test_words_in_a_kernel_are_equal(seed: int, purpose: int) -> None:
     assert torch.equal(words.flatten(1), philox_words(seed, stream, 32, purpose))
 
 
-@pytest.fixture(scope="module", params=["reference", "triton"])
+@pytest.fixture(scope="module", params=["aten", "triton"])
 def draws(request: pytest.FixtureRequest) -> torch.Tensor:
     """A million normal numbers, float64 [8 streams, 131072]."""
     stream = torch.tensor([0, 1, 2, 1000, 2**32, 2**32 + 1, 2**40, 2**62])

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from smartfast.errors import UserError
 from smartfast.kernels import modulated_conv2d, registered_ops, selection, setup_filter, use
 from smartfast.kernels.explain import explain
 from smartfast.kernels.triton_ops import modulated_conv2d as module
@@ -79,7 +78,7 @@ def test_default_of_a_shape_that_was_not_measured(measured: None) -> None:
 def test_a_bad_table_names_the_row(row: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "routes.json"
     file.write_text(json.dumps({"rows": [row]}))
-    with pytest.raises(UserError, match=r"routes\.json: found the row"):
+    with pytest.raises(ValueError, match=r"routes\.json: found the row"):
         routes.load_routes(file)
 
 
@@ -121,7 +120,7 @@ def test_a_call_takes_the_route_that_is_explained(
         call = dict(x=x, weight=weight, styles=styles, next_styles=next_styles, **options)
         y = modulated_conv2d(**call, impl="triton")
         truth = {key: t.double() if isinstance(t, Tensor) else t for key, t in call.items()}
-        assert_near(y, modulated_conv2d(**truth, impl="reference"))
+        assert_near(y, modulated_conv2d(**truth, impl="aten"))
         text = explain("modulated_conv2d", **call, impl="triton")
         assert f"route {name}" in text and "(for this test)" in text
     assert taken == [name, name]
@@ -151,9 +150,9 @@ def test_explain_names_implementation_and_reason_of_every_op(monkeypatch: pytest
         for name in implementations:
             monkeypatch.setitem(implementations, name, None)  # nothing that an explanation could run
     for op, call in CALLS.items():
-        assert explain(op, **call, impl="reference") == f"{op} on cpu: reference (asked for)"
+        assert explain(op, **call, impl="aten") == f"{op} on cpu: aten (asked for)"
         with use("auto"):
-            assert explain(op, **call) == f"{op} on cpu: reference (auto takes plain PyTorch on cpu)"
+            assert explain(op, **call) == f"{op} on cpu: aten (auto takes plain PyTorch on cpu)"
         with use("triton"):
             assert explain(op, **call).startswith(f"{op} on cpu: triton (asked for)")
 
@@ -166,7 +165,7 @@ def test_explain_uses_the_dtype_of_autocast(measured: None) -> None:
 
 
 def test_explain_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(UserError, match="found 'conv3d', expected one of bias_act"):
+    with pytest.raises(ValueError, match="found 'conv3d', expected one of bias_act"):
         explain("conv3d", torch.zeros(2))
     with pytest.raises(TypeError, match="slope"):
         explain("bias_act", torch.zeros(2), slope=0.1)
