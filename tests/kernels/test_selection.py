@@ -143,7 +143,7 @@ except ValueError as error:
 
 @pytest.mark.parametrize("by_environment", [False, True], ids=["use", "SMARTFAST_KERNELS"])
 def test_triton_means_on_a_gpu(by_environment: bool) -> None:
-    """CPU tensors, as the plan of mirror flips and the report's strip draw them, take plain PyTorch, said once an op."""
+    """CPU tensors, such as the plan of mirror flips and the report's strip, take plain PyTorch, said once an op."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["SMARTFAST_KERNELS"] = "triton" if by_environment else "auto"
     code = WITHOUT_INTERPRETER.replace("CHOICE", "torch.no_grad()" if by_environment else 'kernels.use("triton")')
