@@ -13,6 +13,7 @@ from smartfast.kernels import modulated_conv2d, registered_ops, selection, setup
 from smartfast.kernels.explain import explain
 from smartfast.kernels.triton_ops import modulated_conv2d as module
 from smartfast.kernels.triton_ops import routes
+from smartfast.kernels.triton_ops.runtime import record_launches
 
 pytestmark = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="expected texts name the CPU")
 
@@ -124,6 +125,15 @@ def test_a_call_takes_the_route_that_is_explained(
         text = explain("modulated_conv2d", **call, impl="triton")
         assert f"route {name}" in text and "(for this test)" in text
     assert taken == [name, name]
+
+
+def test_gemm_is_one_kernel_with_the_styles_of_the_next_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "measured_route", lambda *_: routes.Route("gemm", "for this test"))
+    x, weight, styles = torch.ones(2, 4, 6, 6), torch.ones(5, 4, 3, 3), torch.ones(2, 4)
+    with record_launches() as launches:
+        options = dict(padding=1, act="lrelu", input_is_scaled=True, next_styles=torch.ones(2, 5))
+        modulated_conv2d(x, weight, styles, **options, impl="triton")
+    assert [launch.kernel.fn.__name__ for launch in launches] == ["_conv_gemm_kernel"]
 
 
 def test_compiled_code_takes_the_measured_route(measured: None) -> None:
