@@ -84,8 +84,10 @@ def _launches(
             yield str(case), trace(partial(case.run, "triton"), case.leaves, order=2).launches, capabilities
             if channels_last and _may_take_conv_gemm(case, config):
                 precisions = ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
-                for precision, capability in product(precisions, capabilities):
-                    yield f"{case} (gemm)", _conv_gemm_launches(case, precision, capability), (capability,)
+                styled = (False, True) if case.arguments.get("demodulate", True) else (False,)
+                for precision, capability, has_styles in product(precisions, capabilities, styled):
+                    launches = _conv_gemm_launches(case, precision, capability, has_styles)
+                    yield f"{case} (gemm{', next styles' if has_styles else ''})", launches, (capability,)
 
 
 def _may_take_conv_gemm(case: Case, config: Config) -> bool:
@@ -95,8 +97,11 @@ def _may_take_conv_gemm(case: Case, config: Config) -> bool:
     return config.resolution in (256, 1024) and case.x.shape[2] >= 8
 
 
-def _conv_gemm_launches(case: Case, precision: str, capability: int) -> list[Launch]:
-    """The layer and its gradients by the implicit-GEMM kernel, whose tiles depend on the GPU."""
+def _conv_gemm_launches(case: Case, precision: str, capability: int, has_styles: bool) -> list[Launch]:
+    """The layer and its gradients by the implicit-GEMM kernel, whose tiles depend on the GPU.
+
+    has_styles: Whether it applies the styles of a next layer.
+    """
     x, given = case.x, case.arguments
     factors = torch.empty(x.shape[0], given["weight"].shape[0], device="meta").requires_grad_()
     tensors = dict(
@@ -105,6 +110,7 @@ def _conv_gemm_launches(case: Case, precision: str, capability: int) -> list[Lau
         demodulation=factors if given.get("demodulate", True) else None,
         noise=given.get("noise"),
         bias=given.get("bias"),
+        next_styles=torch.empty_like(factors).requires_grad_() if has_styles else None,
     )
     options = {name: given[name] for name in ("act", "gain", "clamp") if name in given}
     run = partial(conv_gemm.conv_gemm, **tensors, **options, alpha=0.2, precision=precision)

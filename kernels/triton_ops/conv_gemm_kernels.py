@@ -78,23 +78,10 @@ def _valid_taps(pixels, H: tl.constexpr, W: tl.constexpr, KERNEL: tl.constexpr):
 
 @triton.jit
 def _finish_and_store(
-    z,
-    y,
-    n,
-    pixels,
-    first_channel,
-    num_pixels,
-    num_channels,
-    demodulation,
-    noise,
-    noise_stride,
-    bias,
-    ALPHA: tl.constexpr,
-    GAIN: tl.constexpr,
-    CLAMP: tl.constexpr,
-    ACT: tl.constexpr,
-):
-    """Finish a tile of one sample and write it to y [N, num_pixels, num_channels].
+    z, y, level, n, pixels, first_channel, num_pixels, num_channels, demodulation, noise, noise_stride, bias,
+    next_styles, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, ACT: tl.constexpr,
+):  # fmt: skip
+    """Finish a tile of one sample and write it to y [N, num_pixels, num_channels], and to level without next_styles.
 
     A large tile goes in two halves, which need half the registers.
     """
@@ -108,25 +95,17 @@ def _finish_and_store(
     for _ in tl.static_range(PARTS):
         channel_mask = channels < num_channels
         part = finish_tile(
-            part,
-            n,
-            pixels,
-            pixel_mask,
-            channels,
-            channel_mask,
-            num_channels,
-            demodulation,
-            noise,
-            noise_stride,
-            bias,
-            None,
-            ALPHA,
-            GAIN,
-            CLAMP,
-            ACT,
-        )
-        tile = y + n * num_pixels * num_channels + pixels[:, None] * num_channels + channels[None, :]
-        tl.store(tile, part.to(y.dtype.element_ty), mask=pixel_mask[:, None] & channel_mask[None, :])
+            part, n, pixels, pixel_mask, channels, channel_mask, num_channels, demodulation, noise, noise_stride, bias,
+            None, ALPHA, GAIN, CLAMP, ACT,
+        )  # fmt: skip
+        offsets = n * num_pixels * num_channels + pixels[:, None] * num_channels + channels[None, :]
+        mask = pixel_mask[:, None] & channel_mask[None, :]
+        if level is not None:
+            tl.store(level + offsets, part.to(y.dtype.element_ty), mask=mask)
+        if next_styles is not None:
+            s = tl.load(next_styles + n * num_channels + channels, mask=channel_mask, other=0.0)
+            part = part * s.to(tl.float32)[None, :]
+        tl.store(y + offsets, part.to(y.dtype.element_ty), mask=mask)
         part, channels = other_part, channels + WIDTH
 
 
@@ -135,10 +114,12 @@ def _conv_gemm_kernel(
     x,
     weight,
     y,
+    level,
     demodulation,
     noise,
     noise_stride,
     bias,
+    next_styles,
     H: tl.constexpr,
     W: tl.constexpr,
     C_IN: tl.constexpr,
@@ -186,22 +167,25 @@ def _conv_gemm_kernel(
         z = tl.dot(a, b, z, input_precision=PRECISION)
 
     _finish_and_store(
-        z, y, n, pixels, first_channel, H * W, C_OUT, demodulation, noise, noise_stride, bias, ALPHA, GAIN, CLAMP, ACT
-    )
+        z, y, level, n, pixels, first_channel, H * W, C_OUT, demodulation, noise, noise_stride, bias, next_styles,
+        ALPHA, GAIN, CLAMP, ACT,
+    )  # fmt: skip
 
 
 @triton.jit
 def _finish_gradient_kernel(
     dy,
-    y,
+    level,
     dz,
     demodulation,
     noise,
     noise_stride,
     bias,
+    next_styles,
     d_demodulation,
     d_noise,
     d_bias,
+    d_next_styles,
     num_pixels,
     num_channels,
     SLOPE: tl.constexpr,
@@ -213,7 +197,7 @@ def _finish_gradient_kernel(
 ):
     """Gradient for z of one sample's BLOCK_P pixels, all channels, and these pixels' parts of the sums.
 
-    d_demodulation and d_bias are [N, blocks of pixels, num_channels]; d_demodulation lacks the division by d.
+    d_demodulation, d_bias and d_next_styles are [N, blocks of pixels, num_channels]; the first lacks the division by d.
     """
     n = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
@@ -226,8 +210,12 @@ def _finish_gradient_kernel(
         channel_mask = channels < num_channels
         mask = pixel_mask[:, None] & channel_mask[None, :]
         offsets = n * num_pixels * num_channels + pixels[:, None] * num_channels + channels[None, :]
-        value = tl.load(y + offsets, mask=mask, other=0.0).to(tl.float32)
+        value = tl.load(level + offsets, mask=mask, other=0.0).to(tl.float32)
         dv = tl.load(dy + offsets, mask=mask, other=0.0).to(tl.float32)
+        if next_styles is not None:
+            tl.store(d_next_styles + part + channels, tl.sum(dv * value, axis=0), mask=channel_mask)
+            s = tl.load(next_styles + n * num_channels + channels, mask=channel_mask, other=0.0)
+            dv = dv * s.to(tl.float32)[None, :]
         dv = dv * tl.where(value > 0, GAIN, GAIN * SLOPE)
         if CLAMP is not None:
             dv = tl.where(tl.abs(value) >= CLAMP, 0.0, dv)  # a NaN passes, as in the epilogue
@@ -255,14 +243,18 @@ def launch_conv_gemm(
     demodulation: Tensor | None,
     noise: Tensor | None,
     bias: Tensor | None,
+    next_styles: Tensor | None,
     act: str,
     alpha: float,
     gain: float,
     clamp: float | None,
     precision: str,
+    keep_level: bool = False,
     capability: tuple[int, int] | None = None,
-) -> Tensor:
-    """Run the kernel; arguments as `conv_gemm`. Returns y as NHWC in channels_last form.
+) -> tuple[Tensor, Tensor | None]:
+    """Run the kernel; arguments as `conv_gemm`. Returns y as NHWC in channels_last form, and y without next_styles.
+
+    The second is written, from the same tile, where keep_level asks for it.
 
     The weight is copied to [O, kh, kw, I] unless it is stored so (channels_last): its size once read, once written,
     9 MiB for 512 x 512 x 3 x 3 in half precision. capability: Of the GPU that the tile is for; None = of x's, sm_90
@@ -274,18 +266,20 @@ def launch_conv_gemm(
         capability = torch.cuda.get_device_capability(x.device) if x.is_cuda else HOPPER
     tile = choose_tile(n, height * width, c_in, c_out, x.dtype, precision, capability)
     y = torch.empty((n, c_out, height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    level = torch.empty_like(y) if keep_level else None
     tiles = triton.cdiv(height * width, tile.pixels) * triton.cdiv(c_out, tile.channels)
     launch(
         _conv_gemm_kernel,
         (n * tiles,),
-        written=("y",),
+        written=("y",) if level is None else ("y", "level"),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         max_registers=IEEE_REGISTERS if precision == "ieee" and x.dtype == torch.float32 else None,
         x=dense(x, channels_last=True),
         weight=dense(weight, channels_last=True),
         y=y,
-        **_epilogue_arguments(demodulation, noise, bias),
+        level=level,
+        **_epilogue_arguments(demodulation, noise, bias, next_styles),
         H=height,
         W=width,
         C_IN=c_in,
@@ -300,58 +294,69 @@ def launch_conv_gemm(
         BLOCK_C=tile.channels,
         BLOCK_K=tile.depth,
     )
-    return y
+    return y, level
 
 
 def launch_finish_gradient(
     dy: Tensor,
-    y: Tensor,
+    level: Tensor,
     demodulation: Tensor | None,
     noise: Tensor | None,
     bias: Tensor | None,
+    next_styles: Tensor | None,
     act: str,
     alpha: float,
     gain: float,
     clamp: float | None,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of the epilogue from its output: for z (NHWC, dtype of y), demodulation, noise and bias (float32)."""
-    n, channels, height, width = y.shape
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of the epilogue from its output before next_styles.
+
+    Returns:
+        Those for z (NHWC, dtype of level), demodulation, noise, bias and next_styles (float32); None for what is None.
+    """
+    n, channels, height, width = level.shape
     num_pixels = height * width
     block = min(32, max(next_power_of_two(num_pixels), 16))
     parts = (n, triton.cdiv(num_pixels, block), channels)
-    d_demodulation = None if demodulation is None else torch.empty(parts, dtype=torch.float32, device=y.device)
-    d_bias = None if bias is None else torch.empty(parts, dtype=torch.float32, device=y.device)
-    d_noise = None if noise is None else torch.empty((n, 1, height, width), dtype=torch.float32, device=y.device)
-    y = dense(y, channels_last=True)
-    dz = torch.empty_like(y)
+    d_demodulation, d_bias, d_next_styles = (
+        None if t is None else torch.empty(parts, dtype=torch.float32, device=level.device)
+        for t in (demodulation, bias, next_styles)
+    )
+    d_noise = None if noise is None else torch.empty((n, 1, height, width), dtype=torch.float32, device=level.device)
+    level = dense(level, channels_last=True)
+    dz = torch.empty_like(level)
     slope, inverse_slope = slopes(act, alpha)
     launch(
         _finish_gradient_kernel,
         (n, parts[1]),
-        written=("dz", "d_demodulation", "d_noise", "d_bias"),
+        written=("dz", "d_demodulation", "d_noise", "d_bias", "d_next_styles"),
         dy=dense(dy, channels_last=True),
-        y=y,
+        level=level,
         dz=dz,
-        **_epilogue_arguments(demodulation, noise, bias),
+        **_epilogue_arguments(demodulation, noise, bias, next_styles),
         d_demodulation=d_demodulation,
         d_noise=d_noise,
         d_bias=d_bias,
+        d_next_styles=d_next_styles,
         num_pixels=num_pixels,
         num_channels=channels,
         SLOPE=slope,
         INVERSE_SLOPE=inverse_slope,
         GAIN=gain,
-        CLAMP=rounded_clamp(clamp, y.dtype),
+        CLAMP=rounded_clamp(clamp, level.dtype),
         BLOCK_P=block,
         BLOCK_C=min(64, max(next_power_of_two(channels), 16)),
     )
     if demodulation is not None and d_demodulation is not None:
         d_demodulation = d_demodulation.sum(dim=1) / demodulation
-    return dz, d_demodulation, d_noise, None if d_bias is None else d_bias.sum(dim=(0, 1))
+    d_bias = None if d_bias is None else d_bias.sum(dim=(0, 1))
+    return dz, d_demodulation, d_noise, d_bias, None if d_next_styles is None else d_next_styles.sum(dim=1)
 
 
-def _epilogue_arguments(demodulation: Tensor | None, noise: Tensor | None, bias: Tensor | None) -> dict[str, Any]:
-    tensors = dict(demodulation=demodulation, noise=noise, bias=bias)
+def _epilogue_arguments(
+    demodulation: Tensor | None, noise: Tensor | None, bias: Tensor | None, next_styles: Tensor | None
+) -> dict[str, Any]:
+    tensors = dict(demodulation=demodulation, noise=noise, bias=bias, next_styles=next_styles)
     arguments: dict[str, Any] = {name: None if t is None else t.contiguous() for name, t in tensors.items()}
     return arguments | dict(noise_stride=0 if noise is None or noise.ndim == 2 else noise.shape[-2] * noise.shape[-1])
 

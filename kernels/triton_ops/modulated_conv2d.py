@@ -133,12 +133,10 @@ def _gemm_obstacle(
 
 
 def _by_gemm(x: Tensor, weight: Tensor, flip_weight: bool, epilogue: Epilogue) -> Tensor:
-    factors, noise, bias, next_styles, act, alpha, gain, clamp = epilogue
     if not flip_weight:
         weight = weight.flip([2, 3])
     precision = "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
-    y = conv_gemm(x, weight, factors, noise, bias, act, alpha, gain, clamp, precision)
-    return y if next_styles is None else _scale(y, next_styles)
+    return conv_gemm(x, weight, *epilogue, precision)
 
 
 def _by_library(

@@ -16,7 +16,7 @@ from smartfast.kernels.triton_ops.runtime import record_launches
 DEVICE = torch.get_default_device().type
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="bfloat16 products are wrong in Triton's interpreter")
 DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=on_a_gpu)]
-NAMES = ("x", "weight", "demodulation", "noise", "bias")
+NAMES = ("x", "weight", "demodulation", "noise", "bias", "next_styles")
 LRELU = ("lrelu", 0.2, 1.4, None)
 SIZES = {  # n, c_in, c_out, height, width, kernel
     "whole tiles": (2, 32, 16, 8, 8, 3),
@@ -36,9 +36,12 @@ EPILOGUES = {  # names that are given; act, alpha, gain, clamp
     "all but noise": (("demodulation", "bias"), LRELU),
     "all, relu, clamped": (("demodulation", "noise", "bias"), ("relu", 0.0, 2.0, 1.3)),
     "all, lrelu, clamped": (("demodulation", "noise", "bias"), ("lrelu", 0.2, 1.4, 1.3)),
+    "styles": (("next_styles",), ("linear", 0.0, 1.0, None)),
+    "bias and styles, clamped": (("bias", "next_styles"), ("lrelu", 0.2, 1.4, 1.3)),
+    "all and styles, clamped": (("demodulation", "noise", "bias", "next_styles"), ("lrelu", 0.2, 1.4, 1.3)),
     "all, lrelu without slope": (("demodulation", "noise", "bias"), ("lrelu", 0.0, 1.0, None)),
 }
-ALL = EPILOGUES["all, lrelu, clamped"]
+ALL = EPILOGUES["all and styles, clamped"]
 
 
 @pytest.fixture
@@ -64,7 +67,9 @@ def make(
         demodulation=torch.rand(n, c_out, generator=rng) + 0.5,
         noise=torch.randn((height, width) if shared_noise else (n, 1, height, width), generator=rng) / 2,
         bias=torch.randn(c_out, generator=rng) / 2,
+        next_styles=torch.randn(n, c_out, generator=rng),
     )
+    epilogue["next_styles"][:, :1] = 0  # where y tells nothing
     tensors = [x, weight, *(tensor if name in given else None for name, tensor in epilogue.items())]
     return [None if t is None else t.double().to(DEVICE) for t in tensors]
 
@@ -75,6 +80,7 @@ def definition(
     demodulation: Tensor | None,
     noise: Tensor | None,
     bias: Tensor | None,
+    next_styles: Tensor | None,
     act: str,
     alpha: float,
     gain: float,
@@ -89,12 +95,13 @@ def definition(
     if bias is not None:
         v = v + bias[:, None, None]
     v = {"linear": v, "relu": F.relu(v), "lrelu": F.leaky_relu(v, alpha)}[act] * gain
-    return v if clamp is None else v.clamp(-clamp, clamp)
+    v = v if clamp is None else v.clamp(-clamp, clamp)
+    return v if next_styles is None else v * next_styles[:, :, None, None]
 
 
 def pair(tensors: list[Tensor | None], dtype: torch.dtype) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Leaves in `dtype` (demodulation in float32) and the same values in float64."""
-    dtypes = [torch.float32 if name == "demodulation" else dtype for name in NAMES]
+    """Leaves in `dtype` (factors per sample in float32) and the same values in float64."""
+    dtypes = [torch.float32 if name in ("demodulation", "next_styles") else dtype for name in NAMES]
     ours = [None if t is None else t.to(d).requires_grad_() for t, d in zip(tensors, dtypes, strict=True)]
     return ours, [None if t is None else t.detach().double().requires_grad_() for t in ours]
 
@@ -171,7 +178,7 @@ def test_gradient_of_the_clamp_in_half_precision(rng: torch.Generator) -> None:
     bias = torch.zeros(16, device=DEVICE, dtype=torch.float16).requires_grad_()
     y = conv_gemm(x, weight, bias=bias, clamp=0.7003)
     (gradient,) = torch.autograd.grad(y, bias, torch.ones_like(y))
-    inside = definition(x.double(), weight.double(), None, None, None, "linear", 0.0, 1.0, None).abs() < 0.7003
+    inside = definition(x.double(), weight.double(), None, None, None, None, "linear", 0.0, 1.0, None).abs() < 0.7003
     assert 0 < inside.sum() < inside.numel()
     assert torch.equal(gradient.double(), inside.sum(dim=(0, 2, 3)).double())
 
@@ -241,11 +248,11 @@ def test_no_images(rng: torch.Generator) -> None:
     assert not any(g.any() for g in gradients)
 
 
-@pytest.mark.parametrize("epilogue", ["none", "all, lrelu, clamped"])
+@pytest.mark.parametrize("epilogue", ["none", "all, lrelu, clamped", "all and styles, clamped"])
 def test_opcheck(epilogue: str, rng: torch.Generator) -> None:
     given, options = EPILOGUES[epilogue]
     ours, _ = pair(make((2, 3, 4, 3, 5, 3), rng, given), torch.float32)
-    torch.library.opcheck(torch.ops.smartfast.conv_gemm, (*ours, *options, "ieee"))
+    torch.library.opcheck(torch.ops.smartfast.conv_gemm, (*ours, *options, "ieee", "next_styles" in given))
     y = torch.rand(2, 4, 3, 5, generator=rng).to(DEVICE).requires_grad_()
     dy = torch.randn(2, 4, 3, 5, generator=rng).to(DEVICE).requires_grad_()
     torch.library.opcheck(torch.ops.smartfast.conv_gemm_finish_gradient, (dy, y, *ours[2:], *options))
@@ -290,6 +297,7 @@ def test_compiled_second_order_is_that_of_eager_mode(dtype: torch.dtype, rng: to
         (dict(demodulation=torch.zeros(2, 3)), "demodulation has shape"),
         (dict(noise=torch.zeros(1, 1, 4, 5)), "noise has shape"),
         (dict(bias=torch.zeros(3)), "bias has shape"),
+        (dict(next_styles=torch.zeros(2, 3)), "next_styles has shape"),
         (dict(act="swish"), "act is 'swish'"),
         (dict(gain=-1.0), "gain is -1.0"),
         (dict(act="lrelu", alpha=-0.2), "alpha -0.2"),
@@ -319,7 +327,7 @@ def test_launch_takes_meta_tensors() -> None:
     x = torch.empty(2, 512, 32, 32, device="meta", dtype=torch.float16)
     weight = torch.empty(256, 512, 3, 3, device="meta", dtype=torch.float16)
     with record_launches() as launches:
-        y = launch_conv_gemm(x, weight, None, None, None, "linear", 0.0, 1.0, None, "ieee", capability=(8, 0))
+        y, _ = launch_conv_gemm(x, weight, *[None] * 4, "linear", 0.0, 1.0, None, "ieee", capability=(8, 0))
     assert y.shape == (2, 256, 32, 32)
     (launch,) = launches
     assert launch.grid == (2 * 8 * 2,)
