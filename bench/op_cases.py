@@ -15,8 +15,8 @@ from bench.shapes import CONFIGS, FUNCTIONS, Case, Config, cases
 from bench.tracing import unique_bytes
 from smartfast import kernels
 from smartfast.errors import UserError
+from smartfast.kernels.composite import DEMODULATION_EPS
 from smartfast.kernels.geometry import memory_format
-from smartfast.kernels.reference_conv import DEMODULATION_EPS
 from smartfast.models.layers import DEFAULT_FILTER
 
 Mode = Literal["forward", "forward_backward", "second_order"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from smartfast import kernels
-from smartfast.kernels.denoise_distance import denoise_distance_and_gradient
+from smartfast.kernels.score_noise.op import denoise_distance_and_gradient
 from smartfast.models.layers import DEFAULT_FILTER, activation_gain, block_resolutions, feature_maps
 
 CLAMP = 256.0

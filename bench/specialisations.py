@@ -12,8 +12,8 @@ from torch import Tensor
 from bench.ahead_of_time import Specialisation, specialise
 from bench.shapes import CONFIGS, Case, Config, cases
 from bench.tracing import trace
-from smartfast.kernels.triton_ops import conv_gemm
-from smartfast.kernels.triton_ops.runtime import Launch, is_channels_last
+from smartfast.kernels.conv2d import gemm as conv_gemm
+from smartfast.kernels.runtime import Launch, is_channels_last
 
 WIDE_CHANNELS = 8
 EVERY_USE = (

@@ -39,8 +39,8 @@ from bench.timing import Failure, Timing, measure, relative_error
 from bench.ways import COMPILED, COPY, GROUPED, OURS, REFERENCE, Captured, Compiled, with_capture
 from smartfast.config import Config, PerfConfig
 from smartfast.kernels.geometry import memory_format
+from smartfast.kernels.routes import ROUTES, Route, measured_route
 from smartfast.kernels.triton_ops import modulated_conv2d as triton_conv
-from smartfast.kernels.triton_ops.routes import ROUTES, Route, measured_route
 
 LIMITS = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-2}
 """The largest relative error of a tensor; twice the reference's, where that is more."""

@@ -5,16 +5,16 @@
 
 import importlib.util
 
-from smartfast.kernels.bias_act import bias_act
-from smartfast.kernels.conv2d import conv2d
+from smartfast.kernels.bias_act.op import bias_act
+from smartfast.kernels.conv2d.op import conv2d
 from smartfast.kernels.conv2d_resample import conv2d_resample
-from smartfast.kernels.denoise_distance import denoise_distance, denoise_distance_and_gradient
 from smartfast.kernels.explain import explain
 from smartfast.kernels.modulated_conv2d import modulated_conv2d
 from smartfast.kernels.noise_forward import noise_forward
-from smartfast.kernels.philox import philox_normal, philox_uniform, philox_words
+from smartfast.kernels.philox.op import philox_normal, philox_uniform, philox_words
+from smartfast.kernels.score_noise.op import denoise_distance, denoise_distance_and_gradient
 from smartfast.kernels.selection import implementation_of, registered_ops, use
-from smartfast.kernels.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from smartfast.kernels.upfirdn2d.op import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 if importlib.util.find_spec("triton") is not None:
     import smartfast.kernels.triton_ops  # noqa: F401, registers the Triton implementations

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smartfast.kernels import reference_conv
+from smartfast.kernels import composite as reference_conv
 from smartfast.kernels.geometry import parse_padding
 from smartfast.kernels.selection import dispatch, register
-from smartfast.kernels.upfirdn2d import downsample_padding, upsample_padding
+from smartfast.kernels.upfirdn2d.op import downsample_padding, upsample_padding
 
 
 def conv2d_resample(

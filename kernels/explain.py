@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from smartfast.kernels.bias_act import bias_act, check_activation
+from smartfast.kernels.bias_act.op import bias_act, check_activation
 from smartfast.kernels.conv2d_resample import aligned_padding, autocast, conv2d_resample
-from smartfast.kernels.denoise_distance import denoise_distance, denoise_distance_and_gradient
 from smartfast.kernels.modulated_conv2d import modulated_conv2d
 from smartfast.kernels.noise_forward import noise_forward
-from smartfast.kernels.philox import philox_normal, philox_uniform
+from smartfast.kernels.philox.op import philox_normal, philox_uniform
+from smartfast.kernels.score_noise.op import denoise_distance, denoise_distance_and_gradient
 from smartfast.kernels.selection import implementation_of
-from smartfast.kernels.upfirdn2d import upfirdn2d
+from smartfast.kernels.upfirdn2d.op import upfirdn2d
 
 OPS: dict[str, Callable[..., Any]] = {
     op.__name__: op
@@ -71,8 +71,8 @@ def _explain_route(
     clamp: float | None,
     **_: Any,
 ) -> str:
+    from smartfast.kernels.routes import ROUTES
     from smartfast.kernels.triton_ops.modulated_conv2d import route_of  # needs Triton
-    from smartfast.kernels.triton_ops.routes import ROUTES
 
     x = autocast(x[:0])  # for the dtype that the op computes in; no sample, so nothing to compute
     pads = aligned_padding(f, up, down, padding)

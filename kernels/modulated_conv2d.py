@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from smartfast.kernels import reference_conv
-from smartfast.kernels.bias_act import check_activation
+from smartfast.kernels import composite as reference_conv
+from smartfast.kernels.bias_act.op import check_activation
 from smartfast.kernels.conv2d_resample import aligned_padding, autocast, check_conv
 from smartfast.kernels.geometry import Quad, filter_size
 from smartfast.kernels.selection import dispatch, register

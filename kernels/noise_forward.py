@@ -9,7 +9,7 @@ noise again. Linear in x and differentiable to any order, also with respect to a
 import torch
 from torch import Tensor
 
-from smartfast.kernels import reference
+from smartfast.kernels.score_noise import aten as reference
 from smartfast.kernels.selection import dispatch, register
 
 

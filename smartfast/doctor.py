@@ -113,7 +113,7 @@ def _ops() -> list[str]:
 def _routes() -> list[str]:
     if _version("triton") is None:
         return ["no routes of modulated_conv2d without triton"]
-    from smartfast.kernels.triton_ops.routes import DEFAULT, ROUTES, measured_shapes
+    from smartfast.kernels.routes import DEFAULT, ROUTES, measured_shapes
 
     return [
         f"modulated_conv2d as triton: {measured_shapes()} shapes take the route measured as fastest, "

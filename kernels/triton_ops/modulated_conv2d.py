@@ -14,16 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from smartfast.kernels.bias_act.triton import bias_act
+from smartfast.kernels.composite import NO_PADS, demodulation, limit_styles, limit_weight
+from smartfast.kernels.conv2d.gemm import conv_gemm
+from smartfast.kernels.conv2d.triton import conv2d
+from smartfast.kernels.epilogue.triton import ACTIVATIONS, finish
 from smartfast.kernels.geometry import Pair, Quad
-from smartfast.kernels.reference import pad_unevenly, wide
-from smartfast.kernels.reference_conv import NO_PADS, demodulation, limit_styles, limit_weight
+from smartfast.kernels.routes import Route, measured_route
+from smartfast.kernels.score_noise.aten import pad_unevenly, wide
 from smartfast.kernels.selection import register
-from smartfast.kernels.triton_ops.bias_act import bias_act
-from smartfast.kernels.triton_ops.conv_gemm import conv_gemm
-from smartfast.kernels.triton_ops.convolution import conv2d
-from smartfast.kernels.triton_ops.epilogue_op import ACTIVATIONS, finish
-from smartfast.kernels.triton_ops.routes import Route, measured_route
-from smartfast.kernels.triton_ops.upfirdn2d import upfirdn2d, upfirdn2d_finish
+from smartfast.kernels.upfirdn2d.triton import upfirdn2d, upfirdn2d_finish
 
 
 class Resampling(NamedTuple):

@@ -1,0 +1,1 @@
+"""Bias, activation, gain and clamp."""

@@ -1,0 +1,1 @@
+"""Convolution, its gradients, and convolution with an epilogue in one kernel."""

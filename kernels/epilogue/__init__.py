@@ -1,0 +1,1 @@
+"""What follows a convolution in StyleGAN2's layers."""

@@ -1,0 +1,63 @@
+"""`kernels.philox_uniform` and `kernels.philox_normal` by Triton: all numbers of a call in one launch, 4 bytes each."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from smartfast.kernels import runtime
+from smartfast.kernels.score_noise.kernels import normal_run, uniform_run
+from smartfast.kernels.selection import register
+
+_MOST_BLOCKS = 256
+
+
+@triton.jit
+def random_kernel(stream, y, seed, purpose, count, NORMAL: tl.constexpr, BLOCKS: tl.constexpr):
+    """Program (n, i): the i-th share of row n of y, float32 [N, count]; BLOCKS Philox blocks of four numbers."""
+    n, share = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    blocks = share * BLOCKS + tl.arange(0, BLOCKS)
+    if NORMAL:
+        numbers = normal_run(seed, purpose, tl.load(stream + n), blocks)
+    else:
+        numbers = uniform_run(seed, purpose, tl.load(stream + n), blocks)
+    at = share * 4 * BLOCKS + tl.arange(0, 4 * BLOCKS)
+    tl.store(y + n * count + at, numbers, mask=at < count)
+
+
+def launch_random(seed: int, stream: Tensor, count: int, purpose: int, *, normal: bool) -> Tensor:
+    y = stream.new_empty(stream.shape[0], count, dtype=torch.float32)
+    blocks = min(runtime.next_power_of_two(-(-count // 4)), _MOST_BLOCKS)
+    runtime.launch(
+        random_kernel,
+        (stream.shape[0], -(-count // (4 * blocks))),
+        written=("y",),
+        stream=stream.contiguous(),
+        y=y,
+        seed=seed,
+        purpose=purpose,
+        count=count,
+        NORMAL=normal,
+        BLOCKS=blocks,
+    )
+    return y
+
+
+@torch.library.custom_op("smartfast::uniform", mutates_args=())
+def uniform_op(seed: int, stream: Tensor, count: int, purpose: int) -> Tensor:
+    return launch_random(seed, stream, count, purpose, normal=False)
+
+
+@torch.library.custom_op("smartfast::normal", mutates_args=())
+def normal_op(seed: int, stream: Tensor, count: int, purpose: int) -> Tensor:
+    return launch_random(seed, stream, count, purpose, normal=True)
+
+
+@uniform_op.register_fake
+@normal_op.register_fake
+def _(seed: int, stream: Tensor, count: int, purpose: int) -> Tensor:
+    return stream.new_empty(stream.shape[0], count, dtype=torch.float32)
+
+
+register("philox_uniform", "triton", uniform_op)
+register("philox_normal", "triton", normal_op)

@@ -1,0 +1,1 @@
+"""Diffusion noise, and the distance of a prediction to it."""
