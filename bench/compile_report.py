@@ -20,7 +20,7 @@ from tqdm import tqdm
 from bench.ahead_of_time import Binary, Specialisation, compile_ahead
 from bench.compile_table import Row, kernel_table, write
 from bench.specialisations import EVERY_USE, Task, Use, every_use, one_per_kernel
-from smartfast.kernels.runtime import INTERPRETED
+from smartfast.kernels import INTERPRETED
 
 COMMAND = "python -m bench.compile_report"
 CAPABILITIES = (80, 90, 100)

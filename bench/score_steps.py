@@ -23,7 +23,7 @@ from smartfast import kernels
 from smartfast.config import Config
 from smartfast.draws import Purpose, draw_timesteps, one_hot
 from smartfast.errors import UserError
-from smartfast.kernels.score_noise.aten import noise_like
+from smartfast.kernels import noise_like
 from smartfast.losses import ScoreTerm
 from smartfast.models.build import build_networks
 from smartfast.scorers import UNetScorer, timestep_range

@@ -12,7 +12,8 @@ from torch import Tensor
 from bench.ahead_of_time import Specialisation, specialise
 from bench.shapes import CONFIGS, Case, Config, cases
 from bench.tracing import trace
-from smartfast.kernels.conv2d import gemm as conv_gemm
+from smartfast.kernels import Activation, Epilogue
+from smartfast.kernels.conv2d import gemm
 from smartfast.kernels.runtime import Launch, is_channels_last
 
 WIDE_CHANNELS = 8
@@ -104,19 +105,19 @@ def _conv_gemm_launches(case: Case, precision: str, capability: int, has_styles:
     """
     x, given = case.x, case.arguments
     factors = torch.empty(x.shape[0], given["weight"].shape[0], device="meta").requires_grad_()
-    tensors = dict(
-        x=x,
-        weight=given["weight"].to(x.dtype).detach().requires_grad_(),
+    weight = given["weight"].to(x.dtype).detach().requires_grad_()
+    epilogue = Epilogue(
         demodulation=factors if given.get("demodulate", True) else None,
         noise=given.get("noise"),
         bias=given.get("bias"),
         next_styles=torch.empty_like(factors).requires_grad_() if has_styles else None,
+        activation=Activation(given.get("act", "linear"), 0.2, given.get("gain", 1.0), given.get("clamp")),
     )
-    options = {name: given[name] for name in ("act", "gain", "clamp") if name in given}
-    run = partial(conv_gemm.conv_gemm, **tensors, **options, alpha=0.2, precision=precision)
-    launch = partial(conv_gemm.launch_conv_gemm, capability=(capability // 10, capability % 10))
-    with patch.object(conv_gemm, "launch_conv_gemm", launch):
-        return trace(run, [t for t in tensors.values() if t is not None], order=1).launches
+    run = partial(gemm.conv_gemm, x, weight, epilogue, precision)
+    leaves = [t for t in (x, weight, *epilogue.tensors) if t is not None]
+    launch = partial(gemm.launch_conv_gemm, capability=(capability // 10, capability % 10))
+    with patch.object(gemm, "launch_conv_gemm", launch):
+        return trace(run, leaves, order=1).launches
 
 
 def every_use(capabilities: Sequence[int]) -> dict[Task, Use]:

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+from .bias_act.op import Activation
+from .conv2d.op import Convolution
 
 ROUTES = {
     "library": "scaled activations, PyTorch's convolution (cuDNN on a GPU), one fused kernel behind it",
     "gemm": "scaled activations, one Triton kernel for the convolution and what follows it",
 }
-DEFAULT = "library"
+DEFAULT_ROUTE = "library"
 FILE = Path(__file__).with_name("routes.json")
 FIELDS = ("capability", "dtype", "kernel_size", "in_channels", "out_channels", "resolution")
 
@@ -60,7 +64,32 @@ def measured_route(
     """The route of a shape that every route can compute."""
     capability = _capability(device)
     key = (capability, str(dtype).removeprefix("torch."), kernel_size, in_channels, out_channels, resolution)
-    return _table.get(key) or Route(DEFAULT, f"the default: this shape was not measured on {capability}")
+    return _table.get(key) or Route(DEFAULT_ROUTE, f"the default: this shape was not measured on {capability}")
+
+
+def route_of(x: Tensor, weight: Tensor, convolution: Convolution, activation: Activation) -> Route:
+    """The route of a convolution with an epilogue, and why; reads only shapes, dtype and device."""
+    obstacle = _gemm_obstacle(x, weight, convolution, activation)
+    if obstacle is not None:
+        return Route("library", f"gemm does not do {obstacle}")
+    return measured_route(x.device, x.dtype, weight.shape[2], weight.shape[1], weight.shape[0], x.shape[2])
+
+
+def _gemm_obstacle(x: Tensor, weight: Tensor, convolution: Convolution, activation: Activation) -> str | None:
+    """What of a call the gemm route cannot compute, None if nothing."""
+    kh, kw = weight.shape[2:]
+    if (kh, kw) not in ((1, 1), (3, 3)):
+        return f"a kernel of {kh}x{kw}"
+    if convolution._replace(padding=(0, 0)) != Convolution():
+        return "strides or groups"
+    if convolution.padding != (kh // 2, kw // 2):
+        return "padding that changes the size"
+    if x.dtype == torch.float64:
+        return "float64"
+    act, alpha, gain, _ = activation
+    if act in ("linear", "relu", "lrelu") and (gain <= 0 or alpha < 0):
+        return f"a gain of {gain:g} with an alpha of {alpha:g}"
+    return None
 
 
 @torch.compiler.assume_constant_result  # torch.compile cannot trace a question to the driver

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smartfast.kernels.selection import INTERPRETED
+from .selection import INTERPRETED
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NAMESPACE = "smartfast"

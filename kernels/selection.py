@@ -58,8 +58,8 @@ def public(op: str | None = None, route: Callable[..., str] | None = None) -> Ca
 
 
 def registered_ops() -> list[str]:
-    """Names of all ops, in alphabetical order."""
-    return sorted(_REGISTRY)
+    """Names of all public ops, in alphabetical order."""
+    return sorted(op for op in _REGISTRY if op in _PUBLIC)
 
 
 @contextmanager

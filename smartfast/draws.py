@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from smartfast.kernels.philox.op import philox_normal, philox_uniform
+from smartfast.kernels import philox_normal, philox_uniform
 
 
 class Purpose(IntEnum):

@@ -13,7 +13,7 @@ from smartfast import phases
 from smartfast.config import Config
 from smartfast.distributed import mean_over_processes
 from smartfast.draws import Latents, LatentSampler, Purpose, draw_timesteps, one_hot
-from smartfast.kernels.philox.op import philox_normal, philox_uniform
+from smartfast.kernels import philox_normal, philox_uniform
 from smartfast.losses.score import ScoreTerm
 from smartfast.models import Discriminator, Generator
 from smartfast.phases import PhaseResult, ScoreBatch

@@ -5,36 +5,41 @@
 Gradients flow to x and b, to second order and beyond (activations with a kink have the second derivative 0 there).
 """
 
-from dataclasses import dataclass
 from math import sqrt
+from typing import NamedTuple
 
 from torch import Tensor
 
-from smartfast.kernels.score_noise import aten as reference
-from smartfast.kernels.selection import dispatch, register
+from ..selection import dispatch, public
 
 
-@dataclass(frozen=True)
-class Activation:
-    """Defaults of an activation: its gain (keeps the second moment of a unit normal) and its shape parameter."""
+class Activation(NamedTuple):
+    """clamp(gain * act(v), -clamp, clamp) with all numbers given; the default is the identity.
 
-    gain: float = 1.0
+    alpha: Slope of lrelu below zero. clamp: None = none.
+    """
+
+    act: str = "linear"
     alpha: float = 0.0
+    gain: float = 1.0
+    clamp: float | None = None
 
 
 ACTIVATIONS = {
-    "linear": Activation(),
-    "relu": Activation(gain=sqrt(2)),
-    "lrelu": Activation(gain=sqrt(2), alpha=0.2),
-    "tanh": Activation(),
-    "sigmoid": Activation(),
-    "elu": Activation(),
-    "selu": Activation(),
-    "softplus": Activation(),
-    "swish": Activation(gain=sqrt(2)),
+    "linear": Activation("linear"),
+    "relu": Activation("relu", gain=sqrt(2)),
+    "lrelu": Activation("lrelu", alpha=0.2, gain=sqrt(2)),
+    "tanh": Activation("tanh"),
+    "sigmoid": Activation("sigmoid"),
+    "elu": Activation("elu"),
+    "selu": Activation("selu"),
+    "softplus": Activation("softplus"),
+    "swish": Activation("swish", gain=sqrt(2)),
 }
+"""With the gain that keeps the second moment of a unit normal."""
 
 
+@public()
 def bias_act(
     x: Tensor,
     b: Tensor | None = None,
@@ -56,7 +61,7 @@ def bias_act(
         alpha: Slope of lrelu for negative inputs; None = 0.2.
         gain: Factor after the activation; None = sqrt(2) for relu, lrelu and swish, else 1.
         clamp: Largest magnitude of the result; None = no clamp.
-        impl: "triton", "reference" or "auto" for this call; None = the current choice, see `use`.
+        impl: "triton", "aten" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         Shape and dtype of x.
@@ -64,14 +69,14 @@ def bias_act(
     Raises:
         ValueError: An unknown activation, a bias of the wrong shape, or a negative clamp.
     """
-    alpha, gain = check_activation(act, alpha, gain, clamp)
+    activation = make_activation(act, alpha, gain, clamp)
     if b is not None and (x.ndim == 0 or not -x.ndim <= dim < x.ndim or b.shape != (x.shape[dim],)):
         raise ValueError(f"b has shape {tuple(b.shape)}, expected the size of dimension {dim} of x {tuple(x.shape)}")
-    return dispatch("bias_act", x.device, x, b, dim, act, alpha, gain, clamp, impl=impl)
+    return dispatch("bias_act", x.device, x, b, dim, activation, impl=impl)
 
 
-def check_activation(act: str, alpha: float | None, gain: float | None, clamp: float | None) -> tuple[float, float]:
-    """The values of alpha and gain that an activation runs with.
+def make_activation(act: str, alpha: float | None, gain: float | None, clamp: float | None) -> Activation:
+    """An activation with its own alpha and gain where None is given.
 
     Raises:
         ValueError: An unknown activation or a negative clamp.
@@ -80,8 +85,5 @@ def check_activation(act: str, alpha: float | None, gain: float | None, clamp: f
         raise ValueError(f"act is {act!r}, expected one of {', '.join(ACTIVATIONS)}")
     if clamp is not None and clamp < 0:
         raise ValueError(f"clamp is {clamp}, expected a number of at least 0 or None")
-    defaults = ACTIVATIONS[act]
-    return defaults.alpha if alpha is None else alpha, defaults.gain if gain is None else gain
-
-
-register("bias_act", "aten", reference.bias_act)
+    usual = ACTIVATIONS[act]
+    return Activation(act, usual.alpha if alpha is None else alpha, usual.gain if gain is None else gain, clamp)

@@ -19,154 +19,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smartfast.kernels.epilogue.op import activate
-from smartfast.kernels.runtime import NAMESPACE, compute_dtype, dense, is_channels_last, launch
-from smartfast.kernels.score_noise.aten import wide
-from smartfast.kernels.selection import register
+from ..geometry import wide
+from ..runtime import NAMESPACE, compute_dtype, dense, is_channels_last, launch
+from ..selection import register
+from .kernels import bias_act_backward_kernel, bias_act_kernel
+from .op import Activation
 
 BLOCK = 1024
 """Elements of a program: 8 per thread, 128 bits of half precision."""
-SELU_SCALE = tl.constexpr(1.0507009873554804934193349852946)
-SELU_ALPHA = tl.constexpr(1.6732632423543772848170429916717)
-"""Klambauer et al., arXiv 1706.02515, section 2."""
 CURVED = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 """Activations with a second derivative."""
 
 
-@triton.jit
-def _exp_minus_1(x):
-    """exp(x) - 1 for x <= 0, with small relative error: near 0 its Taylor series, exact to float64 at 1/4."""
-    series = tl.full(x.shape, 1.0, x.dtype)
-    for i in tl.static_range(13, 1, -1):
-        series = series * (x * (1.0 / i)) + 1.0
-    return tl.where(x > -0.25, x * series, tl.exp(x) - 1.0)
-
-
-@triton.jit
-def _log_1_plus(x):
-    """log(1 + x) for 0 <= x <= 1 as 2 artanh(x / (2 + x)); the series is exact to float64 at 1/3."""
-    t = x / (x + 2.0)
-    series = tl.zeros(x.shape, x.dtype)
-    for i in tl.static_range(35, 0, -2):
-        series = series * (t * t) + 1.0 / i
-    return 2.0 * t * series
-
-
-@triton.jit
-def _curve(v, ACT: tl.constexpr):
-    """act(v) of the activations that `activate` does not know; others unchanged."""
-    if ACT == "tanh":
-        m = _exp_minus_1(-2.0 * tl.abs(v))
-        v = tl.where(v < 0, m, -m) / (m + 2.0)
-    if ACT == "sigmoid":
-        v = 1.0 / (1.0 + tl.exp(-v))
-    if ACT == "elu":
-        v = tl.where(v > 0, v, _exp_minus_1(v))
-    if ACT == "selu":
-        v = SELU_SCALE * tl.where(v > 0, v, SELU_ALPHA * _exp_minus_1(v))
-    if ACT == "softplus":
-        v = tl.where(v > 0, v, 0.0) + _log_1_plus(tl.exp(-tl.abs(v)))
-    if ACT == "swish":
-        v = v / (1.0 + tl.exp(-v))
-    return v
-
-
-@triton.jit
-def _slope_from_input(v, ALPHA: tl.constexpr, ACT: tl.constexpr):
-    """act'(v) of the activations that y does not tell."""
-    slope = tl.full(v.shape, 1.0, v.dtype)
-    if ACT == "lrelu":
-        slope = tl.where(v > 0, slope, ALPHA)
-    if ACT == "swish":
-        s = 1.0 / (1.0 + tl.exp(-v))
-        slope = s * (1.0 + v * (1.0 - s))
-    return slope
-
-
-@triton.jit
-def _slope_from_output(u, ALPHA: tl.constexpr, ACT: tl.constexpr):
-    """act'(v) as a function of u = act(v)."""
-    slope = tl.full(u.shape, 1.0, u.dtype)
-    if ACT == "relu":
-        slope = tl.where(u > 0, slope, 0.0)
-    if ACT == "lrelu":
-        slope = tl.where(u > 0, slope, ALPHA)
-    if ACT == "tanh":
-        slope = 1.0 - u * u
-    if ACT == "sigmoid":
-        slope = u * (1.0 - u)
-    if ACT == "elu":
-        slope = tl.where(u > 0, slope, u + 1.0)
-    if ACT == "selu":
-        slope = tl.where(u > 0, SELU_SCALE, u + SELU_SCALE * SELU_ALPHA)
-    if ACT == "softplus":
-        slope = -_exp_minus_1(-u)
-    return slope
-
-
-@triton.jit
-def _bias_act_kernel(
-    x,
-    b,
-    y,
-    numel,
-    INNER: tl.constexpr,
-    BIAS_SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    OFFSET: tl.constexpr,
-    ALPHA: tl.constexpr,
-    GAIN: tl.constexpr,
-    CLAMP: tl.constexpr,
-    ACT: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """grid (blocks of elements). INNER consecutive elements share one value of b, which has BIAS_SIZE."""
-    offsets = tl.program_id(0).to(OFFSET) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < numel
-    v = tl.load(x + offsets, mask=mask, other=0.0).to(ACC)
-    if b is not None:
-        v = v + tl.load(b + offsets // INNER % BIAS_SIZE, mask=mask, other=0.0).to(ACC)
-    result = activate(_curve(v, ACT), ALPHA, GAIN, CLAMP, ACT)
-    tl.store(y + offsets, result.to(y.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _bias_act_backward_kernel(
-    g,
-    saved,
-    dv,
-    numel,
-    FROM_INPUT: tl.constexpr,
-    BLOCK: tl.constexpr,
-    OFFSET: tl.constexpr,
-    ALPHA: tl.constexpr,
-    GAIN: tl.constexpr,
-    CLAMP: tl.constexpr,
-    ACT: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """grid (blocks of elements). saved: v (FROM_INPUT), y, or None where the slope is the same everywhere."""
-    offsets = tl.program_id(0).to(OFFSET) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < numel
-    gradient = tl.load(g + offsets, mask=mask, other=0.0).to(ACC) * GAIN
-    if saved is not None:
-        y = tl.load(saved + offsets, mask=mask, other=0.0).to(ACC)
-        # A clamped y was saved as the clamp rounded to its dtype, which can be less than the clamp.
-        limit_dtype: tl.constexpr = ACC if FROM_INPUT else saved.dtype.element_ty
-        if FROM_INPUT:
-            gradient = gradient * _slope_from_input(y, ALPHA, ACT)
-            y = activate(_curve(y, ACT), ALPHA, GAIN, CLAMP, ACT)
-        elif ACT != "linear":
-            gradient = gradient * _slope_from_output(y / GAIN, ALPHA, ACT)
-        if CLAMP is not None:
-            limit = tl.full(y.shape, CLAMP, ACC).to(limit_dtype).to(ACC)
-            gradient = tl.where(tl.abs(y) >= limit, 0.0, gradient)
-    tl.store(dv + offsets, gradient.to(dv.dtype.element_ty), mask=mask)
-
-
-def launch_forward(
-    x: Tensor, b: Tensor | None, inner: int, act: str, alpha: float, gain: float, clamp: float | None
-) -> Tensor:
+def launch_forward(x: Tensor, b: Tensor | None, inner: int, activation: Activation) -> Tensor:
     """Run the forward kernel.
 
     Args:
@@ -178,7 +43,7 @@ def launch_forward(
     """
     y = torch.empty_like(x)
     launch(
-        _bias_act_kernel,
+        bias_act_kernel,
         (triton.cdiv(x.numel(), BLOCK),),
         written=("y",),
         num_warps=4,
@@ -187,14 +52,12 @@ def launch_forward(
         y=y,
         INNER=inner,
         BIAS_SIZE=1 if b is None else len(b),
-        **_constants(x, act, alpha, gain, clamp),
+        **_constants(x, activation),
     )
     return y
 
 
-def launch_backward(
-    g: Tensor, saved: Tensor | None, act: str, alpha: float, gain: float, clamp: float | None
-) -> Tensor:
+def launch_backward(g: Tensor, saved: Tensor | None, activation: Activation) -> Tensor:
     """Run the backward kernel. g and saved have no gaps and the same order in memory.
 
     Returns:
@@ -202,35 +65,38 @@ def launch_backward(
     """
     dv = torch.empty_like(g)
     launch(
-        _bias_act_backward_kernel,
+        bias_act_backward_kernel,
         (triton.cdiv(g.numel(), BLOCK),),
         written=("dv",),
         num_warps=4,
         g=g,
         saved=saved,
         dv=dv,
-        FROM_INPUT=_saves_input(act, alpha),
-        **_constants(g, act, alpha, gain, clamp),
+        FROM_INPUT=_saves_input(activation),
+        **_constants(g, activation),
     )
     return dv
 
 
-def _constants(x: Tensor, act: str, alpha: float, gain: float, clamp: float | None) -> dict[str, Any]:
+def _constants(x: Tensor, activation: Activation) -> dict[str, Any]:
     return dict(
         numel=x.numel(),
         BLOCK=BLOCK,
         OFFSET=tl.int32 if x.numel() + BLOCK < 2**31 else tl.int64,
-        ALPHA=alpha,
-        GAIN=gain,
-        CLAMP=clamp,
-        ACT=act,
         ACC=compute_dtype(x.dtype),
+        **activation_constants(activation),
     )
 
 
-def _saves_input(act: str, alpha: float) -> bool:
+def activation_constants(activation: Activation) -> dict[str, Any]:
+    """The constants of a kernel that calls `activate`."""
+    act, alpha, gain, clamp = activation
+    return dict(ACT=act, ALPHA=alpha, GAIN=gain, CLAMP=clamp)
+
+
+def _saves_input(activation: Activation) -> bool:
     """Whether y does not determine the slope."""
-    return act == "swish" or (act == "lrelu" and alpha < 0)
+    return activation.act == "swish" or (activation.act == "lrelu" and activation.alpha < 0)
 
 
 def _without_gaps(x: Tensor) -> Tensor:
@@ -238,21 +104,22 @@ def _without_gaps(x: Tensor) -> Tensor:
     return dense(x, channels_last=True) if is_channels_last(x) else x.contiguous()
 
 
-def bias_act(x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None) -> Tensor:
+def bias_act(x: Tensor, b: Tensor | None, dim: int, activation: Activation) -> Tensor:
     """`kernels.bias_act`."""
-    if gain == 0:
-        act = "linear"  # the result is 0 whatever the activation, and its slope cannot be told from 0 / gain
-    return bias_act_op(x, b, 0 if b is None else dim % x.ndim, act, alpha, gain, clamp)
+    if activation.gain == 0:
+        # The result is 0 whatever the activation, and its slope cannot be told from 0 / gain.
+        activation = activation._replace(act="linear")
+    return bias_act_op(x, b, 0 if b is None else dim % x.ndim, *activation)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::bias_act", mutates_args=())
 def bias_act_op(
     x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
 ) -> Tensor:
-    x = _without_gaps(x)
+    x, activation = _without_gaps(x), Activation(act, alpha, gain, clamp)
     if b is None:
-        return launch_forward(x, None, 1, act, alpha, gain, clamp)
-    return launch_forward(x, b.contiguous(), max(x.stride(dim), 1), act, alpha, gain, clamp)
+        return launch_forward(x, None, 1, activation)
+    return launch_forward(x, b.contiguous(), max(x.stride(dim), 1), activation)
 
 
 @bias_act_op.register_fake
@@ -264,7 +131,7 @@ def _bias_act_fake(x: Tensor, *rest: Any) -> Tensor:
 def bias_act_backward(
     g: Tensor, saved: Tensor | None, act: str, alpha: float, gain: float, clamp: float | None
 ) -> Tensor:
-    return launch_backward(*_alike(g, saved), act, alpha, gain, clamp)
+    return launch_backward(*_alike(g, saved), Activation(act, alpha, gain, clamp))
 
 
 @bias_act_backward.register_fake
@@ -282,13 +149,13 @@ def _alike(g: Tensor, saved: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def _save_for_bias_act(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, b, ctx.dim, act, alpha, gain, clamp = inputs
-    ctx.constants = act, alpha, gain, clamp
+    x, b, ctx.dim, *constants = inputs
+    ctx.activation = activation = Activation(*constants)
     ctx.bias_dtype = None if b is None else b.dtype
-    if _saves_input(act, alpha):
+    if _saves_input(activation):
         ctx.save_for_backward(x, b, None)
     else:
-        ctx.save_for_backward(None, None, None if act == "linear" and clamp is None else output)
+        ctx.save_for_backward(None, None, None if activation.act == "linear" and activation.clamp is None else output)
 
 
 def _derivative_of_bias_act(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -296,9 +163,7 @@ def _derivative_of_bias_act(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     others = [dim for dim in range(g.ndim) if dim != ctx.dim]
     if x is not None:
         saved = x if b is None else x + b.to(x.dtype).reshape([1 if dim in others else -1 for dim in range(x.ndim)])
-    act, _, gain, clamp = ctx.constants
-    is_identity = act == "linear" and gain == 1 and clamp is None
-    dv = g if is_identity else bias_act_backward(g, saved, *ctx.constants)
+    dv = g if ctx.activation._replace(alpha=0.0) == Activation() else bias_act_backward(g, saved, *ctx.activation)
     db = None
     if ctx.needs_input_grad[1]:
         total_dtype = torch.float64 if dv.dtype == torch.float64 else torch.float32
@@ -310,29 +175,30 @@ bias_act_op.register_autograd(_derivative_of_bias_act, setup_context=_save_for_b
 
 
 def _save_for_bias_act_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    g, saved, *ctx.constants = inputs
-    has_curvature = ctx.constants[0] in CURVED
+    g, saved, *constants = inputs
+    ctx.activation = Activation(*constants)
+    has_curvature = ctx.activation.act in CURVED
     ctx.save_for_backward(g if has_curvature else None, saved)
 
 
 def _derivative_of_bias_act_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
     g, saved = ctx.saved_tensors
-    act, _, gain, clamp = ctx.constants
-    dg = bias_act_backward(cotangent, saved, *ctx.constants) if ctx.needs_input_grad[0] else None
+    dg = bias_act_backward(cotangent, saved, *ctx.activation) if ctx.needs_input_grad[0] else None
     dsaved = None
     if g is not None and ctx.needs_input_grad[1]:
-        dsaved = (wide(cotangent) * wide(g) * _curvature(wide(saved), act, gain, clamp)).to(saved.dtype)
+        dsaved = (wide(cotangent) * wide(g) * _curvature(wide(saved), ctx.activation)).to(saved.dtype)
     return dg, dsaved, None, None, None, None
 
 
 bias_act_backward.register_autograd(_derivative_of_bias_act_backward, setup_context=_save_for_bias_act_backward)
 
 
-def _curvature(saved: Tensor, act: str, gain: float, clamp: float | None) -> Tensor:
+def _curvature(saved: Tensor, activation: Activation) -> Tensor:
     """Derivative of gain * act'(v) along v for swish, along y for the others.
 
     Where y is clamped, it has no derivative along x, so that only swish has to look at the clamp.
     """
+    act, _, gain, clamp = activation
     u = saved / gain
     if act == "tanh":
         return -2 * u

@@ -18,47 +18,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smartfast.kernels.conv2d.kernels import (
-    launch_conv_gemm,
-    launch_finish_gradient,
-    rounded_clamp,
-    slopes,
-)
-from smartfast.kernels.conv2d.triton import conv_weight_gradient
-from smartfast.kernels.runtime import NAMESPACE, is_channels_last
-
-__all__ = ["conv_gemm", "launch_conv_gemm", "launch_finish_gradient"]
+from ..bias_act.op import Activation
+from ..epilogue.op import Epilogue, check_epilogue
+from ..epilogue.triton import finish_rest, split
+from ..runtime import NAMESPACE, is_channels_last
+from ..selection import register
+from .kernels import launch_conv_gemm, launch_finish_gradient, rounded_clamp, slopes
+from .triton import conv_weight_gradient
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PRECISIONS = ("ieee", "tf32")
 
 
-def conv_gemm(
-    x: Tensor,
-    weight: Tensor,
-    demodulation: Tensor | None = None,
-    noise: Tensor | None = None,
-    bias: Tensor | None = None,
-    next_styles: Tensor | None = None,
-    act: str = "linear",
-    alpha: float = 0.0,
-    gain: float = 1.0,
-    clamp: float | None = None,
-    precision: str = "ieee",
-) -> Tensor:
+def conv_gemm(x: Tensor, weight: Tensor, epilogue: Epilogue, precision: str = "ieee") -> Tensor:
     """Correlate images with a weight at stride 1 and equal size, and finish the result.
 
     Args:
         x: [N, I, H, W], float16, bfloat16 or float32; without a copy if stored as NHWC.
         weight: [O, I, k, k], k 1 or 3, in the dtype of x; copied to [O, k, k, I] unless stored so (channels_last).
-        demodulation: [N, O] factors that are not zero, in any floating dtype, or None.
-        noise: [N, 1, H, W] or [H, W] or None.
-        bias: [O] or None.
-        next_styles: [N, O] factors of the result in any floating dtype, or None.
-        act: linear, relu or lrelu.
-        alpha: Slope of lrelu below zero, >= 0.
-        gain: Factor after the activation, > 0.
-        clamp: Bound on the magnitude after the gain, taken as the dtype of x rounds it; None = none.
+        epilogue: Its demodulation is not zero. Linear, relu and lrelu with alpha >= 0 and gain > 0 are part of the
+            kernel, the clamp as the dtype of x rounds it; other activations follow it.
         precision: How float32 is multiplied: "ieee", or "tf32" on tensor cores. Others ignore it.
 
     Returns:
@@ -67,48 +46,32 @@ def conv_gemm(
     Raises:
         ValueError: A dtype, shape or number other than above.
     """
-    _check(x, weight, demodulation, noise, bias, next_styles)
-    if act not in ("linear", "relu", "lrelu"):
-        raise ValueError(f"act is {act!r}, expected linear, relu or lrelu")
+    _check(x, weight, precision)
+    check_epilogue(epilogue, x.shape[0], weight.shape[0], *x.shape[2:])
+    first, rest = split(epilogue)
+    _, alpha, gain, _ = first.activation
     if gain <= 0 or alpha < 0:
         raise ValueError(f"gain is {gain} and alpha {alpha}, expected gain > 0 and alpha >= 0: v is recovered from y")
+    tensors = (x, weight, *first.tensors)
+    keeps_level = first.next_styles is not None and torch.is_grad_enabled()
+    keeps_level = keeps_level and any(t is not None and t.requires_grad for t in tensors)
+    return finish_rest(conv_gemm_op(*tensors, *first.activation, precision, keeps_level)[0], rest)
+
+
+def _check(x: Tensor, weight: Tensor, precision: str) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, expected ieee or tf32")
-    tensors = (x, weight, demodulation, noise, bias, next_styles)
-    keeps_level = next_styles is not None and torch.is_grad_enabled()
-    keeps_level = keeps_level and any(t is not None and t.requires_grad for t in tensors)
-    return _conv_gemm(*tensors, act, alpha, gain, clamp, precision, keeps_level)[0]
-
-
-def _check(
-    x: Tensor,
-    weight: Tensor,
-    demodulation: Tensor | None,
-    noise: Tensor | None,
-    bias: Tensor | None,
-    next_styles: Tensor | None,
-) -> None:
     if x.dtype not in DTYPES:
         raise ValueError(f"x is {x.dtype}, expected float16, bfloat16 or float32 (conv_gemm has no float64 form)")
     if weight.dtype != x.dtype:
         raise ValueError(f"weight is {weight.dtype}, expected {x.dtype} as x")
     if x.ndim != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected [N, I, H, W]")
-    n, c_in, *size = x.shape
+    _, c_in, height, width = x.shape
     if weight.ndim != 4 or weight.shape[1] != c_in or tuple(weight.shape[2:]) not in ((1, 1), (3, 3)):
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected [O, {c_in}, k, k] with k 1 or 3")
-    c_out = weight.shape[0]
-    if max(c_in, c_out) * size[0] * size[1] >= 2**31:
+    if max(c_in, weight.shape[0]) * height * width >= 2**31:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected fewer than 2^31 numbers in a sample")
-    expected: list[tuple[str, Tensor | None, list[tuple[int, ...]]]] = [
-        ("demodulation", demodulation, [(n, c_out)]),
-        ("noise", noise, [(n, 1, *size), tuple(size)]),
-        ("bias", bias, [(c_out,)]),
-        ("next_styles", next_styles, [(n, c_out)]),
-    ]
-    for name, tensor, shapes in expected:
-        if tensor is not None and tuple(tensor.shape) not in shapes:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {' or '.join(map(str, shapes))}")
 
 
 def _layout(x: Tensor) -> torch.memory_format:
@@ -116,7 +79,7 @@ def _layout(x: Tensor) -> torch.memory_format:
 
 
 @torch.library.custom_op(f"{NAMESPACE}::conv_gemm", mutates_args=())
-def _conv_gemm(
+def conv_gemm_op(
     x: Tensor,
     weight: Tensor,
     demodulation: Tensor | None,
@@ -131,12 +94,12 @@ def _conv_gemm(
     keep_level: bool,
 ) -> tuple[Tensor, Tensor]:
     """y, and level as the backward pass wants it (NHWC), empty unless asked for."""
-    tensors = (x, weight, demodulation, noise, bias, next_styles)
-    y, level = launch_conv_gemm(*tensors, act, alpha, gain, clamp, precision, keep_level)
+    epilogue = Epilogue(demodulation, noise, bias, next_styles, Activation(act, alpha, gain, clamp))
+    y, level = launch_conv_gemm(x, weight, epilogue, precision, keep_level)
     return y.contiguous(memory_format=_layout(x)), x.new_empty(0) if level is None else level
 
 
-@_conv_gemm.register_fake
+@conv_gemm_op.register_fake
 def _fake_conv_gemm(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     shape, options = (x.shape[0], weight.shape[0], *x.shape[2:]), dict(dtype=x.dtype, device=x.device)
     y = torch.empty(shape, memory_format=_layout(x), **options)
@@ -145,11 +108,11 @@ def _fake_conv_gemm(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tens
 
 
 def _save_conv_gemm(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
-    x, weight, *tensors, act, alpha, gain, clamp, ctx.precision, keeps_level = inputs
-    ctx.options = act, alpha, gain, clamp
+    *tensors, act, alpha, gain, clamp, ctx.precision, keeps_level = inputs
+    ctx.activation = Activation(act, alpha, gain, clamp)
     # A bare convolution, such as the gradient for x, needs no y.
-    ctx.is_finished = any(t is not None for t in tensors) or act != "linear" or gain != 1 or clamp is not None
-    ctx.save_for_backward(x, weight, *tensors, output[keeps_level] if ctx.is_finished else None)
+    ctx.is_finished = any(t is not None for t in tensors[2:]) or ctx.activation._replace(alpha=0.0) != Activation()
+    ctx.save_for_backward(*tensors, output[keeps_level] if ctx.is_finished else None)
     ctx.set_materialize_grads(False)
     if not keeps_level:
         ctx.mark_non_differentiable(output[1])
@@ -168,12 +131,12 @@ def _differentiate_conv_gemm(ctx: Any, dy: Tensor | None, d_level: Tensor | None
     dz, dx, dw, others = dy, None, None, [None] * 4
     if ctx.is_finished:
         tensors = (demodulation, noise, bias, next_styles)
-        dz, *others = _finish_gradient(dy, level, *tensors, *ctx.options)
+        dz, *others = finish_gradient_op(dy, level, *tensors, *ctx.activation)
         others = [g if t is not None else None for g, t in zip(others, tensors, strict=True)]
     for_x, for_weight, *_ = ctx.needs_input_grad
     if for_x:
         mirrored = weight.flip([2, 3]).transpose(0, 1)
-        dx = _conv_gemm(dz, mirrored, *[None] * 4, "linear", 0.0, 1.0, None, ctx.precision, False)[0]
+        dx = conv_gemm_op(dz, mirrored, *[None] * 4, *Activation(), ctx.precision, False)[0]
     if for_weight:
         padding = [weight.shape[2] // 2] * 2
         dw = conv_weight_gradient(dz, x, weight.shape, 1, padding, 1)
@@ -181,7 +144,7 @@ def _differentiate_conv_gemm(ctx: Any, dy: Tensor | None, d_level: Tensor | None
 
 
 @torch.library.custom_op(f"{NAMESPACE}::conv_gemm_finish_gradient", mutates_args=())
-def _finish_gradient(
+def finish_gradient_op(
     dy: Tensor,
     level: Tensor,
     demodulation: Tensor | None,
@@ -198,24 +161,24 @@ def _finish_gradient(
     With v = d * z + noise + bias, K = dlevel/dv and dv = K * s * dy:  dz = d * dv, d_demodulation = sum of dv * z,
     d_noise = sum of dv over channels, d_bias = sum of dv, d_next_styles = sum of dy * level.
     """
-    tensors = (demodulation, noise, bias, next_styles)
-    dz, *gradients = launch_finish_gradient(dy, level, *tensors, act, alpha, gain, clamp)
+    epilogue = Epilogue(demodulation, noise, bias, next_styles, Activation(act, alpha, gain, clamp))
+    dz, *gradients = launch_finish_gradient(dy, level, epilogue)
     sums = [
         level.new_empty(0) if t is None or g is None else g.sum_to_size(t.shape).to(t.dtype, copy=True)
-        for g, t in zip(gradients, tensors, strict=True)
+        for g, t in zip(gradients, epilogue.tensors, strict=True)
     ]
     return dz, sums[0], sums[1], sums[2], sums[3]
 
 
-@_finish_gradient.register_fake
+@finish_gradient_op.register_fake
 def _fake_finish_gradient(dy: Tensor, level: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     dz = torch.empty_like(level, memory_format=torch.channels_last)
     return dz, *(level.new_empty(0) if t is None else t.new_empty(t.shape) for t in rest[:4])
 
 
 def _save_finish_gradient(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
-    *tensors, ctx.act, ctx.alpha, ctx.gain, ctx.clamp = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*inputs[:6])
+    ctx.activation = Activation(*inputs[6:])
 
 
 def _differentiate_finish_gradient(ctx: Any, g_dz: Tensor, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -227,9 +190,10 @@ def _differentiate_finish_gradient(ctx: Any, g_dz: Tensor, *cotangents: Tensor) 
         (t if t is None else t.float() for t in tensors),
     )
     g_demodulation, g_noise, g_bias, g_styles = (g.float() for g in cotangents)
-    slope, inverse_slope = slopes(ctx.act, ctx.alpha)
-    clamp = rounded_clamp(ctx.clamp, level.dtype)
-    k = torch.where(out > 0, ctx.gain, ctx.gain * slope)
+    act, alpha, gain, clamp = ctx.activation
+    slope, inverse_slope = slopes(act, alpha)
+    clamp = rounded_clamp(clamp, level.dtype)
+    k = torch.where(out > 0, gain, gain * slope)
     if clamp is not None:
         k = torch.where(out.abs() >= clamp, 0.0, k)
     d_level = dy if styles is None else dy * styles[:, :, None, None]
@@ -237,7 +201,7 @@ def _differentiate_finish_gradient(ctx: Any, g_dz: Tensor, *cotangents: Tensor) 
     for_level, for_tensors = None, [None] * 4
     if demodulation is not None:
         d, g = demodulation[:, :, None, None], g_demodulation[:, :, None, None]
-        dv_dlevel = torch.where(out > 0, 1.0, inverse_slope) / ctx.gain
+        dv_dlevel = torch.where(out > 0, 1.0, inverse_slope) / gain
         z = out * dv_dlevel
         if noise is not None:
             z = z - noise
@@ -265,5 +229,6 @@ def _differentiate_finish_gradient(ctx: Any, g_dz: Tensor, *cotangents: Tensor) 
     return *(g if g is None else g.to(t.dtype) for g, t in zip(results, ctx.saved_tensors, strict=True)), *[None] * 4
 
 
-_conv_gemm.register_autograd(_differentiate_conv_gemm, setup_context=_save_conv_gemm)
-_finish_gradient.register_autograd(_differentiate_finish_gradient, setup_context=_save_finish_gradient)
+conv_gemm_op.register_autograd(_differentiate_conv_gemm, setup_context=_save_conv_gemm)
+finish_gradient_op.register_autograd(_differentiate_finish_gradient, setup_context=_save_finish_gradient)
+register("conv_gemm", "triton", conv_gemm)

@@ -6,20 +6,23 @@ left factor is never stored: its tiles are read from the NHWC image at each tap'
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from smartfast.kernels.epilogue.op import finish_tile
-from smartfast.kernels.runtime import dense, launch, next_power_of_two
+from ..epilogue.kernels import finish_tile
+from ..epilogue.op import Epilogue
+from ..epilogue.triton import epilogue_arguments, epilogue_tensors
+from ..runtime import dense, launch, next_power_of_two
 
 MANTISSA_BITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
 AMPERE, HOPPER, BLACKWELL, GEFORCE_BLACKWELL = (8, 0), (9, 0), (10, 0), (12, 0)
 LARGE_TILE = tl.constexpr(128 * 256)
 IEEE_REGISTERS = 168  # of a thread, so that 64 x 64 sums without tensor cores do not spill
+STYLES_REGISTERS = 255  # where the tile is written twice; the compiler's own target makes some spill
 ENOUGH_PROGRAMS = 128  # about one for each multiprocessor
 
 
@@ -83,9 +86,10 @@ def _finish_and_store(
 ):  # fmt: skip
     """Finish a tile of one sample and write it to y [N, num_pixels, num_channels], and to level without next_styles.
 
-    A large tile goes in two halves, which need half the registers.
+    A large tile goes in two halves, which need half the registers; one that is written twice counts double.
     """
-    PARTS: tl.constexpr = 2 if z.shape[0] * z.shape[1] >= LARGE_TILE else 1
+    COPIES: tl.constexpr = 1 if level is None else 2
+    PARTS: tl.constexpr = 2 if COPIES * z.shape[0] * z.shape[1] >= LARGE_TILE else 1
     WIDTH: tl.constexpr = z.shape[1] // PARTS
     part, other_part = z, z
     if PARTS == 2:
@@ -110,7 +114,7 @@ def _finish_and_store(
 
 
 @triton.jit
-def _conv_gemm_kernel(
+def conv_gemm_kernel(
     x,
     weight,
     y,
@@ -173,7 +177,7 @@ def _conv_gemm_kernel(
 
 
 @triton.jit
-def _finish_gradient_kernel(
+def finish_gradient_kernel(
     dy,
     level,
     dz,
@@ -240,25 +244,23 @@ def _finish_gradient_kernel(
 def launch_conv_gemm(
     x: Tensor,
     weight: Tensor,
-    demodulation: Tensor | None,
-    noise: Tensor | None,
-    bias: Tensor | None,
-    next_styles: Tensor | None,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
+    epilogue: Epilogue,
     precision: str,
     keep_level: bool = False,
     capability: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the kernel; arguments as `conv_gemm`. Returns y as NHWC in channels_last form, and y without next_styles.
-
-    The second is written, from the same tile, where keep_level asks for it.
+    """Run the kernel.
 
     The weight is copied to [O, kh, kw, I] unless it is stored so (channels_last): its size once read, once written,
-    9 MiB for 512 x 512 x 3 x 3 in half precision. capability: Of the GPU that the tile is for; None = of x's, sm_90
-    where x is on none.
+    9 MiB for 512 x 512 x 3 x 3 in half precision.
+
+    Args:
+        x, weight, epilogue, precision: As `conv_gemm`.
+        keep_level: Whether the tile also writes the result without next_styles.
+        capability: Of the GPU that the tile is for; None = of x's, sm_90 where x is on none.
+
+    Returns:
+        y and, if asked for, y without next_styles, as NHWC in channels_last form.
     """
     n, c_in, height, width = x.shape
     c_out, _, kernel, _ = weight.shape
@@ -268,27 +270,24 @@ def launch_conv_gemm(
     y = torch.empty((n, c_out, height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     level = torch.empty_like(y) if keep_level else None
     tiles = triton.cdiv(height * width, tile.pixels) * triton.cdiv(c_out, tile.channels)
+    is_ieee = precision == "ieee" and x.dtype == torch.float32
     launch(
-        _conv_gemm_kernel,
+        conv_gemm_kernel,
         (n * tiles,),
         written=("y",) if level is None else ("y", "level"),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
-        max_registers=IEEE_REGISTERS if precision == "ieee" and x.dtype == torch.float32 else None,
+        max_registers=IEEE_REGISTERS if is_ieee else STYLES_REGISTERS if epilogue.next_styles is not None else None,
         x=dense(x, channels_last=True),
         weight=dense(weight, channels_last=True),
         y=y,
         level=level,
-        **_epilogue_arguments(demodulation, noise, bias, next_styles),
+        **epilogue_arguments(_with_rounded_clamp(epilogue, x.dtype)),
         H=height,
         W=width,
         C_IN=c_in,
         C_OUT=c_out,
         KERNEL=kernel,
-        ALPHA=alpha,
-        GAIN=gain,
-        CLAMP=rounded_clamp(clamp, x.dtype),
-        ACT=act,
         PRECISION=precision,
         BLOCK_P=tile.pixels,
         BLOCK_C=tile.channels,
@@ -298,16 +297,7 @@ def launch_conv_gemm(
 
 
 def launch_finish_gradient(
-    dy: Tensor,
-    level: Tensor,
-    demodulation: Tensor | None,
-    noise: Tensor | None,
-    bias: Tensor | None,
-    next_styles: Tensor | None,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
+    dy: Tensor, level: Tensor, epilogue: Epilogue
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of the epilogue from its output before next_styles.
 
@@ -318,47 +308,43 @@ def launch_finish_gradient(
     num_pixels = height * width
     block = min(32, max(next_power_of_two(num_pixels), 16))
     parts = (n, triton.cdiv(num_pixels, block), channels)
-    d_demodulation, d_bias, d_next_styles = (
-        None if t is None else torch.empty(parts, dtype=torch.float32, device=level.device)
-        for t in (demodulation, bias, next_styles)
-    )
-    d_noise = None if noise is None else torch.empty((n, 1, height, width), dtype=torch.float32, device=level.device)
+    shapes = dict(demodulation=parts, noise=(n, 1, height, width), bias=parts, next_styles=parts)
+    sums = {
+        f"d_{name}": None if t is None else torch.empty(shape, dtype=torch.float32, device=level.device)
+        for (name, shape), t in zip(shapes.items(), epilogue.tensors, strict=True)
+    }
     level = dense(level, channels_last=True)
     dz = torch.empty_like(level)
+    act, alpha, gain, clamp = _with_rounded_clamp(epilogue, level.dtype).activation
     slope, inverse_slope = slopes(act, alpha)
     launch(
-        _finish_gradient_kernel,
+        finish_gradient_kernel,
         (n, parts[1]),
-        written=("dz", "d_demodulation", "d_noise", "d_bias", "d_next_styles"),
+        written=("dz", *sums),
         dy=dense(dy, channels_last=True),
         level=level,
         dz=dz,
-        **_epilogue_arguments(demodulation, noise, bias, next_styles),
-        d_demodulation=d_demodulation,
-        d_noise=d_noise,
-        d_bias=d_bias,
-        d_next_styles=d_next_styles,
+        **epilogue_tensors(epilogue),
+        **sums,
         num_pixels=num_pixels,
         num_channels=channels,
         SLOPE=slope,
         INVERSE_SLOPE=inverse_slope,
         GAIN=gain,
-        CLAMP=rounded_clamp(clamp, level.dtype),
+        CLAMP=clamp,
         BLOCK_P=block,
         BLOCK_C=min(64, max(next_power_of_two(channels), 16)),
     )
-    if demodulation is not None and d_demodulation is not None:
-        d_demodulation = d_demodulation.sum(dim=1) / demodulation
+    d_demodulation, d_noise, d_bias, d_next_styles = sums.values()
+    if d_demodulation is not None:
+        d_demodulation = d_demodulation.sum(dim=1) / epilogue.demodulation
     d_bias = None if d_bias is None else d_bias.sum(dim=(0, 1))
     return dz, d_demodulation, d_noise, d_bias, None if d_next_styles is None else d_next_styles.sum(dim=1)
 
 
-def _epilogue_arguments(
-    demodulation: Tensor | None, noise: Tensor | None, bias: Tensor | None, next_styles: Tensor | None
-) -> dict[str, Any]:
-    tensors = dict(demodulation=demodulation, noise=noise, bias=bias, next_styles=next_styles)
-    arguments: dict[str, Any] = {name: None if t is None else t.contiguous() for name, t in tensors.items()}
-    return arguments | dict(noise_stride=0 if noise is None or noise.ndim == 2 else noise.shape[-2] * noise.shape[-1])
+def _with_rounded_clamp(epilogue: Epilogue, dtype: torch.dtype) -> Epilogue:
+    activation = epilogue.activation
+    return epilogue._replace(activation=activation._replace(clamp=rounded_clamp(activation.clamp, dtype)))
 
 
 def slopes(act: str, alpha: float) -> tuple[float, float]:

@@ -14,27 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smartfast.kernels.geometry import memory_format
-from smartfast.kernels.runtime import NAMESPACE
+from ..geometry import HALF, memory_format
+from ..runtime import NAMESPACE
+from ..selection import register
+from .op import Convolution
 
-HALF = (torch.float16, torch.bfloat16)
 NO_DILATION, NO_OUTPUT_PADDING = [1, 1], [0, 0]
 
 
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    *,
-    stride: int = 1,
-    padding: int | tuple[int, int] = 0,
-    groups: int = 1,
-    transposed: bool = False,
-) -> Tensor:
-    """Correlate images with a weight, without bias; arguments and result as `kernels.conv2d`.
-
-    Gradients flow to x and the weight, to any order. The result is stored as NHWC if x or the weight is.
-    """
-    pads = [padding, padding] if isinstance(padding, int) else list(padding)
+def conv2d(x: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:
+    """`kernels.conv2d`. The result is stored as NHWC if x or the weight is."""
+    stride, pads, groups, transposed = convolution
     if not transposed:
         return conv(x, weight, stride, pads, groups)
     height, width = (
@@ -150,3 +140,4 @@ conv_weight_gradient.register_fake(_fake_gradient)
 conv.register_autograd(_differentiate_conv, setup_context=_save)
 conv_input_gradient.register_autograd(_differentiate_input_gradient, setup_context=_save)
 conv_weight_gradient.register_autograd(_differentiate_weight_gradient, setup_context=_save)
+register("conv2d", "triton", conv2d)

@@ -1,75 +1,64 @@
-"""What follows a convolution in StyleGAN2's layers, as one step at the end of any kernel that holds a tile of it.
+"""What follows a convolution in StyleGAN2's layers, in one step.
 
-    y = s * clamp(gain * act(d[n, c] * z + noise[n, h, w] + bias[c])),      s = the next layer's styles[n, c], or 1
+    y = s[n, c] * clamp(gain * act(d[n, c] * z + noise[n, h, w] + bias[c])),      s = the next layer's styles, or 1
 
-act is linear, relu or lrelu.
+Gradients flow to all five tensors, to every order.
 """
 
-import triton
-import triton.language as tl
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..bias_act.op import Activation
+from ..selection import dispatch, public
 
 
-@triton.jit
-def activate(v, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, ACT: tl.constexpr):
-    """clamp(gain * act(v)); CLAMP = None for none. A NaN stays one, so that a training step is seen to be bad.
+class Epilogue(NamedTuple):
+    """What follows a convolution; the default is nothing.
 
-    Constants are constexpr to fold and to keep float64 exact; minimum and maximum would round a bare one to float32.
+    demodulation, next_styles: [N, C], any floating dtype, or None. noise: [N, 1, H, W], or [H, W] for all samples, or
+    None. bias: [C] or None.
     """
-    if ACT == "relu":
-        v = tl.where(v < 0, 0.0, v)
-    if ACT == "lrelu":
-        v = tl.where(v > 0, v, v * ALPHA)
-    v = v * GAIN
-    if CLAMP is not None:
-        limit = tl.full(v.shape, CLAMP, v.dtype)
-        v = tl.maximum(v, -limit, propagate_nan=tl.PropagateNan.ALL)
-        v = tl.minimum(v, limit, propagate_nan=tl.PropagateNan.ALL)
-    return v
+
+    demodulation: Tensor | None = None
+    noise: Tensor | None = None
+    bias: Tensor | None = None
+    next_styles: Tensor | None = None
+    activation: Activation = Activation()
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        return self[:4]
 
 
-@triton.jit
-def finish_tile(
-    z,
-    n,
-    pixels,
-    pixel_mask,
-    channels,
-    channel_mask,
-    num_channels,
-    demodulation,
-    noise,
-    noise_stride,
-    bias,
-    next_styles,
-    ALPHA: tl.constexpr,
-    GAIN: tl.constexpr,
-    CLAMP: tl.constexpr,
-    ACT: tl.constexpr,
-):
-    """The epilogue of one sample's tile.
+@public()
+def finish(z: Tensor, epilogue: Epilogue, *, impl: str | None = None) -> Tensor:
+    """Demodulate, add noise and bias, activate, scale and clamp, and apply the next layer's styles.
 
     Args:
-        z: [P, C] in the dtype of computation.
-        n: Sample.
-        pixels, pixel_mask: [P] h * W + w, and which exist.
-        channels, channel_mask: [C], and which exist.
-        demodulation, next_styles: Pointers to [N, num_channels], or None.
-        noise: Pointer to [H * W] per sample, `noise_stride` apart (0 = shared), or None.
-        bias: Pointer to [num_channels], or None.
-        ALPHA, GAIN, CLAMP, ACT: See `activate`.
+        z: [N, C, H, W], any floating dtype.
+        epilogue: What to do.
+        impl: "triton", "aten" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
-        [P, C] in the dtype of z.
+        Shape and dtype of z; NHWC if z is stored so.
+
+    Raises:
+        ValueError: A tensor of another shape.
     """
-    if demodulation is not None:
-        d = tl.load(demodulation + n * num_channels + channels, mask=channel_mask, other=0.0)
-        z = z * d.to(z.dtype)[None, :]
-    if noise is not None:
-        z = z + tl.load(noise + n * noise_stride + pixels, mask=pixel_mask, other=0.0).to(z.dtype)[:, None]
-    if bias is not None:
-        z = z + tl.load(bias + channels, mask=channel_mask, other=0.0).to(z.dtype)[None, :]
-    z = activate(z, ALPHA, GAIN, CLAMP, ACT)
-    if next_styles is not None:
-        s = tl.load(next_styles + n * num_channels + channels, mask=channel_mask, other=0.0)
-        z = z * s.to(z.dtype)[None, :]
-    return z
+    if z.ndim != 4:
+        raise ValueError(f"z has shape {tuple(z.shape)}, expected [N, C, H, W]")
+    check_epilogue(epilogue, *z.shape)
+    return dispatch("finish", z.device, z, epilogue, impl=impl)
+
+
+def check_epilogue(epilogue: Epilogue, n: int, c: int, h: int, w: int) -> None:
+    """Check that an epilogue fits images [n, c, h, w].
+
+    Raises:
+        ValueError: A tensor of another shape.
+    """
+    shapes = dict(demodulation=[(n, c)], noise=[(n, 1, h, w), (h, w)], bias=[(c,)], next_styles=[(n, c)])
+    for (name, expected), tensor in zip(shapes.items(), epilogue.tensors, strict=True):
+        if tensor is not None and tuple(tensor.shape) not in expected:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {' or '.join(map(str, expected))}")

@@ -1,12 +1,11 @@
-"""The epilogue of StyleGAN2's layers as an op of its own: what follows a convolution that a library computed.
+"""The epilogue on Triton kernels: what follows a convolution that a library computed.
 
     v = d[n, c] * z + noise[n, h, w] + bias[c],     y = s[n, c] * clamp(gain * act(v))
 
-act is linear, relu or lrelu; everything but z is optional (d: demodulation, s: next_styles). Gradients of every order
-flow to all five tensors. z is saved, not y. One kernel computes y; one computes dz and, for the other gradients that
-are wanted, partial sums per program that PyTorch adds up: no atomics, the same bits every time.
-
-Two registered ops; kernels that fuse this epilogue build their own derivative from the second:
+One kernel does linear, relu and lrelu; after other activations come bias_act's kernel and the styles. z is saved, not
+y. One kernel computes y; one computes dz and, for the other gradients that are wanted, partial sums per program that
+PyTorch adds up: no atomics, the same bits every time. Two registered ops; kernels that fuse this epilogue build their
+own derivative from the second:
 
     smartfast::finish(z, demodulation?, noise?, bias?, next_styles?, act, alpha, gain, clamp?) -> y
     smartfast::finish_backward(g, z, demodulation?, noise?, bias?, next_styles?, act, alpha, gain, clamp?, bool[] needs)
@@ -14,7 +13,7 @@ Two registered ops; kernels that fuse this epilogue build their own derivative f
 
 g is the gradient of y, in any layout. needs has four booleans, one for each of the last four results, which are empty
 tensors [0] where it says False. dz has the dtype and layout of z; the others have the shape and dtype of their tensor.
-Call it as `finish_backward(...)` from this module. It is differentiable itself.
+It is differentiable itself.
 """
 
 from collections.abc import Callable
@@ -24,62 +23,57 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import triton
 from torch import Tensor
 
-from smartfast.kernels.epilogue.kernels import dense_as_stored, launch_finish, launch_finish_backward
-from smartfast.kernels.runtime import NAMESPACE
-from smartfast.kernels.score_noise import aten as reference
+from ..bias_act.aten import activate
+from ..bias_act.op import Activation
+from ..bias_act.triton import activation_constants, bias_act
+from ..geometry import wide
+from ..runtime import NAMESPACE, compute_dtype, dense, is_channels_last, launch, next_power_of_two
+from ..selection import register
+from .kernels import finish_backward_kernel, finish_kernel
+from .op import Epilogue
 
-__all__ = ["finish", "finish_backward", "launch_finish", "launch_finish_backward"]
-
-ACTIVATIONS = ("linear", "relu", "lrelu")
-
-
-def finish(
-    z: Tensor,
-    demodulation: Tensor | None,
-    noise: Tensor | None,
-    bias: Tensor | None,
-    next_styles: Tensor | None,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-) -> Tensor:
-    """Demodulate, add noise and bias, activate, scale and clamp, and apply the next layer's styles: see above.
-
-    Args:
-        z: [N, C, H, W], float16, bfloat16, float32 or float64; computed in float32 (float64), without a copy if stored
-            as NHWC or NCHW.
-        demodulation, next_styles: [N, C], any floating dtype, or None.
-        noise: [N, 1, H, W], or [H, W] for all samples, or None.
-        bias: [C] or None.
-        act: linear, relu or lrelu.
-        alpha: Slope of lrelu below zero.
-        gain: Factor after the activation.
-        clamp: Largest magnitude before next_styles; None = none.
-
-    Returns:
-        y, shape and dtype of z; NHWC if z is stored so, else NCHW.
-
-    Raises:
-        ValueError: A shape, dtype or activation other than above.
-    """
-    if act not in ACTIVATIONS:
-        raise ValueError(f"act is {act!r}, expected {', '.join(ACTIVATIONS)}")
-    if z.ndim != 4:
-        raise ValueError(f"z has shape {tuple(z.shape)}, expected [N, C, H, W]")
-    n, c, h, w = z.shape
-    _check("demodulation", demodulation, (n, c))
-    _check("noise", noise, (h, w) if noise is not None and noise.ndim == 2 else (n, 1, h, w))
-    _check("bias", bias, (c,))
-    _check("next_styles", next_styles, (n, c))
-    return finish_op(z, demodulation, noise, bias, next_styles, act, alpha, gain, clamp)
+FUSED = ("linear", "relu", "lrelu")
+"""Activations that a tile's epilogue computes."""
+TILE = 1024
+"""Elements of a tile: 8 per thread, 128 bits of half precision."""
+TILE_CHANNELS = 64
+"""Most channels of a tile in NHWC."""
+LONGEST_STRIP = 16
+"""Most tiles that a program of the backward kernel goes through; longer strips write fewer partial sums."""
+NCHW_REGISTERS = 128
+"""Of a thread of the backward kernel, where the compiler's own target makes it spill a few."""
+PROGRAMS_WANTED = 2048
+"""Strips are shorter where the backward kernel would have fewer programs, which is too few to fill a large GPU."""
 
 
-def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
-    if tensor is not None and tensor.shape != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+def finish(z: Tensor, epilogue: Epilogue) -> Tensor:
+    """`kernels.finish`."""
+    first, rest = split(epilogue)
+    return finish_rest(finish_op(z, *first.tensors, *first.activation), rest)
+
+
+def scale(x: Tensor, styles: Tensor) -> Tensor:
+    """x [N, C, H, W] * styles [N, C], with both gradients from one pass."""
+    return finish_op(x, styles, None, None, None, *Activation())
+
+
+def split(epilogue: Epilogue) -> tuple[Epilogue, Epilogue | None]:
+    """What a kernel's tile does, and what is left for `finish_rest` after an activation that a tile does not do."""
+    if epilogue.activation.act in FUSED:
+        return epilogue, None
+    rest = epilogue._replace(demodulation=None, noise=None)
+    return Epilogue(epilogue.demodulation, epilogue.noise), rest
+
+
+def finish_rest(y: Tensor, rest: Epilogue | None) -> Tensor:
+    """The second part of `split`."""
+    if rest is None:
+        return y
+    y = bias_act(y, rest.bias, 1, rest.activation)
+    return y if rest.next_styles is None else scale(y, rest.next_styles)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::finish", mutates_args=())
@@ -94,12 +88,12 @@ def finish_op(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    return launch_finish(z, demodulation, noise, bias, next_styles, act, alpha, gain, clamp)
+    return launch_finish(z, Epilogue(demodulation, noise, bias, next_styles, Activation(act, alpha, gain, clamp)))
 
 
 @finish_op.register_fake
 def _finish_fake(z: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(dense_as_stored(z))
+    return torch.empty_like(_dense_as_stored(z))
 
 
 @torch.library.custom_op(f"{NAMESPACE}::finish_backward", mutates_args=())
@@ -116,12 +110,12 @@ def finish_backward(
     clamp: float | None,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    tensors = (demodulation, noise, bias, next_styles)
-    dz, partial = launch_finish_backward(g, z, *tensors, act, alpha, gain, clamp, needs)
+    epilogue = Epilogue(demodulation, noise, bias, next_styles, Activation(act, alpha, gain, clamp))
+    dz, partial = launch_finish_backward(g, z, epilogue, needs)
     over_samples = (False, noise is not None and noise.ndim == 2, True, False)
     sums = [
         z.new_empty(0) if t is None or p is None else p.sum((0, 1) if over else 1).reshape(t.shape).to(t.dtype)
-        for t, p, over in zip(tensors, partial, over_samples, strict=True)
+        for t, p, over in zip(epilogue.tensors, partial, over_samples, strict=True)
     ]
     return dz, sums[0], sums[1], sums[2], sums[3]
 
@@ -133,7 +127,96 @@ def _finish_backward_fake(g: Tensor, z: Tensor, *rest: Any) -> tuple[Tensor, ...
         t.new_empty(t.shape) if need and t is not None else z.new_empty(0)
         for t, need in zip(tensors, needs, strict=True)
     ]
-    return torch.empty_like(dense_as_stored(z)), *sums
+    return torch.empty_like(_dense_as_stored(z)), *sums
+
+
+def _dense_as_stored(z: Tensor) -> Tensor:
+    """z in the layout that the kernels give their result: NHWC if it is stored so, else NCHW."""
+    return dense(z, channels_last=is_channels_last(z))
+
+
+def launch_finish(z: Tensor, epilogue: Epilogue) -> Tensor:
+    """Run the forward kernel. Arguments and result as `finish`."""
+    z = _dense_as_stored(z)
+    y = torch.empty_like(z)
+    arguments = _tile_arguments(z) | epilogue_arguments(epilogue)
+    tiles = triton.cdiv(arguments["num_pixels"], arguments["TILE_PIXELS"])
+    grid = (len(z) * tiles, triton.cdiv(z.shape[1], arguments["TILE_CHANNELS"]))
+    launch(finish_kernel, grid, written=("y",), num_warps=4, z=z, y=y, **arguments)
+    return y
+
+
+def launch_finish_backward(
+    g: Tensor, z: Tensor, epilogue: Epilogue, needs: list[bool]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Run the backward kernel. Arguments as `finish_backward`.
+
+    Returns:
+        (dz, partial sums of the other four gradients or None). Those of demodulation, bias and next_styles are
+        [N, strips, C], those of noise [N, tiles of channels, H * W], in float32 (float64 if z is).
+    """
+    z = _dense_as_stored(z)
+    g = dense(g, channels_last=is_channels_last(z))
+    arguments = _tile_arguments(z) | epilogue_arguments(epilogue)
+    num_pixels, tile_pixels = arguments["num_pixels"], arguments["TILE_PIXELS"]
+    channel_tiles = triton.cdiv(z.shape[1], arguments["TILE_CHANNELS"])
+    strip = LONGEST_STRIP
+    while strip > 1 and len(z) * channel_tiles * triton.cdiv(num_pixels, tile_pixels * strip) < PROGRAMS_WANTED:
+        strip //= 2
+    strips = triton.cdiv(num_pixels, tile_pixels * strip)
+    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
+    per_channel, per_pixel = (len(z), strips, z.shape[1]), (len(z), channel_tiles, num_pixels)
+    shapes = dict(d_demodulation=per_channel, d_noise=per_pixel, d_bias=per_channel, d_next_styles=per_channel)
+    partial: dict[str, Any] = {
+        name: torch.empty(shape, dtype=dtype, device=z.device) if need else None
+        for (name, shape), need in zip(shapes.items(), needs, strict=True)
+    }
+    dz = torch.empty_like(z)
+    launch(
+        finish_backward_kernel,
+        (len(z) * strips, channel_tiles),
+        written=("dz", *(name for name, sums in partial.items() if sums is not None)),
+        num_warps=4,
+        max_registers=None if arguments["CHANNELS_LAST"] else NCHW_REGISTERS,
+        g=g,
+        z=z,
+        dz=dz,
+        STRIP=strip,
+        **partial,
+        **arguments,
+    )
+    return dz, list(partial.values())
+
+
+def epilogue_arguments(epilogue: Epilogue) -> dict[str, Any]:
+    """What a kernel that ends in `finish_tile` takes for it."""
+    return epilogue_tensors(epilogue) | activation_constants(epilogue.activation)
+
+
+def epilogue_tensors(epilogue: Epilogue) -> dict[str, Any]:
+    """The tensors of an epilogue, for a kernel."""
+    names, noise = Epilogue._fields[:4], epilogue.noise
+    tensors = {n: None if t is None else t.contiguous() for n, t in zip(names, epilogue.tensors, strict=True)}
+    return tensors | dict(noise_stride=noise.shape[2] * noise.shape[3] if noise is not None and noise.ndim == 4 else 0)
+
+
+def _tile_arguments(z: Tensor) -> dict[str, Any]:
+    """What both kernels take for a dense z."""
+    channels, num_pixels = z.shape[1], z.shape[2] * z.shape[3]
+    if is_channels_last(z):
+        tile_channels = min(TILE_CHANNELS, next_power_of_two(channels))
+        tile_pixels = min(TILE // tile_channels, next_power_of_two(num_pixels))
+    else:
+        tile_pixels = min(TILE, next_power_of_two(num_pixels))
+        tile_channels = min(TILE // tile_pixels, next_power_of_two(channels))
+    return dict(
+        num_pixels=num_pixels,
+        NUM_CHANNELS=channels,
+        CHANNELS_LAST=is_channels_last(z),
+        TILE_PIXELS=tile_pixels,
+        TILE_CHANNELS=tile_channels,
+        ACC=compute_dtype(z.dtype),
+    )
 
 
 def _save_for_finish(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -145,9 +228,6 @@ def _derivative_of_finish(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[1:5])
     dz, *sums = finish_backward(g, *ctx.saved_tensors, *ctx.constants, needs)
     return dz, *(gradient if need else None for gradient, need in zip(sums, needs, strict=True)), None, None, None, None
-
-
-finish_op.register_autograd(_derivative_of_finish, setup_context=_save_for_finish)
 
 
 def _save_for_finish_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -184,9 +264,6 @@ def _derivative_of_finish_backward(ctx: Any, *cotangents: Tensor | None) -> tupl
     return *(_reduced(*item) for item in zip(gradients, images, inputs, strict=True)), None, None, None, None, None
 
 
-finish_backward.register_autograd(_derivative_of_finish_backward, setup_context=_save_for_finish_backward)
-
-
 def _as_images(
     g: Tensor | None, z: Tensor | None, d: Tensor | None, noise: Tensor | None, b: Tensor | None, s: Tensor | None
 ) -> list[Tensor | None]:
@@ -199,7 +276,7 @@ def _as_images(
         None if b is None else b[:, None, None],
         None if s is None else s[:, :, None, None],
     )
-    return [None if t is None else reference.wide(t) for t in expanded]
+    return [None if t is None else wide(t) for t in expanded]
 
 
 def _activation(
@@ -207,7 +284,7 @@ def _activation(
 ) -> tuple[Tensor, Callable[[Tensor | None], Tensor | None]]:
     """clamp(gain * act(v)), and the function that multiplies by its derivative (None stands for zero)."""
     below_zero = {"linear": 1.0, "relu": 0.0, "lrelu": alpha}[act]
-    level = reference.activate(v, act, alpha) * gain
+    level = activate(v, act, alpha) * gain
     if clamp is not None:
         level = F.hardtanh(level, -clamp, clamp)
 
@@ -241,3 +318,8 @@ def _reduced(gradient: Tensor | None, image: Tensor | None, like: Tensor | None)
     if gradient is None or image is None or like is None:
         return None
     return gradient.sum_to_size(image.shape).reshape(like.shape).to(like.dtype)
+
+
+finish_op.register_autograd(_derivative_of_finish, setup_context=_save_for_finish)
+finish_backward.register_autograd(_derivative_of_finish_backward, setup_context=_save_for_finish_backward)
+register("finish", "triton", finish)

@@ -1,28 +1,13 @@
 """`kernels.philox_uniform` and `kernels.philox_normal` by Triton: all numbers of a call in one launch, 4 bytes each."""
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from smartfast.kernels import runtime
-from smartfast.kernels.score_noise.kernels import normal_run, uniform_run
-from smartfast.kernels.selection import register
+from .. import runtime
+from ..selection import register
+from .kernels import random_kernel
 
 _MOST_BLOCKS = 256
-
-
-@triton.jit
-def random_kernel(stream, y, seed, purpose, count, NORMAL: tl.constexpr, BLOCKS: tl.constexpr):
-    """Program (n, i): the i-th share of row n of y, float32 [N, count]; BLOCKS Philox blocks of four numbers."""
-    n, share = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    blocks = share * BLOCKS + tl.arange(0, BLOCKS)
-    if NORMAL:
-        numbers = normal_run(seed, purpose, tl.load(stream + n), blocks)
-    else:
-        numbers = uniform_run(seed, purpose, tl.load(stream + n), blocks)
-    at = share * 4 * BLOCKS + tl.arange(0, 4 * BLOCKS)
-    tl.store(y + n * count + at, numbers, mask=at < count)
 
 
 def launch_random(seed: int, stream: Tensor, count: int, purpose: int, *, normal: bool) -> Tensor:

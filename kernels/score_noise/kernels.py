@@ -5,70 +5,25 @@ One kernel does both, on images seen as [N, channels, pixels] with any strides:
     target = x_factor[n] * x + noise_factor[n] * eps,    written, or
     residual = prediction - target,                      squared and summed, or written with a factor, or both
 
-eps are the numbers of philox.py: a program computes all four of every Philox block, for runs of four neighbours of
+eps are the numbers of ../philox: a program computes all four of every Philox block, for runs of four neighbours of
 one image in NCHW order. Where the tensors are contiguous the image counts as one channel, and four neighbours are
 four neighbours in memory. Otherwise a program goes through the channels of its pixels one after the other: in NHWC
 its accesses are then one element wide, but each memory sector is fetched from DRAM once, and with three channels it
 takes half the instructions of 128-bit accesses with a Philox block for every element (50 against 101 on sm_90).
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra import libdevice
 
-from smartfast.kernels import runtime
+from .. import runtime
+from ..philox.kernels import normal_run
+from .op import Target
 
-_FAST = tl.constexpr(not runtime.INTERPRETED)
 _VECTORS = ("x_factor", "noise_factor", "y_factor", "stream")
-_TWO_PI = tl.constexpr(2 * math.pi)
-
-
-@triton.jit
-def philox_block(seed, purpose, stream, block):
-    """The four words (uint32) of each block of a stream; block = position // 4, integers [B]; stream is an int64."""
-    low, high = stream.to(tl.uint32), (stream >> 32).to(tl.uint32)
-    return tl.philox(seed, block.to(tl.uint32), low, high, tl.full((), purpose, tl.uint32))
-
-
-@triton.jit
-def _uniform(word):
-    return (word >> 8).to(tl.int32).to(tl.float32) * 2.0**-24
-
-
-@triton.jit
-def _normal_pair(word_0, word_1):
-    """Box-Muller with the GPU's approximate functions, within 6e-6 of the exact one.
-
-    By the PTX manual's bounds: 7e-7 for sine and cosine times the largest radius, 5.8, is 4e-6. The logarithm's 2e-7
-    are divided by the radius: below 2^-8 the first two terms of -log(1 - u) are nearer.
-    """
-    u, angle = _uniform(word_0), _uniform(word_1) * _TWO_PI
-    log = libdevice.fast_logf(1.0 - u) if _FAST else tl.log(1.0 - u)
-    radius = tl.sqrt(tl.where(u < 2.0**-8, 2.0 * u + u * u, -2.0 * log))
-    cos = libdevice.fast_cosf(angle) if _FAST else tl.cos(angle)
-    sin = libdevice.fast_sinf(angle) if _FAST else tl.sin(angle)
-    return radius * cos, radius * sin
-
-
-@triton.jit
-def uniform_run(seed, purpose, stream, blocks):
-    """Uniform numbers in [0, 1), float32 [4 * B], of neighbouring blocks [B]."""
-    w0, w1, w2, w3 = philox_block(seed, purpose, stream, blocks)
-    return tl.interleave(tl.interleave(_uniform(w0), _uniform(w2)), tl.interleave(_uniform(w1), _uniform(w3)))
-
-
-@triton.jit
-def normal_run(seed, purpose, stream, blocks):
-    """Unit-normal numbers, float32 [4 * B], of neighbouring blocks [B]."""
-    w0, w1, w2, w3 = philox_block(seed, purpose, stream, blocks)
-    e0, e1 = _normal_pair(w0, w1)
-    e2, e3 = _normal_pair(w2, w3)
-    return tl.interleave(tl.interleave(e0, e2), tl.interleave(e1, e3))
 
 
 @triton.jit
@@ -146,17 +101,6 @@ def score_noise_kernel(
             tl.store(y + n * y_n + c * y_c + p * y_p, y_tile, mask=mask)
     if partial is not None:
         tl.store(partial + n * tl.num_programs(1) + share, tl.sum(total))
-
-
-class Target(NamedTuple):
-    """x_factor[n] * x + noise_factor[n] * eps. Factors None = 1; x None, stream None = a term that is not there."""
-
-    x: Tensor | None
-    x_factor: Tensor | None
-    noise_factor: Tensor | None
-    stream: Tensor | None
-    seed: int
-    purpose: int
 
 
 def launch_score_noise(

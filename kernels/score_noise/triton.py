@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smartfast.kernels.philox.op import signed
-from smartfast.kernels.score_noise.aten import noise_like, per_image, wide
-from smartfast.kernels.score_noise.kernels import Target, empty_like, has_one_stride, launch_score_noise
-from smartfast.kernels.selection import register
+from ..geometry import per_image, wide
+from ..philox.aten import noise_like
+from ..philox.op import signed
+from ..selection import register
+from .kernels import empty_like, has_one_stride, launch_score_noise
+from .op import Target
 
 # x_t = alpha * x + sigma * eps, and its derivative: images times a factor
 
@@ -233,18 +235,9 @@ denoise_distance_op.register_autograd(_distance_backward, setup_context=_distanc
 denoise_residual_op.register_autograd(_residual_backward, setup_context=_residual_context)
 
 
-def denoise_distance(
-    prediction: Tensor,
-    x: Tensor | None,
-    x_factor: Tensor | None,
-    noise_factor: Tensor | None,
-    stream: Tensor | None,
-    seed: int,
-    purpose: int,
-    weight: Tensor | None,
-) -> Tensor:
-    """`reference.denoise_distance`."""
-    distance = denoise_distance_op(prediction, x, x_factor, noise_factor, stream, signed(seed), purpose)
+def denoise_distance(prediction: Tensor, target: Target, weight: Tensor | None) -> Tensor:
+    """`aten.denoise_distance`."""
+    distance = denoise_distance_op(prediction, *target._replace(seed=signed(target.seed)))
     return distance if weight is None else distance * weight.to(distance.dtype)
 
 
@@ -290,22 +283,14 @@ def _(prediction: Tensor, *arguments: Any) -> Tensor:
 
 
 def denoise_distance_and_gradient(
-    prediction: Tensor,
-    x: Tensor | None,
-    x_factor: Tensor | None,
-    noise_factor: Tensor | None,
-    stream: Tensor | None,
-    seed: int,
-    purpose: int,
-    weight: Tensor | None,
-    overwrite: bool,
+    prediction: Tensor, target: Target, weight: Tensor | None, overwrite: bool
 ) -> tuple[Tensor, Tensor]:
-    """`reference.denoise_distance_and_gradient`; nothing requires a gradient."""
+    """`aten.denoise_distance_and_gradient`; nothing requires a gradient."""
     if weight is None:
         weight = torch.ones(prediction.shape[0], dtype=_sum_dtype(prediction), device=prediction.device)
     weight = weight.to(_sum_dtype(prediction))
     factor = weight * (2 / math.prod(prediction.shape[1:]))
-    arguments = (prediction, x, x_factor, noise_factor, stream, signed(seed), purpose, factor)
+    arguments = (prediction, *target._replace(seed=signed(target.seed)), factor)
     if overwrite:
         return distance_and_gradient_in_place_op(*arguments) * weight, prediction
     distance, gradient = distance_and_gradient_op(*arguments)

@@ -1,6 +1,6 @@
 """Triton kernels of upfirdn2d: tap t of output o meets row (column) o * down + t - pad of the upsampled image.
 
-Three forms of one sum; `upfirdn2d.py` says which shape gets which:
+Three forms of one sum; `triton.py` says which shape gets which:
 
 - direct: every output reads its taps, and of those only the ones that meet a sample and no inserted zero. Any factors,
   filter and layout.
@@ -18,7 +18,7 @@ of ALIGNMENT, so that the compiler sees that 128-bit accesses are aligned.
 import triton
 import triton.language as tl
 
-from smartfast.kernels.epilogue.op import finish_tile
+from ..epilogue.kernels import finish_tile
 
 
 @triton.jit

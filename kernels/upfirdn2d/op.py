@@ -7,16 +7,40 @@ Linear in x and differentiable to any order; the filter gets no gradient. `upfir
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from smartfast.kernels.geometry import filter_size, parse_padding, parse_pair
-from smartfast.kernels.score_noise import aten as reference
-from smartfast.kernels.selection import dispatch, register
+from ..geometry import Pair, Quad, filter_size, parse_padding, parse_pair
+from ..selection import dispatch, public
 
 SEPARABLE_TAPS = 8
 """1-D filters with at least this many taps stay 1-D: two short passes then cost less than one square one."""
+
+
+class Resampling(NamedTuple):
+    """What `upfirdn2d` does beside the taps, every number given; the default keeps the image and scales it by 1."""
+
+    up: Pair = (1, 1)
+    down: Pair = (1, 1)
+    pads: Quad = (0, 0, 0, 0)
+    flip_filter: bool = False
+    gain: float = 1.0
+
+    def size(self, f: Tensor | None, height: int, width: int) -> Pair:
+        """Height and width of the result."""
+        (fw, fh), (x0, x1, y0, y1) = filter_size(f), self.pads
+        rows, columns = height * self.up[1] + y0 + y1 - fh, width * self.up[0] + x0 + x1 - fw
+        return rows // self.down[1] + 1, columns // self.down[0] + 1
+
+    def adjoint(self, x: Tensor, f: Tensor | None, y: Tensor) -> "Resampling":
+        """The resampling that carries gradients of y = upfirdn2d(x, f) back to x: up and down exchange places."""
+        (fw, fh), (x0, _, y0, _) = filter_size(f), self.pads
+        x1 = x.shape[3] * self.up[0] - y.shape[3] * self.down[0] + x0 - self.up[0] + 1
+        y1 = x.shape[2] * self.up[1] - y.shape[2] * self.down[1] + y0 - self.up[1] + 1
+        pads = (fw - 1 - x0, x1, fh - 1 - y0, y1)
+        return Resampling(self.down, self.up, pads, not self.flip_filter, self.gain)
 
 
 def setup_filter(
@@ -59,6 +83,7 @@ def setup_filter(
     return f * gain ** (f.ndim / 2)
 
 
+@public()
 def upfirdn2d(
     x: Tensor,
     f: Tensor | None,
@@ -81,7 +106,7 @@ def upfirdn2d(
             Negative numbers crop.
         flip_filter: False = convolution, True = correlation.
         gain: Factor of the result.
-        impl: "triton", "reference" or "auto" for this call; None = the current choice, see `use`.
+        impl: "triton", "aten" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         [N, C, H', W'] in the dtype of x, H' = (H * up + y_before + y_after - kh) // down + 1.
@@ -91,7 +116,7 @@ def upfirdn2d(
     """
     up_xy, down_xy, pads = parse_pair(up, "up"), parse_pair(down, "down"), parse_padding(padding)
     _check(x, f, up_xy, pads)
-    return dispatch("upfirdn2d", x.device, x, f, up_xy, down_xy, pads, flip_filter, gain, impl=impl)
+    return dispatch("upfirdn2d", x.device, x, f, Resampling(up_xy, down_xy, pads, flip_filter, gain), impl=impl)
 
 
 def filter2d(
@@ -166,6 +191,3 @@ def _check(x: Tensor, f: Tensor | None, up: tuple[int, int], pads: tuple[int, in
     width, height = x.shape[3] * up[0] + pads[0] + pads[1], x.shape[2] * up[1] + pads[2] + pads[3]
     if width < fw or height < fh:
         raise ValueError(f"padding {pads} leaves {height}x{width} pixels, expected at least the filter's {fh}x{fw}")
-
-
-register("upfirdn2d", "aten", reference.upfirdn2d)

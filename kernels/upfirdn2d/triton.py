@@ -1,4 +1,4 @@
-"""upfirdn2d (formula in kernels/upfirdn2d.py) on Triton kernels, alone and with the epilogue of StyleGAN2's layers.
+"""upfirdn2d on Triton kernels, alone and with the epilogue of StyleGAN2's layers.
 
     z = upfirdn2d(x, f),    y = s[n, c] * clamp(gain * act(d[n, c] * z + noise[n, h, w] + bias[c]))
 
@@ -14,11 +14,14 @@ import torch
 import triton
 from torch import Tensor
 
-from smartfast.kernels.epilogue.triton import ACTIVATIONS, finish_backward
-from smartfast.kernels.geometry import Pair, Quad, filter_size, memory_format
-from smartfast.kernels.runtime import NAMESPACE, compute_dtype, launch, next_power_of_two
-from smartfast.kernels.selection import register
-from smartfast.kernels.upfirdn2d.kernels import direct_kernel, polyphase_kernel, slide_kernel
+from ..bias_act.op import Activation
+from ..epilogue.op import Epilogue
+from ..epilogue.triton import epilogue_arguments, finish_backward, finish_rest, split
+from ..geometry import filter_size, memory_format
+from ..runtime import NAMESPACE, compute_dtype, launch, next_power_of_two
+from ..selection import register
+from .kernels import direct_kernel, polyphase_kernel, slide_kernel
+from .op import Resampling
 
 SMALL_FILTER = 4
 """Most taps per axis of a filter whose weights stay in registers; longer 1-D filters take one pass per axis."""
@@ -36,22 +39,6 @@ PROGRAMS_WANTED = 512
 """Strips get shorter until a launch has about as many programs as an H100 holds at once, 4 on each of 132 units."""
 
 
-class Epilogue(NamedTuple):
-    """What `finish_tile` does to z; the default is nothing. Tensors as in `upfirdn2d_finish`."""
-
-    demodulation: Tensor | None = None
-    noise: Tensor | None = None
-    bias: Tensor | None = None
-    next_styles: Tensor | None = None
-    act: str = "linear"
-    alpha: float = 0.0
-    gain: float = 1.0
-    clamp: float | None = None
-
-
-NO_EPILOGUE = Epilogue()
-
-
 class _Filter(NamedTuple):
     """Taps [height, width], or [height] for both axes where separable; None = one tap of 1."""
 
@@ -59,53 +46,17 @@ class _Filter(NamedTuple):
     height: int
     width: int
     separable: bool
-    flip: bool
-    gain: float
 
 
-def upfirdn2d(x: Tensor, f: Tensor | None, up: Pair, down: Pair, pads: Quad, flip_filter: bool, gain: float) -> Tensor:
+def upfirdn2d(x: Tensor, f: Tensor | None, resampling: Resampling) -> Tensor:
     """`kernels.upfirdn2d`. The result is stored as NHWC if x is, else as NCHW."""
-    return upfirdn2d_op(x, f, up, down, pads, flip_filter, gain)
+    return upfirdn2d_op(x, f, *resampling)
 
 
-def upfirdn2d_finish(
-    x: Tensor,
-    f: Tensor | None,
-    up: Pair,
-    down: Pair,
-    pads: Quad,
-    flip_filter: bool,
-    gain: float,
-    demodulation: Tensor | None,
-    noise: Tensor | None,
-    bias: Tensor | None,
-    next_styles: Tensor | None,
-    act: str,
-    alpha: float,
-    act_gain: float,
-    clamp: float | None,
-) -> Tensor:
-    """`upfirdn2d` and what follows it in a layer, in one pass over memory. Gradients of every order, none for f.
-
-    Args:
-        x, f, up, down, pads, flip_filter, gain: As `upfirdn2d`.
-        demodulation, next_styles: [N, C] factors before and after the activation, or None.
-        noise: [N, 1, H', W'] or [H', W'], or None.
-        bias: [C] or None.
-        act: linear, relu or lrelu.
-        alpha, act_gain, clamp: See `kernels.bias_act`.
-
-    Returns:
-        [N, C, H', W'] in the dtype of x, stored as NHWC if x is, else as NCHW.
-
-    Raises:
-        ValueError: Another activation.
-    """
-    if act not in ACTIVATIONS:
-        raise ValueError(f"act is {act!r}, expected linear, relu or lrelu")
-    return upfirdn2d_finish_op(
-        x, f, up, down, pads, flip_filter, gain, demodulation, noise, bias, next_styles, act, alpha, act_gain, clamp
-    )
+def upfirdn2d_finish(x: Tensor, f: Tensor | None, resampling: Resampling, epilogue: Epilogue) -> Tensor:
+    """`upfirdn2d` and what follows it in a layer, in one pass over memory. Gradients of every order, none for f."""
+    first, rest = split(epilogue)
+    return finish_rest(upfirdn2d_finish_op(x, f, *resampling, *first.tensors, *first.activation), rest)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::upfirdn2d", mutates_args=())
@@ -119,7 +70,7 @@ def upfirdn2d_op(
     gain: float,
 ) -> Tensor:
     """The registered op of `upfirdn2d`."""
-    return launch_upfirdn2d(x, f, up, down, pads, flip_filter, gain)
+    return launch_upfirdn2d(x, f, _resampling(up, down, pads, flip_filter, gain))
 
 
 @torch.library.custom_op(f"{NAMESPACE}::upfirdn2d_finish", mutates_args=())
@@ -141,50 +92,50 @@ def upfirdn2d_finish_op(
     clamp: float | None,
 ) -> Tensor:
     """The registered op of `upfirdn2d_finish`."""
-    epilogue = Epilogue(demodulation, noise, bias, next_styles, act, alpha, act_gain, clamp)
-    return launch_upfirdn2d(x, f, up, down, pads, flip_filter, gain, epilogue)
+    epilogue = Epilogue(demodulation, noise, bias, next_styles, Activation(act, alpha, act_gain, clamp))
+    return launch_upfirdn2d(x, f, _resampling(up, down, pads, flip_filter, gain), epilogue)
 
 
-def launch_upfirdn2d(
-    x: Tensor,
-    f: Tensor | None,
-    up: Sequence[int],
-    down: Sequence[int],
-    pads: Sequence[int],
-    flip_filter: bool,
-    gain: float,
-    epilogue: Epilogue = NO_EPILOGUE,
-) -> Tensor:
-    """Allocate the result and launch its kernels: one, or two for a long 1-D filter, float32 between them."""
+def _resampling(
+    up: Sequence[int], down: Sequence[int], pads: Sequence[int], flip_filter: bool, gain: float
+) -> Resampling:
+    """From the lists that an op is given."""
     (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1) = up, down, pads
+    return Resampling((up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, gain)
+
+
+def launch_upfirdn2d(x: Tensor, f: Tensor | None, resampling: Resampling, epilogue: Epilogue | None = None) -> Tensor:
+    """Allocate the result and launch its kernels: one, or two for a long 1-D filter, float32 between them."""
+    (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip, gain = resampling
     layout = memory_format(x)  # of the result too; an image between two passes may be too small to tell
     x = x.contiguous(memory_format=layout)
     if f is not None:
         f = f.contiguous()
     kw, kh = filter_size(f)
     if f is None or f.ndim == 2 or kw <= SMALL_FILTER:
-        filter_ = _Filter(f, kh, kw, f is not None and f.ndim == 1, flip_filter, gain)
-        return _launch(x, filter_, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), epilogue, x.dtype, layout)
-    rows, columns = _Filter(f, 1, kw, False, flip_filter, 1.0), _Filter(f, kh, 1, False, flip_filter, gain)
+        taps = _Filter(f, kh, kw, f is not None and f.ndim == 1)
+        return _launch(x, taps, resampling, epilogue, x.dtype, layout)
     between = torch.float64 if x.dtype == torch.float64 else torch.float32
-    z = _launch(x, rows, (up_x, 1), (down_x, 1), (x0, x1, 0, 0), NO_EPILOGUE, between, layout)
-    return _launch(z, columns, (1, up_y), (1, down_y), (0, 0, y0, y1), epilogue, x.dtype, layout)
+    rows = Resampling((up_x, 1), (down_x, 1), (x0, x1, 0, 0), flip)
+    columns = Resampling((1, up_y), (1, down_y), (0, 0, y0, y1), flip, gain)
+    z = _launch(x, _Filter(f, 1, kw, False), rows, None, between, layout)
+    return _launch(z, _Filter(f, kh, 1, False), columns, epilogue, x.dtype, layout)
 
 
 def _launch(
     x: Tensor,
     f: _Filter,
-    up: Pair,
-    down: Pair,
-    pads: Quad,
-    epilogue: Epilogue,
+    resampling: Resampling,
+    epilogue: Epilogue | None,
     dtype: torch.dtype,
     layout: torch.memory_format,
 ) -> Tensor:
     """One kernel from x, dense in `layout`, to the result in `dtype`, stored alike."""
-    y = _empty_output(x, f.width, f.height, up, down, pads, dtype, layout)
-    (n, c, h, w), (oh, ow) = x.shape, y.shape[2:]
-    demodulation, noise, bias, next_styles = (None if t is None else t.contiguous() for t in epilogue[:4])
+    up, down, pads, flip, gain = resampling
+    n, c, h, w = x.shape
+    oh = (h * up[1] + pads[2] + pads[3] - f.height) // down[1] + 1
+    ow = (w * up[0] + pads[0] + pads[1] - f.width) // down[0] + 1
+    y = torch.empty((n, c, oh, ow), dtype=dtype, device=x.device, memory_format=layout)
     shared = dict(
         x=x,
         y=y,
@@ -196,22 +147,14 @@ def _launch(
         OW=ow,
         pad_x=pads[0],
         pad_y=pads[2],
-        demodulation=demodulation,
-        noise=noise,
-        noise_stride=oh * ow if noise is not None and noise.ndim == 4 else 0,
-        bias=bias,
-        next_styles=next_styles,
         KH=f.height,
         KW=f.width,
         SEPARABLE=f.separable,
-        FLIP=f.flip,
-        FILTER_GAIN=f.gain,
-        ALPHA=epilogue.alpha,
-        GAIN=epilogue.gain,
-        CLAMP=epilogue.clamp,
-        ACT=epilogue.act,
+        FLIP=flip,
+        FILTER_GAIN=gain,
         ALIGNMENT=ALIGNMENT if c % ALIGNMENT == 0 else 1,
         ACC=compute_dtype(x.dtype),
+        **epilogue_arguments(epilogue or Epilogue()),
     )
     channels_last = layout == torch.channels_last
     if channels_last and c >= ALIGNMENT and max(f.height, f.width) <= SMALL_FILTER:
@@ -221,7 +164,7 @@ def _launch(
         if up == (2, 2) and down == (1, 1):
             # A pair of outputs begins at -1 or 0, see the kernel.
             steps, columns = (oh + 2 - pads[2] % 2) // 2, (ow + 1 + pads[0] % 2) // 2
-            is_small = epilogue is NO_EPILOGUE and x.dtype.itemsize == 2
+            is_small = epilogue is None and x.dtype.itemsize == 2
             registers = POLYPHASE_REGISTERS if is_small else None
             _launch_strips(polyphase_kernel, shared, n, steps=steps, columns=columns, max_registers=registers)
             return y
@@ -291,22 +234,6 @@ def _warps(elements: int) -> int:
     return max(elements // 256, 1)
 
 
-def _empty_output(
-    x: Tensor,
-    fw: int,
-    fh: int,
-    up: Sequence[int],
-    down: Sequence[int],
-    pads: Sequence[int],
-    dtype: torch.dtype,
-    layout: torch.memory_format,
-) -> Tensor:
-    n, c, h, w = x.shape
-    oh = (h * up[1] + pads[2] + pads[3] - fh) // down[1] + 1
-    ow = (w * up[0] + pads[0] + pads[1] - fw) // down[0] + 1
-    return torch.empty((n, c, oh, ow), dtype=dtype, device=x.device, memory_format=layout)
-
-
 def _fake(
     x: Tensor,
     f: Tensor | None,
@@ -317,43 +244,35 @@ def _fake(
     gain: float,
     *epilogue: Any,
 ) -> Tensor:
-    return _empty_output(x, *filter_size(f), up, down, pads, x.dtype, memory_format(x))
-
-
-def _adjoint(x: Tensor, f: Tensor | None, y: Tensor, options: Sequence[Any]) -> tuple[Any, ...]:
-    """Options of the op that carries gradients of y back to x."""
-    up, down, (x0, _, y0, _), flip_filter, gain = options
-    fw, fh = filter_size(f)
-    x1 = x.shape[3] * up[0] - y.shape[3] * down[0] + x0 - up[0] + 1
-    y1 = x.shape[2] * up[1] - y.shape[2] * down[1] + y0 - up[1] + 1
-    return down, up, (fw - 1 - x0, x1, fh - 1 - y0, y1), not flip_filter, gain
+    size = _resampling(up, down, pads, flip_filter, gain).size(f, *x.shape[2:])
+    return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, f, *options = inputs
     ctx.save_for_backward(f)
-    ctx.adjoint = _adjoint(x, f, output, options)
+    ctx.adjoint = _resampling(*options).adjoint(x, f, output)
     ctx.layout = memory_format(output)
 
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     (f,) = ctx.saved_tensors
     dx = upfirdn2d_op(dy.contiguous(memory_format=ctx.layout), f, *ctx.adjoint)
-    return dx, None, None, None, None, None, None
+    return dx, *[None] * 6
 
 
 def _save_finish(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, f = inputs[:2]
-    ctx.options, ctx.activation = inputs[2:7], inputs[11:]
+    ctx.resampling, ctx.activation = _resampling(*inputs[2:7]), inputs[11:]
     ctx.save_for_backward(x, f, *inputs[7:11])
-    ctx.adjoint = _adjoint(x, f, output, ctx.options)
+    ctx.adjoint = ctx.resampling.adjoint(x, f, output)
     ctx.layout = memory_format(output)
 
 
 def _differentiate_finish(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, f, *tensors = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[7:11])
-    z = upfirdn2d_op(x, f, *ctx.options)
+    z = upfirdn2d_op(x, f, *ctx.resampling)
     dz, *gradients = finish_backward(dy.contiguous(memory_format=ctx.layout), z, *tensors, *ctx.activation, needs)
     dx = upfirdn2d_op(dz, f, *ctx.adjoint) if ctx.needs_input_grad[0] else None
     wanted = (g if need else None for g, need in zip(gradients, needs, strict=True))
@@ -365,3 +284,4 @@ upfirdn2d_op.register_autograd(_differentiate, setup_context=_save)
 upfirdn2d_finish_op.register_fake(_fake)
 upfirdn2d_finish_op.register_autograd(_differentiate_finish, setup_context=_save_finish)
 register("upfirdn2d", "triton", upfirdn2d)
+register("upfirdn2d_finish", "triton", upfirdn2d_finish)

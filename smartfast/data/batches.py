@@ -19,7 +19,7 @@ from smartfast.data.dataset import ImageDataset
 from smartfast.data.streaming import stream_batches, to_device
 from smartfast.draws import Purpose
 from smartfast.errors import UserError
-from smartfast.kernels.philox.op import philox_uniform
+from smartfast.kernels import philox_uniform
 from smartfast.pixels import to_float
 
 _PLANNED_ITERATIONS = 64

@@ -15,7 +15,7 @@ from smartfast.config import DataConfig
 from smartfast.data import ImageDataset, RealBatch, iterate_batches, open_dataset, sample_indices
 from smartfast.draws import Purpose
 from smartfast.errors import UserError
-from smartfast.kernels.philox.op import philox_uniform
+from smartfast.kernels import philox_uniform
 
 SIZE = 23
 

@@ -26,10 +26,10 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
 def test_every_op_has_an_aten_implementation() -> None:
     ops = [
         "bias_act",
-        "conv2d_resample",
+        "conv2d",
         "denoise_distance",
         "denoise_distance_and_gradient",
-        "modulated_conv2d",
+        "finish",
         "noise_forward",
         "philox_normal",
         "philox_uniform",

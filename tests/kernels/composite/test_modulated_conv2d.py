@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from smartfast.kernels.triton_ops import modulated_conv2d as triton_module
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from smartfast.kernels import bias_act, conv2d_resample, modulated_conv2d, selection, setup_filter, use
 from smartfast.kernels.routes import Route
-from smartfast.kernels.triton_ops import modulated_conv2d as triton_module
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 NAMES = ("x", "weight", "styles", "noise", "bias")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from smartfast.kernels.explain import explain
+from smartfast.kernels.triton_ops import modulated_conv2d as module
 from torch import Tensor
 
 from smartfast.kernels import modulated_conv2d, registered_ops, routes, selection, setup_filter, use
-from smartfast.kernels.explain import explain
 from smartfast.kernels.runtime import record_launches
-from smartfast.kernels.triton_ops import modulated_conv2d as module
 
 pytestmark = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="expected texts name the CPU")
 
