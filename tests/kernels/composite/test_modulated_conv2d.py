@@ -1,19 +1,19 @@
 """Modulated convolution against one explicit weight per sample."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from smartfast.kernels.triton_ops import modulated_conv2d as triton_module
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from smartfast.kernels import bias_act, conv2d_resample, modulated_conv2d, selection, setup_filter, use
-from smartfast.kernels.routes import Route
+from smartfast.kernels import ACTIVATIONS, Epilogue, Route, conv2d_resample, modulated_conv2d, routes, setup_filter, use
+from smartfast.kernels.epilogue import spec
+from smartfast.kernels.runtime import record_launches
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-NAMES = ("x", "weight", "styles", "noise", "bias")
 FILTER = setup_filter([1, 3, 3, 1])
 
 
@@ -31,15 +31,13 @@ def definition(
     clamp: float | None = None,
     **conv: Any,
 ) -> Tensor:
-    """Form every sample's weight, normalise it, convolve; conv2d_resample and bias_act have their own tests."""
-    images = []
-    for image, style in zip(x, styles, strict=True):
-        w = weight * style[None, :, None, None]
-        if demodulate:
-            w = w / (w.square().sum(dim=[1, 2, 3], keepdim=True) + 1e-8).sqrt()
-        images.append(conv2d_resample(image[None], w, **conv, impl="aten"))
-    y = bias_act(torch.cat(images) + noise, bias, act=act, gain=gain, clamp=clamp, impl="aten")
-    return y if next_styles is None else y * next_styles[:, :, None, None]
+    """Form every sample's weight, normalise it, convolve; conv2d_resample has its own tests."""
+    weights = weight * styles[:, None, :, None, None]
+    if demodulate:
+        weights = weights / (weights.square().sum(dim=[2, 3, 4], keepdim=True) + 1e-8).sqrt()
+    images = [conv2d_resample(image[None], w, **conv, impl="aten") for image, w in zip(x, weights, strict=True)]
+    activation = ACTIVATIONS[act]._replace(gain=gain, clamp=clamp)
+    return spec.finish(torch.cat(images), Epilogue(None, noise, bias, next_styles, activation))
 
 
 CASES = {
@@ -65,29 +63,30 @@ def arguments(options: dict, rng: torch.Generator, noise_per_sample: bool = True
     return [t.double() for t in (x, weight, styles, noise, bias)], options
 
 
-def call(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor, bias: Tensor, **options: Any) -> Tensor:
-    return modulated_conv2d(x, weight, styles, noise=noise, bias=bias, **options)
+def call(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor,
+    bias: Tensor,
+    next_styles: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    return modulated_conv2d(x, weight, styles, noise=noise, bias=bias, next_styles=next_styles, **options)
 
 
 @pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_value_and_gradients(
-    name: str, dtype: torch.dtype, rng: torch.Generator, assert_near: Callable[..., None]
+def test_value_and_derivatives(
+    name: str, dtype: torch.dtype, rng: torch.Generator, assert_within_budget: Callable[..., Tensor]
 ) -> None:
     tensors, options = arguments(CASES[name], rng, noise_per_sample=name != "plain")
-    tensors = [t.to(dtype).requires_grad_() for t in tensors]
-    truths = [t.detach().double().requires_grad_() for t in tensors]
-    y, expected = call(*tensors, **options), definition(*truths, **options)
+    tensors = [t.to(dtype) for t in (*tensors, torch.randn(3, 5, generator=rng))]
+    # Rounding to half precision moves numbers across a clamp and a kink, where the gradient jumps.
+    order = 2 if dtype in (torch.float64, torch.float32) else int("clamp" not in options)
+    y = assert_within_budget(partial(call, **options), partial(definition, **options), tensors, order=order)
     assert y.dtype == dtype
-    assert_near(y, expected)
-    upstream = torch.randn(y.shape, generator=rng).to(dtype)
-    gradients = torch.autograd.grad(y, tensors, upstream)
-    for gradient, truth in zip(gradients, torch.autograd.grad(expected, truths, upstream.double()), strict=True):
-        assert gradient.dtype == dtype
-        # Rounding to half precision moves outputs across the clamp, where the gradient jumps.
-        if dtype in (torch.float64, torch.float32) or options.get("clamp") is None:
-            assert_near(gradient, truth)
 
 
 def small_arguments(name: str, rng: torch.Generator) -> tuple[list[Tensor], dict]:
@@ -106,139 +105,99 @@ def test_second_order(name: str, rng: torch.Generator) -> None:
     assert gradgradcheck(lambda *t: call(*t, **options), leaves, fast_mode=True)
 
 
-def derivatives(op: Callable[..., Tensor], leaves: list[Tensor], upstream: Tensor, v: list[Tensor]) -> list[Tensor]:
-    """The output, its gradients, and the gradients of a random projection of those, for every leaf and `upstream`."""
-    y = op(*leaves)
-    first = torch.autograd.grad(y, leaves, upstream, create_graph=True)
-    s = sum((a * b.to(a.dtype)).sum() for a, b in zip(first, v, strict=True))
-    return [y, *first, *torch.autograd.grad(s, [*leaves, upstream], allow_unused=True, materialize_grads=True)]
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("implementation")
-def test_second_order_against_the_definition(
-    name: str, dtype: torch.dtype, rng: torch.Generator, assert_near: Callable[..., None]
-) -> None:
-    tensors, options = small_arguments(name, rng)
-    tensors = [t.float() for t in (*tensors, torch.randn(2, 2, generator=rng))]
-    upstream = torch.randn(definition(*tensors, **options).shape, generator=rng)
-    v = [torch.randn(t.shape, generator=rng) for t in tensors]
-    *leaves, dy = [t.to(dtype).requires_grad_() for t in (*tensors, upstream)]
-    *truths, truth_dy = [t.double().requires_grad_() for t in (*tensors, upstream)]
-    actual = derivatives(lambda *t: call(*t[:5], next_styles=t[5], **options), leaves, dy, v)
-    expected = derivatives(lambda *t: definition(*t, **options), truths, truth_dy, v)
-    for value, truth in zip(actual, expected, strict=True):
-        if truth.any():
-            assert_near(value, truth)
-        else:
-            assert not value.any()
-
-
 @pytest.mark.parametrize("name", ["plain", "not demodulated", "torgb", "layer", "swish"])
 def test_second_order_by_the_gemm_route(
-    name: str, rng: torch.Generator, monkeypatch: pytest.MonkeyPatch, assert_near: Callable[..., None]
+    name: str, rng: torch.Generator, monkeypatch: pytest.MonkeyPatch, assert_within_budget: Callable[..., Tensor]
 ) -> None:
-    monkeypatch.setattr(triton_module, "measured_route", lambda *_: Route("gemm", "for this test"))
+    monkeypatch.setattr(routes, "measured_route", lambda *_: Route("gemm", "for this test"))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     tensors, options = small_arguments(name, rng)
-    upstream = torch.randn(2, 2, 4, 4, generator=rng)
-    v = [torch.randn(t.shape, generator=rng) for t in tensors]
-    *leaves, dy = [t.float().requires_grad_() for t in (*tensors, upstream)]
-    *truths, truth_dy = [t.detach().double().requires_grad_() for t in (*leaves, dy)]
-    actual = derivatives(lambda *t: call(*t, **options, impl="triton"), leaves, dy, v)
-    expected = derivatives(lambda *t: definition(*t, **options), truths, truth_dy, v)
-    for value, truth in zip(actual, expected, strict=True):
-        if truth.any():
-            assert_near(value, truth)
-        else:
-            assert value.norm() <= 1e-6  # d * z is recovered from y, which leaves rounding where terms cancel
+    tensors = [t.float() for t in (*tensors, torch.randn(2, 2, generator=rng))]
+    op = partial(call, impl="triton", **options)
+    assert_within_budget(op, partial(definition, **options), tensors, cancels=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("act", ["lrelu", "swish"])
 @pytest.mark.usefixtures("implementation")
 def test_styles_of_the_next_layer(
-    act: str, dtype: torch.dtype, rng: torch.Generator, assert_near: Callable[..., None]
+    act: str, dtype: torch.dtype, rng: torch.Generator, assert_within_budget: Callable[..., Tensor]
 ) -> None:
-    """Two layers, of which the first applies the styles of the second; bfloat16 rounds too much for a chain of two."""
-    (x, weight, styles, noise, bias), _ = arguments(CASES["plain"], rng)
-    tensors = [x, weight, styles, noise, bias, torch.randn(2, 5, 3, 3, generator=rng), torch.randn(3, 5, generator=rng)]
-    leaves = [t.to(dtype).requires_grad_() for t in tensors]
-    truths = [t.detach().double().requires_grad_() for t in leaves]
+    """Two layers, of which the first applies the styles of the second."""
+    tensors, _ = arguments(CASES["plain"], rng)
+    tensors += [torch.randn(2, 5, 3, 3, generator=rng), torch.randn(3, 5, generator=rng)]
 
-    def layers(
-        x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor, bias: Tensor, w1: Tensor, s1: Tensor
-    ) -> Tensor:
-        y = call(x, weight, styles, noise, bias, padding=1, act=act, next_styles=s1)
+    def layers(*tensors: Tensor) -> Tensor:
+        *first, w1, s1 = tensors
+        y = call(*first, padding=1, act=act, next_styles=s1)
         return modulated_conv2d(y, w1, s1, padding=1, input_is_scaled=True)
 
-    def defined(
-        x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor, bias: Tensor, w1: Tensor, s1: Tensor
-    ) -> Tensor:
-        y = definition(x, weight, styles, noise, bias, padding=1, act=act)
+    def defined(*tensors: Tensor) -> Tensor:
+        *first, w1, s1 = tensors
+        y = definition(*first, padding=1, act=act)
         return definition(y, w1, s1, y.new_zeros(()), y.new_zeros(2), padding=1)
 
-    y, expected = layers(*leaves), defined(*truths)
+    y = assert_within_budget(layers, defined, [t.to(dtype) for t in tensors], order=1)
     assert y.dtype == dtype
-    assert_near(y, expected)
-    upstream = torch.randn(y.shape, generator=rng).to(dtype)
-    gradients = torch.autograd.grad(y, leaves, upstream)
-    for gradient, truth in zip(gradients, torch.autograd.grad(expected, truths, upstream.double()), strict=True):
-        assert gradient.dtype == dtype
-        assert_near(gradient, truth)
 
 
-def test_impl_of_a_call_goes_before_the_current_choice(rng: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = []
-    for name in ("aten", "triton"):
-        monkeypatch.setitem(selection._REGISTRY["modulated_conv2d"], name, lambda *_, name=name: ran.append(name))
+def test_impl_of_a_call_goes_before_the_current_choice(rng: torch.Generator) -> None:
     (x, weight, styles, *_), _ = arguments(CASES["plain"], rng)
-    with use("triton"):
-        modulated_conv2d(x, weight, styles, impl="aten")
-        modulated_conv2d(x, weight, styles)
-    modulated_conv2d(x, weight, styles, impl="triton")
-    assert ran == ["aten", "triton", "triton"]
+    with record_launches() as launches:
+        with use("triton"):
+            modulated_conv2d(x, weight, styles, impl="aten")
+            assert not launches
+            modulated_conv2d(x, weight, styles)
+            assert launches
+        launched = len(launches)
+        modulated_conv2d(x, weight, styles, impl="triton")
+    assert len(launches) == 2 * launched
 
 
 @pytest.mark.usefixtures("implementation")
-def test_weights_in_float32_beside_half_activations(rng: torch.Generator, assert_near: Callable[..., None]) -> None:
-    (x, weight, styles, noise, bias), options = arguments(CASES["layer"], rng)
-    y = call(x.half(), weight.float(), styles.float(), noise.half(), bias.half(), **options)
+def test_weights_in_float32_beside_half_activations(rng: torch.Generator, within_budget: Callable[..., None]) -> None:
+    tensors, options = arguments(CASES["layer"], rng)
+    half = [t.half() for t in tensors]
+    x, _, _, noise, bias = half
+    y = call(x, tensors[1].float(), tensors[2].float(), noise, bias, **options)
     assert y.dtype == torch.float16
-    assert_near(y, definition(x.half().double(), weight, styles, noise, bias, **options))
+    truth = definition(x.double(), *tensors[1:3], noise.double(), bias.double(), **options)
+    within_budget("result", y, definition(*half, **options), truth)
 
 
 @pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4], ids="scale {:g}".format)
-def test_float16_does_not_overflow(scale: float, rng: torch.Generator, assert_near: Callable[..., None]) -> None:
+def test_float16_does_not_overflow(scale: float, rng: torch.Generator) -> None:
+    """Where PyTorch's own float16 does, so that there is no budget: within the 11 bits of each of three roundings."""
     x = (torch.randn(2, 64, 8, 8, generator=rng) * 50).half()
     weight, styles = torch.randn(32, 64, 3, 3, generator=rng) * scale, torch.randn(2, 64, generator=rng) * 300
     y = modulated_conv2d(x, weight, styles, padding=1)
-    assert_near(y, modulated_conv2d(x.double(), weight.double(), styles.double(), padding=1, impl="aten"))
+    truth = modulated_conv2d(x.double(), weight.double(), styles.double(), padding=1, impl="aten")
+    assert (y.double() - truth).norm() <= 3 * 2**-11 * truth.norm()
 
 
 @pytest.mark.usefixtures("implementation")
-def test_autocast_decides_the_dtype(rng: torch.Generator, assert_near: Callable[..., None]) -> None:
+def test_autocast_decides_the_dtype(rng: torch.Generator, within_budget: Callable[..., None]) -> None:
     tensors, options = arguments(CASES["layer"], rng)
     with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
         y = call(*(t.float() for t in tensors), **options)
     assert y.dtype == torch.bfloat16
-    assert_near(y, definition(*tensors, **options))
+    within_budget(
+        "result", y, definition(*(t.to(y.dtype) for t in tensors), **options), definition(*tensors, **options)
+    )
 
 
 @pytest.mark.usefixtures("implementation")
-def test_layouts(rng: torch.Generator, assert_near: Callable[..., None]) -> None:
+def test_layouts(rng: torch.Generator, assert_within_budget: Callable[..., Tensor]) -> None:
     tensors, options = arguments(CASES["up"], rng)
     x, *others = [t.float() for t in tensors]
-    expected = definition(*tensors, **options)
-    y = call(x.to(memory_format=torch.channels_last), *others, **options)
+    op, formula = partial(call, **options), partial(definition, **options)
+    y = assert_within_budget(op, formula, [x.to(memory_format=torch.channels_last), *others], order=1)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert_near(y, expected)
     strided = torch.stack([x, x], dim=4).reshape(3, 4, 6, 16)[..., ::2]
-    assert_near(call(strided, *others, **options), expected)
+    assert_within_budget(op, formula, [strided, *others], order=1)
     weight, styles, noise, bias = others
-    assert call(x[:0], weight, styles[:0], noise[:0], bias, **options).shape == (0, *y.shape[1:])
+    assert op(x[:0], weight, styles[:0], noise[:0], bias).shape == (0, *y.shape[1:])
 
 
 @pytest.mark.parametrize(

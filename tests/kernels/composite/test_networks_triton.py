@@ -1,9 +1,9 @@
-"""R1 of a discriminator and path length of a generator, made of the Triton ops, are those of the reference.
+"""R1 of a discriminator and path length of a generator, made of the Triton ops, are those of aten.
 
-In float64 with the limit of float32: the gradients of whole networks are sums that cancel.
+In float64, to 1e-5: the gradients of whole networks are sums that cancel.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,17 +13,9 @@ from smartfast.kernels import use
 from smartfast.losses.stylegan2 import path_length_penalty, r1_penalty
 from smartfast.models import Discriminator, Generator
 
+pytestmark = pytest.mark.usefixtures("traced_autograd")
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 SMALL = dict(resolution=8, channels=3, channel_base=32, channel_max=4)
-
-
-@pytest.fixture(autouse=True)
-def traced_autograd() -> Iterator[None]:
-    """torch.autograd.grad inside a compiled function needs this private switch, as in `engine.compile_phase`."""
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        yield
-    torch._dynamo.reset()
 
 
 def with_gradients(network: nn.Module, penalty: Callable[[Tensor], Tensor]) -> Step:
@@ -70,7 +62,6 @@ def test_second_order(
     build: Callable[..., tuple[Step, Tensor]],
     is_compiled: bool,
     rng: torch.Generator,
-    assert_near: Callable[..., None],
 ) -> None:
     step, batch = build(rng)
     with use("aten"):
@@ -82,6 +73,6 @@ def test_second_order(
     assert expected[0] > 0 and sum(gradient.any() for gradient in expected) > len(expected) / 2
     for value, truth in zip(actual, expected, strict=True):
         if truth.any():
-            assert_near(value, truth, torch.float32)
+            assert (value - truth).norm() <= 1e-5 * truth.norm()
         else:
             assert not value.any()

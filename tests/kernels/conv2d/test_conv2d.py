@@ -1,6 +1,7 @@
 """Convolution and its two gradients: right, closed under differentiation, and never larger than a convolution."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from smartfast import kernels
-from smartfast.kernels.conv2d.triton import conv, conv2d, conv_input_gradient, conv_weight_gradient
+from smartfast.kernels import conv2d, use
+from smartfast.kernels.conv2d import spec
+from smartfast.kernels.conv2d.op import Convolution
+from smartfast.kernels.conv2d.triton import conv, conv_input_gradient, conv_weight_gradient
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 CHANNELS = 6
@@ -32,15 +35,6 @@ CASES = {
 }
 
 
-@pytest.fixture
-def traced_autograd() -> Iterator[None]:
-    """torch.autograd.grad inside a compiled function needs this private switch."""
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        yield
-    torch._dynamo.reset()
-
-
 def tensors(name: str, rng: torch.Generator, dtype: torch.dtype) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Random x and weight that require gradients, and the options."""
     options = dict(CASES[name])
@@ -49,27 +43,32 @@ def tensors(name: str, rng: torch.Generator, dtype: torch.dtype) -> tuple[Tensor
     return x, weight, options
 
 
-def definition(x: Tensor, weight: Tensor, *, transposed: bool = False, **options: Any) -> Tensor:
-    return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, **options)
+def definition(x: Tensor, weight: Tensor, padding: int | tuple[int, int] = 0, **options: Any) -> Tensor:
+    pads = (padding, padding) if isinstance(padding, int) else padding
+    return spec.conv2d(x, weight, Convolution(padding=pads, **options))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_spec_is_the_library(name: str, rng: torch.Generator) -> None:
+    x, weight, options = tensors(name, rng, torch.float64)
+    library = F.conv_transpose2d if options.pop("transposed", False) else F.conv2d
+    expected = library(x, weight, **options)
+    options = dict(options, transposed=library is F.conv_transpose2d)
+    assert torch.allclose(definition(x, weight, **options), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_value_and_gradients(
-    name: str, dtype: torch.dtype, rng: torch.Generator, assert_near: Callable[..., None]
+def test_value_and_derivatives(
+    name: str, dtype: torch.dtype, rng: torch.Generator, assert_within_budget: Callable[..., Tensor]
 ) -> None:
     x, weight, options = tensors(name, rng, dtype)
-    truths = [t.detach().double().requires_grad_() for t in (x, weight)]
-    y, expected = conv2d(x, weight, **options), definition(*truths, **options)
+    y = assert_within_budget(partial(conv2d, **options), partial(definition, **options), [x, weight])
     assert y.dtype == dtype
-    assert_near(y, expected)
-    upstream = torch.randn(y.shape, generator=rng).to(dtype)
-    gradients = torch.autograd.grad(y, [x, weight], upstream)
-    for gradient, truth in zip(gradients, torch.autograd.grad(expected, truths, upstream.double()), strict=True):
-        assert gradient.dtype == dtype
-        assert_near(gradient, truth)
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("name", CASES)
 def test_second_order(name: str, rng: torch.Generator) -> None:
     x, weight, options = tensors(name, rng, torch.float64)
@@ -92,56 +91,47 @@ def test_registration(name: str, dtype: torch.dtype, channels_last: bool, rng: t
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_layouts(transposed: bool, rng: torch.Generator, assert_near: Callable[..., None]) -> None:
-    weight = torch.randn(CHANNELS, CHANNELS, 3, 3, generator=rng, requires_grad=True)
+def test_layouts(transposed: bool, rng: torch.Generator, assert_within_budget: Callable[..., Tensor]) -> None:
+    weight = torch.randn(CHANNELS, CHANNELS, 3, 3, generator=rng)
     dense = torch.randn(2, CHANNELS, 7, 16, generator=rng)
-    inputs = [dense[..., ::2], dense.to(memory_format=torch.channels_last), dense.transpose(2, 3)]
-    for x in inputs:
-        x.requires_grad_()
-        y = conv2d(x, weight, stride=2, transposed=transposed)
+    options = dict(stride=2, transposed=transposed)
+    for x in (dense[..., ::2], dense.to(memory_format=torch.channels_last), dense.transpose(2, 3)):
+        upstream = torch.tensor(0.7).expand(conv2d(x, weight, **options).shape)  # of stride 0
+        op = partial(conv2d, impl="triton", **options)
+        y = assert_within_budget(op, partial(definition, **options), [x, weight], upstream=upstream)
         is_nhwc = x.is_contiguous(memory_format=torch.channels_last)
         assert y.is_contiguous(memory_format=torch.channels_last if is_nhwc else torch.contiguous_format)
-        truths = [t.detach().double().requires_grad_() for t in (x, weight)]
-        expected = definition(*truths, stride=2, transposed=transposed)
-        assert_near(y, expected)
-        gradients = torch.autograd.grad(y.sum(), [x, weight])  # the gradient that arrives has strides of 0
-        for gradient, truth in zip(gradients, torch.autograd.grad(expected.sum(), truths), strict=True):
-            assert_near(gradient, truth)
 
 
+@pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("name", ["stride, pixels left over", "groups"])
-def test_memory_that_was_not_written_is_not_read(
-    name: str, rng: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_was_not_written_is_not_read(name: str, rng: torch.Generator) -> None:
     x, weight, options = tensors(name, rng, torch.float32)
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan))
-    y = conv2d(x, weight, **options)
+    y = conv2d(x, weight, impl="triton", **options)
     assert all(t.isfinite().all() for t in (y, *torch.autograd.grad(y.sum(), [x, weight])))
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("name", ["padded", "transposed, stride, cut"])
 def test_empty_batch(name: str, rng: torch.Generator) -> None:
     x, weight, options = tensors(name, rng, torch.float32)
     x = x.detach()[:0].requires_grad_()
     y = conv2d(x, weight, **options)
-    assert y.shape == definition(x, weight, **options).shape
+    assert y.shape == (0, *definition(torch.zeros(1, *x.shape[1:]), weight, **options).shape[1:])
     dx, dw = torch.autograd.grad(y.sum(), [x, weight])
     assert dx.shape == x.shape
     assert dw.shape == weight.shape and not dw.any()
 
 
-def test_autocast_does_not_reach_inside(rng: torch.Generator) -> None:
+@pytest.mark.usefixtures("implementation")
+def test_autocast_does_not_reach_inside(rng: torch.Generator, assert_within_budget: Callable[..., Tensor]) -> None:
     x, weight, options = tensors("padded", rng, torch.float32)
-    with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
-        y = conv2d(x, weight, **options)
-        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        (dw,) = torch.autograd.grad(dx.square().sum(), weight)
-    x64, weight64 = (t.detach().double().requires_grad_() for t in (x, weight))
-    (dx64,) = torch.autograd.grad(definition(x64, weight64, **options).square().sum(), x64, create_graph=True)
-    (dw64,) = torch.autograd.grad(dx64.square().sum(), weight64)
-    assert y.dtype == torch.float32
-    assert (dw - dw64).norm() <= 1e-5 * dw64.norm()
+
+    def op(*tensors: Tensor) -> Tensor:
+        with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
+            return conv2d(*tensors, **options)
+
+    assert assert_within_budget(op, partial(definition, **options), [x, weight]).dtype == torch.float32
 
 
 def penalty(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -173,14 +163,13 @@ def kernel_sizes(graph: torch.fx.Graph) -> Iterator[tuple[int, ...]]:
             yield tuple(node.args[2][2:])
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["trio", "PyTorch's"])
+@pytest.mark.usefixtures("traced_autograd")
 def test_no_kernel_is_as_large_as_a_feature_map(
-    own: bool, rng: torch.Generator, traced_autograd: None, assert_near: Callable[..., None]
+    implementation: str, rng: torch.Generator, within_budget: Callable[..., None]
 ) -> None:
     """In the graph of R1's second derivative. PyTorch's own has such kernels, which shows that the test sees them."""
     x = torch.randn(2, 3, 16, 16, generator=rng, requires_grad=True)
     weights = [torch.randn(4, c, 3, 3, generator=rng, requires_grad=True) for c in (3, 4, 4)]
-    compute = penalty(conv2d if own else kernels.conv2d)
     graphs = []
 
     def keep(module: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
@@ -188,12 +177,13 @@ def test_no_kernel_is_as_large_as_a_feature_map(
         return make_boxed_func(module.forward)
 
     def step(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(compute(x, *weights), weights)
+        return torch.autograd.grad(penalty(conv2d)(x, *weights), weights)
 
     gradients = torch.compile(step, fullgraph=True, backend=aot_autograd(fw_compiler=keep))(x, *weights)
-    truths = [t.detach().double().requires_grad_() for t in (x, *weights)]
-    expected = torch.autograd.grad(penalty(kernels.conv2d)(*truths), truths[1:])
-    for gradient, truth in zip(gradients, expected, strict=True):
-        assert_near(gradient, truth)
+    with use("aten"):
+        own = step(x, *weights)
+        truths = step(*(t.detach().double().requires_grad_() for t in (x, *weights)))
+    for i, tensors in enumerate(zip(gradients, own, truths, strict=True)):
+        within_budget(f"gradient of weight {i}", *tensors)
     sizes = {size for graph in graphs for size in kernel_sizes(graph)}
-    assert (sizes == {(3, 3)}) == own
+    assert (sizes == {(3, 3)}) == (implementation == "triton")
