@@ -1,28 +1,35 @@
 """Every specialisation of the Triton kernels that the StyleGAN2 configurations launch, and what is asked of each."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from bench.ahead_of_time import Specialisation, specialise
+from bench.jobs import EAGER, Loop, job_config, open_job
 from bench.shapes import CONFIGS, Case, Config, cases
 from bench.tracing import trace
-from smartfast.kernels import Activation, Epilogue
+from smartfast import kernels
+from smartfast.kernels import Activation, Epilogue, selection
 from smartfast.kernels.conv2d import gemm
-from smartfast.kernels.runtime import Launch, is_channels_last
+from smartfast.kernels.runtime import Launch, is_channels_last, record_launches
 
 WIDE_CHANNELS = 8
 EVERY_USE = (
     "Every specialisation that the StyleGAN2 configurations at 32, 64, 128, 256 and 1024 pixels launch: forward, "
     "backward and second derivative, fp16 and fp32 as NHWC and NCHW, and bf16 as NHWC at 256 pixels, where only the "
     "type differs from fp16. conv_gemm, which no configuration takes unless it was measured to be faster, at all sizes "
-    "from 8 to 1024 pixels in fp16, fp32 and tf32, and in bf16 at 256."
+    "from 8 to 1024 pixels in fp16, fp32 and tf32, and in bf16 at 256, with and without the styles of a next layer. "
+    "All of these with aligned pointers; and a real iteration of the digits preset in fp32, NHWC and bf16, with the "
+    "pointers that the trainer's tensors have."
 )
+REAL_ITERATIONS = ((), ("--perf.channels_last=true",), ("--perf.precision=bf16", "--perf.channels_last=true"))
 BF16_CONFIG = next(config for config in CONFIGS if config.resolution == 256)
 
 
@@ -121,9 +128,51 @@ def _conv_gemm_launches(case: Case, precision: str, capability: int, has_styles:
 
 
 def every_use(capabilities: Sequence[int]) -> dict[Task, Use]:
-    """All configurations in half precision (fp16) and float32, one of them in bf16 too, which changes no other type."""
+    """All configurations in half precision (fp16) and float32, one of them in bf16 too, which changes no other type.
+
+    And an iteration as the trainer runs it, whose tensors are where they really are in memory.
+    """
     plan = [*product(CONFIGS, (torch.float16, torch.float32)), (BF16_CONFIG, torch.bfloat16)]
-    return collect(plan, capabilities)
+    uses = collect(plan, capabilities)
+    for settings in REAL_ITERATIONS:
+        for launch, capability in product(iteration_launches(settings), capabilities):
+            uses.setdefault((specialise(launch), capability), Use()).add(launch, f"iteration, {' '.join(settings)}")
+    return uses
+
+
+def iteration_launches(settings: Sequence[str]) -> list[Launch]:
+    """Launches of a first iteration, in which every phase runs, of the digits preset with some settings changed.
+
+    On CPU tensors, so that every pointer is real: parameters are views of one flat tensor, and so are gradients. The
+    kernels do not run: what they would write holds any numbers, and the steps that follow are skipped as bad. Random
+    numbers are drawn by aten too, because some become indices.
+    """
+    job = open_job(job_config("digits", settings), device=torch.device("cpu"))
+    with (
+        patch.object(selection, "TRITON_DEVICES", ("cpu",)),
+        _drawn_by_aten("philox_uniform"),
+        _drawn_by_aten("philox_normal"),
+        kernels.use("triton"),
+        record_launches() as launches,
+    ):
+        Loop(job, **EAGER).iterate(1)
+    return launches
+
+
+@contextmanager
+def _drawn_by_aten(op: str) -> Iterator[None]:
+    """Within it the op's launch is recorded and its result is aten's."""
+    recorded, drawn = (selection.implementation(op, name) for name in ("triton", "aten"))
+
+    def draw(*arguments: Any) -> Tensor:
+        recorded(*arguments)
+        return drawn(*arguments)
+
+    selection.register(op, "triton", draw)
+    try:
+        yield
+    finally:
+        selection.register(op, "triton", recorded)
 
 
 def one_per_kernel(capabilities: Sequence[int]) -> dict[Task, Use]:

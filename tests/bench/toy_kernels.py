@@ -12,7 +12,7 @@ from bench.compile_report import SHARED_BYTES, violations
 from bench.specialisations import Use
 from smartfast.kernels import runtime
 
-CAPABILITIES = (80, 90, 100)
+CAPABILITIES = (80, 90, 100, 120)
 
 
 @triton.jit
