@@ -29,7 +29,7 @@ ALIGNMENT = 8
 """Channels of 128 bits in half precision. NHWC images with fewer (RGB) take the direct kernel."""
 TILE = 1024
 """Elements of a tile: 8 per thread, 4 warps."""
-DIRECT_REGISTERS, POLYPHASE_REGISTERS = 128, 96
+DIRECT_REGISTERS, SLIDE_REGISTERS, POLYPHASE_REGISTERS = 128, 128, 96
 """Of a thread, where the compiler's own target makes it spill on some GPU (`python -m bench.compile_report`)."""
 TILE_INNER = 64
 """Elements of a tile that lie side by side in memory, more only if there is nothing else to take."""
@@ -159,7 +159,7 @@ def _launch(
     channels_last = layout == torch.channels_last
     if channels_last and c >= ALIGNMENT and max(f.height, f.width) <= SMALL_FILTER:
         if up == (1, 1) and down in ((1, 1), (2, 2)):
-            _launch_strips(slide_kernel, shared, n, steps=oh, columns=ow, DOWN=down[0])
+            _launch_strips(slide_kernel, shared, n, steps=oh, columns=ow, max_registers=SLIDE_REGISTERS, DOWN=down[0])
             return y
         if up == (2, 2) and down == (1, 1):
             # A pair of outputs begins at -1 or 0, see the kernel.
