@@ -101,7 +101,8 @@ def conv_gemm_op(
 
 @conv_gemm_op.register_fake
 def _fake_conv_gemm(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    shape, options = (x.shape[0], weight.shape[0], *x.shape[2:]), dict(dtype=x.dtype, device=x.device)
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    options: dict[str, Any] = dict(dtype=x.dtype, device=x.device)
     y = torch.empty(shape, memory_format=_layout(x), **options)
     keep_level = rest[-1]
     return y, torch.empty(shape, memory_format=torch.channels_last, **options) if keep_level else x.new_empty(0)

@@ -6,7 +6,7 @@ left factor is never stored: its tiles are read from the NHWC image at each tap'
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -309,7 +309,7 @@ def launch_finish_gradient(
     block = min(32, max(next_power_of_two(num_pixels), 16))
     parts = (n, triton.cdiv(num_pixels, block), channels)
     shapes = dict(demodulation=parts, noise=(n, 1, height, width), bias=parts, next_styles=parts)
-    sums = {
+    sums: dict[str, Any] = {
         f"d_{name}": None if t is None else torch.empty(shape, dtype=torch.float32, device=level.device)
         for (name, shape), t in zip(shapes.items(), epilogue.tensors, strict=True)
     }
@@ -336,7 +336,7 @@ def launch_finish_gradient(
         BLOCK_C=min(64, max(next_power_of_two(channels), 16)),
     )
     d_demodulation, d_noise, d_bias, d_next_styles = sums.values()
-    if d_demodulation is not None:
+    if epilogue.demodulation is not None:
         d_demodulation = d_demodulation.sum(dim=1) / epilogue.demodulation
     d_bias = None if d_bias is None else d_bias.sum(dim=(0, 1))
     return dz, d_demodulation, d_noise, d_bias, None if d_next_styles is None else d_next_styles.sum(dim=1)

@@ -58,7 +58,9 @@ def check_epilogue(epilogue: Epilogue, n: int, c: int, h: int, w: int) -> None:
     Raises:
         ValueError: A tensor of another shape.
     """
-    shapes = dict(demodulation=[(n, c)], noise=[(n, 1, h, w), (h, w)], bias=[(c,)], next_styles=[(n, c)])
+    shapes: dict[str, list[tuple[int, ...]]] = dict(
+        demodulation=[(n, c)], noise=[(n, 1, h, w), (h, w)], bias=[(c,)], next_styles=[(n, c)]
+    )
     for (name, expected), tensor in zip(shapes.items(), epilogue.tensors, strict=True):
         if tensor is not None and tuple(tensor.shape) not in expected:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {' or '.join(map(str, expected))}")
