@@ -1,7 +1,7 @@
 """Fixtures that the tests of the ops share; among them the one error budget of all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -57,12 +57,16 @@ def _rounded_bfloat16() -> Iterator[None]:
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """New memory is full of NaN, so that what a kernel does not write shows."""
 
-    def poison(allocate: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
-        made = allocate(*args, **options)
-        return made.fill_(torch.nan) if made.is_floating_point() else made
+    def poison(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @wraps(allocate)
+        def poisoned(*args: Any, **options: Any) -> Tensor:
+            made = allocate(*args, **options)
+            return made.fill_(torch.nan) if made.is_floating_point() else made
+
+        return poisoned
 
     for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, partial(poison, getattr(torch, name)))
+        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
 
 
 @pytest.fixture
