@@ -22,7 +22,7 @@ from triton.backends.compiler import BaseBackend, GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import native_specialize_impl
 
-from smartfast.kernels.triton_ops.runtime import Launch
+from smartfast.kernels.runtime import Launch
 
 WARP_SIZE = 32
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -48,7 +48,7 @@ class Row:
 
 def count(case: Case) -> Row:
     """Bytes of the Triton implementation and of the reference run eagerly."""
-    triton, reference = (trace(partial(case.run, name), case.leaves, order=1) for name in ("triton", "reference"))
+    triton, reference = (trace(partial(case.run, name), case.leaves, order=1) for name in ("triton", "aten"))
     return Row(
         op=case.op,
         config=case.config,

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from bench.ahead_of_time import Binary, Specialisation, compile_ahead
 from bench.compile_table import Row, kernel_table, write
 from bench.specialisations import EVERY_USE, Task, Use, every_use, one_per_kernel
-from smartfast.kernels.triton_ops.runtime import INTERPRETED
+from smartfast.kernels import INTERPRETED
 
 COMMAND = "python -m bench.compile_report"
-CAPABILITIES = (80, 90, 100)
+CAPABILITIES = (80, 90, 100, 120)
 RESULTS = Path(__file__).parent / "results"
 WIDE_BITS = 128
 SHARED_BYTES = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "--capability", type=int, nargs="+", choices=SHARED_BYTES, help="of the GPUs; default 80 90 100, quick: 90"
+        "--capability", type=int, nargs="+", choices=SHARED_BYTES, help="of the GPUs; default 80 90 100 120, quick: 90"
     )
     parser.add_argument("--quick", action="store_true", help="one specialisation per kernel; writes nothing")
     parser.add_argument("--processes", type=int, help="default: one per processor core")

@@ -125,9 +125,10 @@ def _short_names(specialisations: Iterable[Specialisation]) -> tuple[dict[Specia
 
 def _facts(s: Specialisation) -> list[str]:
     constants = [f"{name}={_number(value)}" for name, value in s.constants if value is not None]
-    tensors = dict(s.pointers)  # always aligned here
+    tensors = dict(s.pointers)
+    misaligned = [f"{name} not aligned" for name in tensors if name not in s.aligned]
     divisible = [f"{name} % 16 = 0" for name in s.aligned if name not in tensors]
-    return [*constants, f"{s.num_warps} warps", f"{s.num_stages} stages", *divisible]
+    return [*constants, f"{s.num_warps} warps", f"{s.num_stages} stages", *misaligned, *divisible]
 
 
 def _tensors(s: Specialisation) -> str:

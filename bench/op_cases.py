@@ -15,8 +15,7 @@ from bench.shapes import CONFIGS, FUNCTIONS, Case, Config, cases
 from bench.tracing import unique_bytes
 from smartfast import kernels
 from smartfast.errors import UserError
-from smartfast.kernels.geometry import memory_format
-from smartfast.kernels.reference_conv import DEMODULATION_EPS
+from smartfast.kernels import DEMODULATION_EPS, memory_format
 from smartfast.networks.stylegan2.layers import DEFAULT_FILTER
 
 Mode = Literal["forward", "forward_backward", "second_order"]
@@ -96,7 +95,7 @@ class Inputs:
         if dtype is not None and "dtype" in self.options:
             self.options["dtype"] = dtype
         with torch.no_grad():
-            outputs = tree_leaves(self.bind(implementation(case, "reference"))(self.tensors))
+            outputs = tree_leaves(self.bind(implementation(case, "aten"))(self.tensors))
         self.outputs = [output.to("meta") for output in outputs]
         self.dy = self._random(outputs[0]).requires_grad_()
         self.upstream = [self._random(leaf) for leaf in case.leaves]
@@ -132,7 +131,7 @@ class Inputs:
 
 
 def implementation(case: Case, name: str) -> Callable[..., Any]:
-    """The public function of a case with a choice of `reference` or `triton`."""
+    """The public function of a case with a choice of `aten` or `triton`."""
     return partial(FUNCTIONS[case.op], impl=name)
 
 
@@ -229,11 +228,11 @@ def grouped_convolution(
         padding=padding,
         groups=n,
         flip_weight=flip_weight,
-        impl="reference",
+        impl="aten",
     )
     y = y.reshape(n, -1, *y.shape[2:])
     y = y if noise is None else y + noise
-    y = kernels.bias_act(y, bias, act=act, gain=gain, clamp=clamp, impl="reference")
+    y = kernels.bias_act(y, bias, act=act, gain=gain, clamp=clamp, impl="aten")
     return y if next_styles is None else y * next_styles.to(y.dtype)[:, :, None, None]
 
 

@@ -169,5 +169,5 @@ def _leave(recorder: _Recorder, module: nn.Module, inputs: Any, output: Any) -> 
 @contextmanager
 def _half_on_cpu() -> Iterator[None]:
     """Convolutions in half precision stay in it, as on a GPU; on a CPU they are given float32."""
-    with patch.object(sys.modules["smartfast.kernels.conv2d"], "HALF", ()):
+    with patch.object(sys.modules["smartfast.kernels.conv2d.aten"], "HALF", ()):
         yield

@@ -23,8 +23,8 @@ from smartfast import kernels
 from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, draw_timesteps, one_hot
 from smartfast.errors import UserError
-from smartfast.families.stylegan2_networks import build_networks
-from smartfast.kernels.reference import noise_like
+from smartfast.families.stylegan2.networks import build_networks
+from smartfast.kernels import noise_like
 from smartfast.scorers import UNetScorer, timestep_range
 from smartfast.scorers.schedule import NoiseSchedule
 from smartfast.scorers.term import ScoreTerm

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from smartfast import kernels
-from smartfast.kernels.denoise_distance import denoise_distance_and_gradient
 from smartfast.networks.stylegan2.layers import DEFAULT_FILTER, activation_gain, block_resolutions, feature_maps
 
 CLAMP = 256.0
@@ -26,7 +25,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         kernels.bias_act,
         kernels.conv2d_resample,
         kernels.denoise_distance,
-        denoise_distance_and_gradient,
+        kernels.denoise_distance_and_gradient,
         kernels.modulated_conv2d,
         kernels.noise_forward,
         kernels.upfirdn2d,

@@ -1,27 +1,35 @@
 """Every specialisation of the Triton kernels that the StyleGAN2 configurations launch, and what is asked of each."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from bench.ahead_of_time import Specialisation, specialise
+from bench.jobs import EAGER, Loop, job_config, open_job
 from bench.shapes import CONFIGS, Case, Config, cases
 from bench.tracing import trace
-from smartfast.kernels.triton_ops import conv_gemm
-from smartfast.kernels.triton_ops.runtime import Launch, is_channels_last
+from smartfast import kernels
+from smartfast.kernels import Activation, Epilogue, selection
+from smartfast.kernels.conv2d import gemm
+from smartfast.kernels.runtime import Launch, is_channels_last, record_launches
 
 WIDE_CHANNELS = 8
 EVERY_USE = (
     "Every specialisation that the StyleGAN2 configurations at 32, 64, 128, 256 and 1024 pixels launch: forward, "
     "backward and second derivative, fp16 and fp32 as NHWC and NCHW, and bf16 as NHWC at 256 pixels, where only the "
     "type differs from fp16. conv_gemm, which no configuration takes unless it was measured to be faster, at all sizes "
-    "from 8 to 1024 pixels in fp16, fp32 and tf32, and in bf16 at 256."
+    "from 8 to 1024 pixels in fp16, fp32 and tf32, and in bf16 at 256, with and without the styles of a next layer. "
+    "All of these with aligned pointers; and a real iteration of the digits preset in fp32, NHWC and bf16, with the "
+    "pointers that the trainer's tensors have."
 )
+REAL_ITERATIONS = ((), ("--perf.channels_last=true",), ("--perf.precision=bf16", "--perf.channels_last=true"))
 BF16_CONFIG = next(config for config in CONFIGS if config.resolution == 256)
 
 
@@ -84,8 +92,10 @@ def _launches(
             yield str(case), trace(partial(case.run, "triton"), case.leaves, order=2).launches, capabilities
             if channels_last and _may_take_conv_gemm(case, config):
                 precisions = ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
-                for precision, capability in product(precisions, capabilities):
-                    yield f"{case} (gemm)", _conv_gemm_launches(case, precision, capability), (capability,)
+                styled = (False, True) if case.arguments.get("demodulate", True) else (False,)
+                for precision, capability, has_styles in product(precisions, capabilities, styled):
+                    launches = _conv_gemm_launches(case, precision, capability, has_styles)
+                    yield f"{case} (gemm{', next styles' if has_styles else ''})", launches, (capability,)
 
 
 def _may_take_conv_gemm(case: Case, config: Config) -> bool:
@@ -95,28 +105,74 @@ def _may_take_conv_gemm(case: Case, config: Config) -> bool:
     return config.resolution in (256, 1024) and case.x.shape[2] >= 8
 
 
-def _conv_gemm_launches(case: Case, precision: str, capability: int) -> list[Launch]:
-    """The layer and its gradients by the implicit-GEMM kernel, whose tiles depend on the GPU."""
+def _conv_gemm_launches(case: Case, precision: str, capability: int, has_styles: bool) -> list[Launch]:
+    """The layer and its gradients by the implicit-GEMM kernel, whose tiles depend on the GPU.
+
+    has_styles: Whether it applies the styles of a next layer.
+    """
     x, given = case.x, case.arguments
     factors = torch.empty(x.shape[0], given["weight"].shape[0], device="meta").requires_grad_()
-    tensors = dict(
-        x=x,
-        weight=given["weight"].to(x.dtype).detach().requires_grad_(),
+    weight = given["weight"].to(x.dtype).detach().requires_grad_()
+    epilogue = Epilogue(
         demodulation=factors if given.get("demodulate", True) else None,
         noise=given.get("noise"),
         bias=given.get("bias"),
+        next_styles=torch.empty_like(factors).requires_grad_() if has_styles else None,
+        activation=Activation(given.get("act", "linear"), 0.2, given.get("gain", 1.0), given.get("clamp")),
     )
-    options = {name: given[name] for name in ("act", "gain", "clamp") if name in given}
-    run = partial(conv_gemm.conv_gemm, **tensors, **options, alpha=0.2, precision=precision)
-    launch = partial(conv_gemm.launch_conv_gemm, capability=(capability // 10, capability % 10))
-    with patch.object(conv_gemm, "launch_conv_gemm", launch):
-        return trace(run, [t for t in tensors.values() if t is not None], order=1).launches
+    run = partial(gemm.conv_gemm, x, weight, epilogue, precision)
+    leaves = [t for t in (x, weight, *epilogue.tensors) if t is not None]
+    launch = partial(gemm.launch_conv_gemm, capability=(capability // 10, capability % 10))
+    with patch.object(gemm, "launch_conv_gemm", launch):
+        return trace(run, leaves, order=1).launches
 
 
 def every_use(capabilities: Sequence[int]) -> dict[Task, Use]:
-    """All configurations in half precision (fp16) and float32, one of them in bf16 too, which changes no other type."""
+    """All configurations in half precision (fp16) and float32, one of them in bf16 too, which changes no other type.
+
+    And an iteration as the trainer runs it, whose tensors are where they really are in memory.
+    """
     plan = [*product(CONFIGS, (torch.float16, torch.float32)), (BF16_CONFIG, torch.bfloat16)]
-    return collect(plan, capabilities)
+    uses = collect(plan, capabilities)
+    for settings in REAL_ITERATIONS:
+        for launch, capability in product(iteration_launches(settings), capabilities):
+            uses.setdefault((specialise(launch), capability), Use()).add(launch, f"iteration, {' '.join(settings)}")
+    return uses
+
+
+def iteration_launches(settings: Sequence[str]) -> list[Launch]:
+    """Launches of a first iteration, in which every phase runs, of the digits preset with some settings changed.
+
+    On CPU tensors, so that every pointer is real: parameters are views of one flat tensor, and so are gradients. The
+    kernels do not run: what they would write holds any numbers, and the steps that follow are skipped as bad. Random
+    numbers are drawn by aten too, because some become indices.
+    """
+    job = open_job(job_config("digits", settings), device=torch.device("cpu"))
+    with (
+        patch.object(selection, "TRITON_DEVICES", ("cpu",)),
+        _drawn_by_aten("philox_uniform"),
+        _drawn_by_aten("philox_normal"),
+        kernels.use("triton"),
+        record_launches() as launches,
+    ):
+        Loop(job, **EAGER).iterate(1)
+    return launches
+
+
+@contextmanager
+def _drawn_by_aten(op: str) -> Iterator[None]:
+    """Within it the op's launch is recorded and its result is aten's."""
+    recorded, drawn = (selection.implementation(op, name) for name in ("triton", "aten"))
+
+    def draw(*arguments: Any) -> Tensor:
+        recorded(*arguments)
+        return drawn(*arguments)
+
+    selection.register(op, "triton", draw)
+    try:
+        yield
+    finally:
+        selection.register(op, "triton", recorded)
 
 
 def one_per_kernel(capabilities: Sequence[int]) -> dict[Task, Use]:

@@ -38,9 +38,7 @@ from bench.shapes import Case
 from bench.timing import Failure, Timing, measure, relative_error
 from bench.ways import COMPILED, COPY, GROUPED, OURS, REFERENCE, Captured, Compiled, with_capture
 from smartfast.config.schema import Config, PerfConfig
-from smartfast.kernels.geometry import memory_format
-from smartfast.kernels.triton_ops import modulated_conv2d as triton_conv
-from smartfast.kernels.triton_ops.routes import ROUTES, Route, measured_route
+from smartfast.kernels import ROUTES, Route, measured_route, memory_format
 
 LIMITS = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-2}
 """The largest relative error of a tensor; twice the reference's, where that is more."""
@@ -184,7 +182,7 @@ def _other_routes(op: Op, inputs: Inputs) -> list[str]:
         taken.append(measured_route(*shape))
         return taken[-1]
 
-    with patch.object(triton_conv, "measured_route", noted), torch.no_grad():
+    with patch("smartfast.kernels.routes.measured_route", noted), torch.no_grad():
         op(inputs.tensors)
     return [route for route in ROUTES if taken and route != taken[0].name]
 
@@ -193,7 +191,7 @@ def _by_route(op: Op, name: str) -> Op:
     """A modulated convolution by one of its routes, which can compute it."""
 
     def forced(tensors: Tensors) -> Any:
-        with patch.object(triton_conv, "measured_route", lambda *_: Route(name, "asked for")):
+        with patch("smartfast.kernels.routes.measured_route", lambda *_: Route(name, "asked for")):
             return op(tensors)
 
     return forced

@@ -18,8 +18,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from smartfast.kernels.geometry import memory_format
-from smartfast.kernels.triton_ops import runtime
+from smartfast.kernels import memory_format, runtime
 
 # Operations that write a tensor without reading the one they take its shape from, or the one they write to.
 _WRITE_ONLY = {"copy_", "fill_", "zero_", "normal_", "uniform_", "zeros_like", "ones_like", "full_like", "new_zeros"}

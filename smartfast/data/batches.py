@@ -19,7 +19,7 @@ from smartfast.core.pixels import to_float
 from smartfast.data.dataset import ImageDataset
 from smartfast.data.streaming import stream_batches, to_device
 from smartfast.errors import UserError
-from smartfast.kernels.philox import philox_uniform
+from smartfast.kernels import philox_uniform
 
 _PLANNED_ITERATIONS = 64
 _AUTO_CACHE_FRACTION = 0.25

@@ -56,11 +56,11 @@ def test_limit_fails(toys: dict, kernel: str, expected: str) -> None:
 
 @pytest.mark.parametrize("kernel", ["not spilling", "wide", "fp16", "tf32", "ieee"])
 def test_limit_holds(toys: dict, kernel: str) -> None:
-    assert toys["violations"][kernel] == {"80": [], "90": [], "100": []}
+    assert toys["violations"][kernel] == {"80": [], "90": [], "100": [], "120": []}
 
 
 def test_tensor_core_instruction(toys: dict) -> None:
-    assert toys["tensor_core"] == {"80": "HMMA", "90": "HGMMA", "100": "UTCHMMA"}
+    assert toys["tensor_core"] == {"80": "HMMA", "90": "HGMMA", "100": "UTCHMMA", "120": "HMMA"}
 
 
 def test_report_covers_the_networks() -> None:

@@ -13,7 +13,7 @@ from bench.jobs import Job, job_config, open_job
 from bench.phase_counts import Report, Row, estimated_flops, total
 from bench.tracing import Trace
 from smartfast.engine.compiling import Compiler
-from smartfast.kernels.philox import philox_normal
+from smartfast.kernels import philox_normal
 
 F32 = 4
 TINY = [

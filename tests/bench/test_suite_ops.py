@@ -16,6 +16,7 @@ from bench.results import Run
 from bench.shapes import Case, Config, cases
 from bench.timing import relative_error
 from smartfast.errors import UserError
+from smartfast.kernels import routes
 from smartfast.networks.stylegan2 import Discriminator, Generator, discriminator, layers
 
 CPU = torch.device("cpu")
@@ -231,7 +232,7 @@ def test_other_routes_are_those_that_could_and_are_not_taken() -> None:
     inputs = Inputs(small_case("modulated_conv2d", "G b8.conv1"), CPU)
 
     def asks_for_a_route(tensors: dict[str, Tensor]) -> Tensor:
-        suite_ops.triton_conv.measured_route(CPU, torch.float32, 3, 8, 8, 8)
+        routes.measured_route(CPU, torch.float32, 3, 8, 8, 8)
         return tensors["x"]
 
     assert suite_ops._other_routes(asks_for_a_route, inputs) == ["gemm"]  # library is the default

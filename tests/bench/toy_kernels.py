@@ -10,9 +10,9 @@ import triton.language as tl
 from bench.ahead_of_time import Binary, compile_ahead, specialise
 from bench.compile_report import SHARED_BYTES, violations
 from bench.specialisations import Use
-from smartfast.kernels.triton_ops import runtime
+from smartfast.kernels import runtime
 
-CAPABILITIES = (80, 90, 100)
+CAPABILITIES = (80, 90, 100, 120)
 
 
 @triton.jit

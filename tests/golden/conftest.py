@@ -177,7 +177,7 @@ def _is_present() -> bool:
     return (FOLDER / "manifest.json").is_file()
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture(params=["aten", "triton"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs a test once with each implementation of the ops, Triton in its interpreter or on a GPU."""
     with use(request.param):

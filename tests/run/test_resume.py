@@ -191,7 +191,7 @@ def test_a_config_that_cannot_be_read_is_named(
 def test_the_interval_of_the_score_term_is_one_in_either_form(
     tmp_path: Path, tiny_options: Options, capsys: pytest.CaptureFixture
 ) -> None:
-    scored = dict(smart__frequency=2, data__resolution=16, run__kimg=0.016, smart__scorer="digits")
+    scored = dict(smart__frequency=2, data__resolution=16, data__labels="true", run__kimg=0.016, smart__scorer="digits")
     by_timesteps = dict(smart__timesteps="[25, 250]", smart__noise_to_signal="null")
     assert main(["train", *tiny_options(tmp_path, **scored, **by_timesteps)]) == 0
     scored["run__kimg"] = 0.032
