@@ -1,7 +1,6 @@
 """Checks of a configuration that need more than one field; all of them before anything is trained."""
 
 import importlib.util
-import os
 
 import torch
 
@@ -73,8 +72,6 @@ def _check_performance(config: Config, device: torch.device) -> None:
     perf = config.perf
     if perf.cuda_graphs and device.type != "cuda":
         raise UserError(f"perf.cuda_graphs is true, expected false on {device.type}: CUDA graphs need a GPU")
-    if perf.kernels == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise UserError(f"perf.kernels is triton, expected auto or reference on {device.type}: Triton needs a GPU")
     if perf.precision == "fp16" and device.type == "cpu":
         raise UserError("perf.precision is fp16, expected fp32 or bf16 on a CPU")
     if perf.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():

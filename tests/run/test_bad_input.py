@@ -157,7 +157,6 @@ CASES = {
     "beta of one": (["--optim.betas=[0.0, 1.0]"], "optim.betas is [0.0, 1.0], expected"),
     "statistics that do not divide": (["--gan.mbstd_channels=3"], "expected a divisor of the 64 feature maps"),
     "no length": (["--run.kimg=0"], "run.kimg is 0"),
-    "Triton without a GPU": (["--perf.kernels=triton"], "perf.kernels is triton, expected auto or reference on cpu"),
     "CUDA graphs": (["--perf.cuda_graphs=true"], "perf.cuda_graphs is true"),
     "unknown metric": (["--metrics.names=[nonsense]"], "metrics.names"),
     "another run's folder": (foreign_checkpoint, "gan.z_dim is 64, but the run in"),
