@@ -77,7 +77,7 @@ class Family(ABC):
         name: Its key in FAMILIES, also in the files.
         averaged: The network whose running average is sampled and saved for use.
         panels: Plots of its statistics in the report.
-        modules: The networks by name, on the CPU, initialised from run.seed without touching torch's generator.
+        modules: The networks by name, on the CPU; see `networks`.
         variables: Further tensors that the next iterations depend on, saved by name.
         interacting: Images of a batch that one pass lets depend on one another; the batch is cut so that each part
             holds whole groups of them, see `batch_positions`.
@@ -97,6 +97,13 @@ class Family(ABC):
         self.num_classes = dataset.num_classes
         self.held_out = held_out
         self.variables: dict[str, Tensor] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.run.seed)
+            self.modules = self.networks()
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """New networks by name, on the CPU; torch's generator, which is put back, begins at run.seed."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

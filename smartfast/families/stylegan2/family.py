@@ -39,20 +39,23 @@ class StyleGan2(Family):
 
     def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
         super().__init__(config, dataset, held_out)
+        self.variables = {"path_mean": torch.zeros([])}
+        self.interacting = self.gan.mbstd_group if self.gan.mbstd_channels else 1
+        self.class_group = self.interacting if self.gan.mbstd_by_class else 1
+
+    def networks(self) -> dict[str, nn.Module]:
+        config = self.config
         assert isinstance(config.gan, StyleGan2Gan) and isinstance(config.loss, StyleGan2Loss)
         self.gan, self.loss = config.gan, config.loss
         self.g, self.d = build_networks(
             config.gan,
-            resolution=dataset.resolution,
-            channels=dataset.channels,
-            num_classes=dataset.num_classes,
+            resolution=self.resolution,
+            channels=self.channels,
+            num_classes=self.num_classes,
             precision=config.perf.precision,
             seed=config.run.seed,
         )
-        self.modules = {"g": self.g, "d": self.d}
-        self.variables = {"path_mean": torch.zeros([])}
-        self.interacting = self.gan.mbstd_group if self.gan.mbstd_channels else 1
-        self.class_group = self.interacting if self.gan.mbstd_by_class else 1
+        return {"g": self.g, "d": self.d}
 
     @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
