@@ -35,16 +35,20 @@ class Panel(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a phase costs: FLOPs of one run per image of the batch, and the iterations between two runs."""
+    """What a phase costs: FLOPs of one run per image that it works on, and the iterations between two runs.
+
+    share: Of the images of an iteration that it works on: 1 / n for one step beside a phase of n (PhaseSpec.repeat).
+    """
 
     phase: str
     flops: float
     interval: int
+    share: float = 1.0
 
     @property
     def flops_per_image(self) -> float:
         """FLOPs per training image, averaged over the iterations."""
-        return self.flops / self.interval
+        return self.flops * self.share / self.interval
 
 
 @dataclass(frozen=True)

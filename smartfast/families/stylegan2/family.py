@@ -14,6 +14,7 @@ from smartfast.data import ImageDataset
 from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import Carried, PhaseSpec
+from smartfast.families.adversarial import adversarial_costs
 from smartfast.families.base import Cost, Family, Panel, Parts
 from smartfast.families.stylegan2 import checks
 from smartfast.families.stylegan2.latents import LatentSampler
@@ -157,14 +158,11 @@ class StyleGan2(Family):
         return {"g": [torch.empty(1, self.g.z_dim), c], "d": [torch.empty(1, *self.image_shape), c]}
 
     def costs(self, flops: dict[str, float]) -> list[Cost]:
-        g, d, loss, smart = flops["g"], flops["d"], self.loss, self.config.smart
-        costs = [Cost("d_main", g + 6 * d, 1), Cost("g_main", 3 * g + 2 * d, 1)]
+        loss = self.loss
+        d_main, g_main, *score = adversarial_costs(flops, self.config.smart)
+        lazy = []
         if any(values_of(loss.r1_gamma)) and loss.r1_interval:
-            costs.append(Cost("d_r1", 6 * d, loss.r1_interval))
+            lazy.append(Cost("d_r1", 6 * flops["d"], loss.r1_interval))
         if loss.path_length_interval and loss.path_length_weight:
-            costs.append(Cost("g_path", 6 * g / loss.path_length_shrink, loss.path_length_interval))
-        if "scorer" in flops:
-            own_pass = 3 * g if smart.separate_pass else 0
-            passes = 2 if smart.through_network else 1
-            costs.append(Cost("score", smart.batch_fraction * (passes * flops["scorer"] + own_pass), smart.frequency))
-        return costs
+            lazy.append(Cost("g_path", 6 * flops["g"] / loss.path_length_shrink, loss.path_length_interval))
+        return [d_main, g_main, *lazy, *score]
