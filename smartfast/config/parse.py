@@ -66,7 +66,7 @@ def config_parser(prog: str = "smartfast train", family: str = "stylegan2") -> P
         raise UserError(f"gan.family is {family}, expected one of {', '.join(FAMILY_SETTINGS)}")
     parser = Parser(
         prog=prog,
-        description="Train a StyleGAN2 with score-matching regularity. Rerunning the same command resumes the run.",
+        description="Train a GAN with score-matching regularity. Rerunning the same command resumes the run.",
     )
     parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
     groups = {field.name: field.type for field in dataclasses.fields(Config)} | FAMILY_SETTINGS[family]._asdict()
@@ -76,15 +76,16 @@ def config_parser(prog: str = "smartfast train", family: str = "stylegan2") -> P
 
 
 def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> Config:
-    """The configuration of a command line; without --config it starts from configs/presets/digits.yaml.
+    """The configuration of a command line; StyleGAN2's starts from configs/presets/digits.yaml without --config.
 
     Raises:
         UserError: An option, key or value is wrong; the message names it.
     """
     arguments = [_preset_path(a, before) for before, a in itertools.pairwise(["", *arguments])]
-    if not any(a == "--config" or a.startswith("--config=") for a in arguments):
+    family = family_of(arguments)
+    if family == "stylegan2" and not any(a == "--config" or a.startswith("--config=") for a in arguments):
         arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
-    parser = config_parser(prog, family_of(arguments))
+    parser = config_parser(prog, family)
     parsed = parser.instantiate(parser.parse_args(arguments))
     return Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)})
 
