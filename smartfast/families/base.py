@@ -127,9 +127,11 @@ class Family(ABC):
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
         """Raise UserError, one line, for the first of its settings that does not fit the data."""
 
-    @abstractmethod
     def adam(self, network: str) -> AdamSettings:
-        """How a network is optimized."""
+        """How a network is optimized; here g and d, whose learning rates are optim.lr_g and optim.lr_d."""
+        optim = self.config.optim
+        lr = {"g": optim.lr_g, "d": optim.lr_d}[network]
+        return AdamSettings(lr=lambda images: value_at(lr, images), betas=optim.betas, eps=optim.eps)
 
     @abstractmethod
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:

@@ -1,5 +1,6 @@
 """StyleGAN2 as a family: lazy phases, Adam's lazy correction, the mean w and the mean path length."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -67,17 +68,8 @@ class StyleGan2(Family):
         checks.check_data(config, dataset)
 
     def adam(self, network: str) -> AdamSettings:
-        optim, loss = self.config.optim, self.loss
-        lr, interval = {
-            "g": (optim.lr_g, loss.path_length_interval),
-            "d": (optim.lr_d, loss.r1_interval),
-        }[network]
-        return AdamSettings(
-            lr=lambda images: value_at(lr, images),
-            betas=optim.betas,
-            eps=optim.eps,
-            lazy_interval=interval or None,
-        )
+        interval = {"g": self.loss.path_length_interval, "d": self.loss.r1_interval}[network]
+        return dataclasses.replace(super().adam(network), lazy_interval=interval or None)
 
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
         loss, smart = self.loss, self.config.smart
