@@ -34,6 +34,10 @@ class Panel(NamedTuple):
     curves: dict[str, str]
 
 
+SCORE_PANEL = Panel("Score term", "squared error, noise variance = 1", {"loss/score": "score"})
+"""Of every family that the score term may join."""
+
+
 class Cost(NamedTuple):
     """What a phase costs: FLOPs of one run per image that it works on, and the iterations between two runs.
 

@@ -16,7 +16,7 @@ from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import Carried, PhaseSpec
 from smartfast.families.adversarial import adversarial_costs
-from smartfast.families.base import Cost, Family, Panel, Parts
+from smartfast.families.base import SCORE_PANEL, Cost, Family, Panel, Parts
 from smartfast.families.stylegan2 import checks
 from smartfast.families.stylegan2.latents import LatentSampler
 from smartfast.families.stylegan2.networks import build_networks, generator_options
@@ -34,7 +34,7 @@ class StyleGan2(Family):
         Panel("Discriminator loss", "nats per image", {"loss/d_main": "d_main"}),
         Panel("Generator loss", "nats per image", {"loss/g_main": "g_main"}),
         Panel("Logits (mean)", "logit", {"logits/real": "real images", "logits/fake": "fake images"}),
-        Panel("Score term", "squared error, noise variance = 1", {"loss/score": "score"}),
+        SCORE_PANEL,
         Panel("R1 penalty", "squared gradient, logit² per image", {"loss/r1": "r1"}),
         Panel("Path-length penalty", "squared deviation of the path length", {"loss/path_length": "path length"}),
     )
