@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smartfast.config.families import GanSettings, LossSettings
 from smartfast.config.schedule import value_at
 from smartfast.config.schema import Config
 from smartfast.core.distributed import mean_over_processes
@@ -83,6 +84,7 @@ class Family(ABC):
 
     Attributes:
         name: Its key in FAMILIES, also in the files.
+        gan, loss: This family's settings.
         averaged: The network whose running average is sampled and saved for use.
         panels: Plots of its statistics in the report.
         modules: The networks by name, on the CPU; see `networks`.
@@ -95,12 +97,14 @@ class Family(ABC):
     name: ClassVar[str]
     averaged: ClassVar[str]
     panels: ClassVar[tuple[Panel, ...]] = ()
+    gan: GanSettings
+    loss: LossSettings
     modules: dict[str, nn.Module]
     interacting: int = 1
     class_group: int = 1
 
     def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
-        self.config = config
+        self.config, self.gan, self.loss = config, config.gan, config.loss
         self.resolution, self.channels = dataset.resolution, dataset.channels
         self.num_classes = dataset.num_classes
         self.held_out = held_out
@@ -147,7 +151,7 @@ class Family(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, options: dict[str, Any]) -> nn.Module:
+    def build(cls, **options: Any) -> nn.Module:
         """The averaged network, without its weights; raises TypeError or ValueError for options that do not fit."""
 
     @classmethod
@@ -155,9 +159,14 @@ class Family(ABC):
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> Sampler:
         """What draws images from the averaged network; data_labels int64 [M], None = labels 0.. in turn."""
 
-    @abstractmethod
     def example_inputs(self) -> dict[str, Sequence[Tensor | None]]:
-        """Arguments of each network for a batch of one, of which only shapes and dtypes matter."""
+        """Arguments of each network for a batch of one, of which only shapes and dtypes matter.
+
+        Here a latent for g, an image for d, and a label vector for both.
+        """
+        c = torch.empty(1, self.num_classes) if self.num_classes else None
+        z = torch.empty(1, *self.sampler(self.modules["g"]).z_shape)
+        return {"g": [z, c], "d": [torch.empty(1, *self.image_shape), c]}
 
     @abstractmethod
     def costs(self, flops: dict[str, float]) -> list[Cost]:

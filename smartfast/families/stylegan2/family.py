@@ -28,6 +28,8 @@ from smartfast.networks.stylegan2 import Generator
 class StyleGan2(Family):
     """See `Family`."""
 
+    gan: StyleGan2Gan
+    loss: StyleGan2Loss
     name: ClassVar[str] = "stylegan2"
     averaged: ClassVar[str] = "g"
     panels: ClassVar[tuple[Panel, ...]] = (
@@ -47,10 +49,8 @@ class StyleGan2(Family):
 
     def networks(self) -> dict[str, nn.Module]:
         config = self.config
-        assert isinstance(config.gan, StyleGan2Gan) and isinstance(config.loss, StyleGan2Loss)
-        self.gan, self.loss = config.gan, config.loss
         self.g, self.d = build_networks(
-            config.gan,
+            self.gan,
             resolution=self.resolution,
             channels=self.channels,
             num_classes=self.num_classes,
@@ -137,17 +137,13 @@ class StyleGan2(Family):
         )
 
     @classmethod
-    def build(cls, options: dict[str, Any]) -> nn.Module:
+    def build(cls, **options: Any) -> nn.Module:
         return Generator(**options)
 
     @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> StyleGan2Sampler:
         assert isinstance(module, Generator)
         return StyleGan2Sampler(module, data_labels=data_labels, seed=seed)
-
-    def example_inputs(self) -> dict[str, Sequence[Tensor | None]]:
-        c = torch.empty(1, self.num_classes) if self.num_classes else None
-        return {"g": [torch.empty(1, self.g.z_dim), c], "d": [torch.empty(1, *self.image_shape), c]}
 
     def costs(self, flops: dict[str, float]) -> list[Cost]:
         loss = self.loss
