@@ -66,7 +66,7 @@ def config_parser(prog: str = "smartfast train", family: str = DEFAULT_FAMILY) -
         raise UserError(f"gan.family is {family}, expected one of {', '.join(FAMILY_SETTINGS)}")
     parser = Parser(
         prog=prog,
-        description="Train a StyleGAN2 with score-matching regularity. Rerunning the same command resumes the run.",
+        description="Train a GAN with score-matching regularity. Rerunning the same command resumes the run.",
     )
     parser.add_argument(
         "--config",

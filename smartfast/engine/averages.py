@@ -3,6 +3,7 @@
 import copy
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from smartfast.engine.flat import FlatParameters
 from smartfast.engine.phase import TrainedNetwork
@@ -11,8 +12,8 @@ from smartfast.engine.phase import TrainedNetwork
 class AveragedNetwork:
     """A copy of a network whose parameters follow the trained ones.
 
-    Frozen parameters and buffers are shared with the trained network, but for the moving buffers that its modules name
-    in `averaged_buffers`: those follow like parameters.
+    Frozen parameters and buffers are shared with the trained network, but for the running mean and variance of torch's
+    batch norms, or the moving buffers that a module names in `averaged_buffers`: those follow like parameters.
 
     Args:
         trained: What it follows.
@@ -31,8 +32,10 @@ class AveragedNetwork:
 
     def _join(self, copied: nn.Module, original: nn.Module, path: str) -> None:
         """Share what a module does not average."""
+        default = ("running_mean", "running_var") if isinstance(original, _NormBase) else ()
+        averaged = getattr(original, "averaged_buffers", default)
         for name, buffer in original.named_buffers(recurse=False):
-            if name in getattr(original, "averaged_buffers", ()):
+            if name in averaged:
                 self._buffers.append((copied.get_buffer(name), buffer))
                 self._own.add(f"{path}.{name}" if path else name)
             else:

@@ -1,10 +1,13 @@
-"""Losses and penalties of GANs, one value per sample."""
+"""Losses and penalties of GANs, one value per sample, and what their phases cost."""
 
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from smartfast.config.schema import SmartConfig
+from smartfast.families.base import Cost
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
@@ -35,3 +38,21 @@ def r1_penalty(d: Callable[[Tensor, Tensor | None], Tensor], reals: Tensor, c: T
     """
     (gradient,) = torch.autograd.grad(d(reals, c).sum(), reals, create_graph=True)
     return gradient.square().sum(dim=[1, 2, 3])
+
+
+def adversarial_costs(flops: dict[str, float], smart: SmartConfig, *, d_steps: int = 1) -> list[Cost]:
+    """Cost of d_main, g_main and, where `flops` has a scorer, of the score term that joins g_main.
+
+    Args:
+        flops: Of a forward pass per image, by `g`, `d` and `scorer`.
+        smart: Settings of the score term.
+        d_steps: Discriminator steps per generator step.
+    """
+    g, d, share = flops["g"], flops["d"], 1 / d_steps
+    costs = [Cost("d_main", g + 6 * d, 1), Cost("g_main", 3 * g + 2 * d, 1, share)]
+    if "scorer" in flops:
+        own_pass = 3 * g if smart.separate_pass else 0
+        passes = 2 if smart.through_network else 1
+        score = smart.batch_fraction * (passes * flops["scorer"] + own_pass)
+        costs.append(Cost("score", score, smart.frequency, share))
+    return costs

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smartfast.config.families import GanSettings, LossSettings
 from smartfast.config.schedule import value_at
 from smartfast.config.schema import Config
 from smartfast.core.distributed import mean_over_processes
@@ -35,17 +36,25 @@ class Panel(NamedTuple):
     curves: dict[str, str]
 
 
+SCORE_PANEL = Panel("Score term", "squared error, noise variance = 1", {"loss/score": "score"})
+"""Of every family that the score term may join."""
+
+
 class Cost(NamedTuple):
-    """What a phase costs: FLOPs of one run per image of the batch, and the iterations between two runs."""
+    """What a phase costs: FLOPs of one run per image that it works on, and the iterations between two runs.
+
+    share: Of the images of an iteration that it works on: 1 / n for one step beside a phase of n (PhaseSpec.repeat).
+    """
 
     phase: str
     flops: float
     interval: int
+    share: float = 1.0
 
     @property
     def flops_per_image(self) -> float:
         """FLOPs per training image, averaged over the iterations."""
-        return self.flops / self.interval
+        return self.flops * self.share / self.interval
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,10 @@ class Family(ABC):
 
     Attributes:
         name: Its key in FAMILIES, also in the files.
+        gan, loss: This family's settings.
         averaged: The network whose running average is sampled and saved for use.
         panels: Plots of its statistics in the report.
-        modules: The networks by name, on the CPU, initialised from run.seed without touching torch's generator.
+        modules: The networks by name, on the CPU; see `networks`.
         variables: Further tensors that the next iterations depend on, saved by name.
         interacting: Images of a batch that one pass lets depend on one another; the batch is cut so that each part
             holds whole groups of them, see `batch_positions`.
@@ -88,16 +98,25 @@ class Family(ABC):
     name: ClassVar[str]
     averaged: ClassVar[str]
     panels: ClassVar[tuple[Panel, ...]] = ()
+    gan: GanSettings
+    loss: LossSettings
     modules: dict[str, nn.Module]
     interacting: int = 1
     class_group: int = 1
 
     def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
-        self.config = config
+        self.config, self.gan, self.loss = config, config.gan, config.loss
         self.resolution, self.channels = dataset.resolution, dataset.channels
         self.num_classes = dataset.num_classes
         self.held_out = held_out
         self.variables: dict[str, Tensor] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.run.seed)
+            self.modules = self.networks()
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """New networks by name, on the CPU; torch's generator, which is put back, begins at run.seed."""
 
     @property
     def loss_scale(self) -> float:
@@ -129,9 +148,11 @@ class Family(ABC):
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
         """Raise UserError, one line, for the first of its settings that does not fit the data."""
 
-    @abstractmethod
     def adam(self, network: str) -> AdamSettings:
-        """How a network is optimized."""
+        """How a network is optimized; here g and d, whose learning rates are optim.lr_g and optim.lr_d."""
+        optim = self.config.optim
+        lr = {"g": optim.lr_g, "d": optim.lr_d}[network]
+        return AdamSettings(lr=lambda images: value_at(lr, images), betas=optim.betas, eps=optim.eps)
 
     @abstractmethod
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
@@ -143,7 +164,7 @@ class Family(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, options: dict[str, Any]) -> nn.Module:
+    def build(cls, **options: Any) -> nn.Module:
         """The averaged network, without its weights; raises TypeError or ValueError for options that do not fit."""
 
     @classmethod
@@ -151,9 +172,14 @@ class Family(ABC):
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> Sampler:
         """What draws images from the averaged network; data_labels int64 [M], None = labels 0.. in turn."""
 
-    @abstractmethod
     def example_inputs(self) -> dict[str, Sequence[Tensor | None]]:
-        """Arguments of each network for a batch of one, of which only shapes and dtypes matter."""
+        """Arguments of each network for a batch of one, of which only shapes and dtypes matter.
+
+        Here a latent for g, an image for d, and a label vector for both.
+        """
+        c = torch.empty(1, self.num_classes) if self.num_classes else None
+        z = torch.empty(1, *self.sampler(self.modules["g"]).z_shape)
+        return {"g": [z, c], "d": [torch.empty(1, *self.image_shape), c]}
 
     @abstractmethod
     def costs(self, flops: dict[str, float]) -> list[Cost]:

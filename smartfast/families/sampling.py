@@ -1,8 +1,10 @@
 """Images from an averaged network, for grids, metrics and tools, as pure functions of sample numbers or seeds."""
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from smartfast.core.grids import GridShape
 from smartfast.core.pixels import to_uint8
 from smartfast.data.holdout import TrainingImages
 from smartfast.errors import UserError
+from smartfast.kernels import philox_normal, philox_uniform
 
 Noise = Literal["const", "random", "none"]
 
@@ -64,13 +67,23 @@ class Sampler(ABC):
         self.module, self.image_shape, self.num_classes = module, image_shape, num_classes
         self.data_labels, self.seed, self.look = data_labels, seed, look
 
-    @abstractmethod
-    def of_data(self, data_labels: Tensor | None, *, seed: int, look: Look = PLAIN) -> "Sampler":
+    def of_data(self, data_labels: Tensor | None, *, seed: int, look: Look = PLAIN) -> Self:
         """The sampler of the same network for other labels, another seed or look."""
+        other = copy.copy(self)
+        other.data_labels, other.seed, other.look = data_labels, seed, look
+        return other
 
-    @abstractmethod
     def draw(self, purpose: Purpose, numbers: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Images float [N, C, H, W] in [-1, 1] and labels of the samples numbered int64 [N]; labels None = drawn."""
+        """Images float [N, C, H, W] in [-1, 1] and labels of the samples numbered int64 [N]; labels None = drawn.
+
+        Differentiable. It draws a latent and a label; a network that consumes more random numbers has a `draw` of its
+        own.
+        """
+        if labels is None and self.data_labels is not None:
+            which = philox_uniform(self.seed, numbers, 1, purpose + Purpose.CHOICES)[:, 0]
+            labels = self.data_labels[(which * len(self.data_labels)).to(torch.int64)]
+        z = philox_normal(self.seed, numbers, math.prod(self.z_shape), int(purpose)).view(-1, *self.z_shape)
+        return self.images(z, one_hot(labels, self.num_classes), numbers, self.look), labels
 
     @abstractmethod
     def images(self, z: Tensor, c: Tensor | None, seeds: Tensor, look: Look) -> Tensor:

@@ -25,7 +25,7 @@ def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sample
     try:
         options = json.loads(options_file.read_text())
         family = FAMILIES[options.pop("family", DEFAULT_FAMILY)]
-        module = family.build(options)
+        module = family.build(**options)
         module.load_state_dict(load_file(weights))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]

@@ -1,10 +1,13 @@
 """The configuration on the command line and in YAML files."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 
+from smartfast.config.families import FAMILY_SETTINGS, FamilySettings, GanSettings, LossSettings
 from smartfast.config.parse import CONFIGS, config_parser, config_to_yaml, load_config, option_names, parse_config
 from smartfast.config.schema import Config, DataConfig
 from smartfast.errors import UserError
@@ -60,6 +63,23 @@ def test_a_preset_is_not_hidden_by_what_bears_its_name(kind, option, tmp_path, m
         (tmp_path / "cifar10").write_text("run:\n  kimg: 7\n")
         assert parse_config(["--config", "./cifar10"]).run.kimg == 7
     assert parse_config(option) == expected
+
+
+@dataclass(frozen=True)
+class LineGan(GanSettings):
+    """Another family's networks."""
+
+    family: Literal["line"] = "line"
+    length: int = 5
+
+
+def test_another_familys_settings_start_from_their_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The preset of digits names StyleGAN2's settings."""
+    monkeypatch.setitem(FAMILY_SETTINGS, "line", FamilySettings(LineGan, LossSettings))
+    config = parse_config(["--gan.family=line", "--gan.length=7", "--data.path=digits"])
+    assert config == Config(gan=LineGan(length=7), loss=LossSettings())
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    assert load_config(tmp_path / "config.yaml") == config
 
 
 def test_overrides_and_round_trip(tmp_path: Path) -> None:

@@ -55,6 +55,22 @@ def test_parameters_and_named_buffers_follow_and_the_rest_is_shared(trained: Tra
     assert not average.module.training and trained.module.training
 
 
+def test_batch_norms_statistics_are_those_of_the_averaged_weights() -> None:
+    """The mean of a linear layer's outputs is linear in its weights, so that of the averaged layer is the average."""
+    module, x = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, momentum=1.0)), torch.randn(8, 2)
+    module(x)
+    settings, moving = AdamSettings(lr=lambda images: 0.1, betas=(0.9, 0.99)), MovingBuffers({"n": module}, CPU)
+    trained = TrainedNetwork(module, settings, DeviceScalars(CPU), carried=1, moving=moving)
+    average = AveragedNetwork(trained, torch.tensor(0.25))
+    for _ in range(3):
+        with torch.no_grad():
+            module[0].weight.add_(torch.randn(3, 2))
+        module(x)
+        average.move()
+    assert torch.allclose(average.module[1].running_mean, average.module[0](x).mean(dim=0), atol=1e-6)
+    assert {"1.running_mean", "1.running_var"} <= average.state().keys()
+
+
 def test_the_step_reaches_half_the_way_after_the_half_life() -> None:
     assert half_life_step(0, batch=100, half_life_kimg=0.1, rampup=None) == pytest.approx(0.5)
     remaining = (1 - half_life_step(0, batch=25, half_life_kimg=0.1, rampup=None)) ** 4

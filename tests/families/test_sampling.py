@@ -1,12 +1,15 @@
 """Samples for grids and metrics: functions of the sample number, classes in their columns."""
 
+import pytest
 import torch
+from torch import nn
 
 from smartfast.config.schema import DataConfig
+from smartfast.core.draws import Purpose
 from smartfast.core.grids import GridShape
 from smartfast.core.pixels import to_uint8
 from smartfast.data import open_dataset
-from smartfast.families.sampling import Sampler, column_class, real_grid
+from smartfast.families.sampling import PLAIN, Look, Sampler, column_class, real_grid
 from smartfast.families.stylegan2.sampler import StyleGan2Sampler
 from smartfast.networks.stylegan2 import Generator
 
@@ -27,6 +30,48 @@ def test_samples_do_not_depend_on_the_batch() -> None:
         one, label = draw(torch.tensor([n]))
         assert label == labels[n]
         assert (one[0].int() - images[n].int()).abs().max() <= 1  # convolutions round differently for another batch
+
+
+class Rows(Sampler):
+    """The latents and label vectors themselves, as images of one row."""
+
+    z_shape = (2, 3)
+
+    def images(self, z: torch.Tensor, c: torch.Tensor | None, seeds: torch.Tensor, look: Look) -> torch.Tensor:
+        assert z.shape[1:] == self.z_shape and len(seeds) == len(z)
+        rows = z.flatten(1) if c is None else torch.cat([z.flatten(1), c], dim=1)
+        return (rows * look.psi)[:, None, None]
+
+
+def test_a_latent_and_a_label_are_drawn_from_the_samples_numbers() -> None:
+    data_labels = torch.tensor([0, 2, 2, 2])
+    of = dict(image_shape=(1, 1, 9), num_classes=3)
+    draw = Rows(nn.Linear(1, 1), data_labels=data_labels, seed=1, **of)
+    numbers = torch.arange(20000)
+    rows, labels = draw.draw(Purpose.D_MAIN, numbers, None)
+    z, c = rows[:, 0, 0].split([6, 3], dim=1)
+    assert torch.equal(c.argmax(dim=1), labels) and torch.equal(c.sum(dim=1), torch.ones(20000))
+    assert labels.bincount().div(20000).tolist() == pytest.approx([0.25, 0, 0.75], abs=0.02)
+    assert torch.allclose(z.T.cov(), torch.eye(6), atol=0.05) and z.mean(dim=0).abs().max() < 0.05
+    few, few_labels = draw.draw(Purpose.D_MAIN, numbers[[7, 3]], None)
+    assert torch.equal(few, rows[[7, 3]]) and torch.equal(few_labels, labels[[7, 3]])
+    given, _ = draw.draw(Purpose.D_MAIN, numbers[:2], torch.tensor([1, 1]))
+    assert torch.equal(given[:, 0, 0], torch.cat([z[:2], torch.tensor([[0.0, 1, 0]] * 2)], dim=1))
+    others = (
+        draw.draw(Purpose.G_MAIN, numbers, None),
+        draw.of_data(data_labels, seed=2).draw(Purpose.D_MAIN, numbers, None),
+    )
+    for other, _ in others:
+        assert (other[:, 0, 0, :6] == z).float().mean() < 0.01
+
+
+def test_the_sampler_of_other_data_is_the_same_network() -> None:
+    draw = Rows(nn.Linear(1, 1), data_labels=torch.tensor([1]), seed=1, image_shape=(1, 1, 9), num_classes=3)
+    other = draw.of_data(torch.tensor([2]), seed=1, look=Look(psi=0.5))
+    numbers = torch.arange(4)
+    rows, halves = (each.draw(Purpose.SAMPLE, numbers, None)[0][..., :6] for each in (draw, other))
+    assert torch.allclose(halves, rows / 2) and other.module is draw.module
+    assert draw.look == PLAIN and other.draw(Purpose.SAMPLE, numbers, None)[1].tolist() == [2] * 4
 
 
 def test_columns_are_classes() -> None:

@@ -1,5 +1,6 @@
 """StyleGAN2 as a family: lazy phases, Adam's lazy correction, the mean w and the mean path length."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ from smartfast.data import ImageDataset
 from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import Carried, PhaseSpec
-from smartfast.families.base import Cost, Family, Panel, Parts
+from smartfast.families.adversarial import adversarial_costs
+from smartfast.families.base import SCORE_PANEL, Cost, Family, Panel, Parts
 from smartfast.families.stylegan2 import checks
 from smartfast.families.stylegan2.latents import LatentSampler
 from smartfast.families.stylegan2.networks import build_networks, generator_options
@@ -25,33 +27,36 @@ from smartfast.networks.stylegan2 import Generator
 class StyleGan2(Family):
     """See `Family`."""
 
+    gan: StyleGan2Gan
+    loss: StyleGan2Loss
     name: ClassVar[str] = "stylegan2"
     averaged: ClassVar[str] = "g"
     panels: ClassVar[tuple[Panel, ...]] = (
         Panel("Discriminator loss", "nats per image", {"loss/d_main": "d_main"}),
         Panel("Generator loss", "nats per image", {"loss/g_main": "g_main"}),
         Panel("Logits (mean)", "logit", {"logits/real": "real images", "logits/fake": "fake images"}),
-        Panel("Score term", "squared error, noise variance = 1", {"loss/score": "score"}),
+        SCORE_PANEL,
         Panel("R1 penalty", "squared gradient, logit² per image", {"loss/r1": "r1"}),
         Panel("Path-length penalty", "squared deviation of the path length", {"loss/path_length": "path length"}),
     )
 
     def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
         super().__init__(config, dataset, held_out)
-        assert isinstance(config.gan, StyleGan2Gan) and isinstance(config.loss, StyleGan2Loss)
-        self.gan, self.loss = config.gan, config.loss
-        self.g, self.d = build_networks(
-            config.gan,
-            resolution=dataset.resolution,
-            channels=dataset.channels,
-            num_classes=dataset.num_classes,
-            precision=config.perf.precision,
-            seed=config.run.seed,
-        )
-        self.modules = {"g": self.g, "d": self.d}
         self.variables = {"path_mean": torch.zeros([])}
         self.interacting = self.gan.mbstd_group if self.gan.mbstd_channels else 1
         self.class_group = self.interacting if self.gan.mbstd_by_class else 1
+
+    def networks(self) -> dict[str, nn.Module]:
+        config = self.config
+        self.g, self.d = build_networks(
+            self.gan,
+            resolution=self.resolution,
+            channels=self.channels,
+            num_classes=self.num_classes,
+            precision=config.perf.precision,
+            seed=config.run.seed,
+        )
+        return {"g": self.g, "d": self.d}
 
     @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
@@ -62,17 +67,8 @@ class StyleGan2(Family):
         checks.check_data(config, dataset)
 
     def adam(self, network: str) -> AdamSettings:
-        optim, loss = self.config.optim, self.loss
-        lr, interval = {
-            "g": (optim.lr_g, loss.path_length_interval),
-            "d": (optim.lr_d, loss.r1_interval),
-        }[network]
-        return AdamSettings(
-            lr=lambda images: value_at(lr, images),
-            betas=optim.betas,
-            eps=optim.eps,
-            lazy_interval=interval or None,
-        )
+        interval = {"g": self.loss.path_length_interval, "d": self.loss.r1_interval}[network]
+        return dataclasses.replace(super().adam(network), lazy_interval=interval or None)
 
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
         loss, smart = self.loss, self.config.smart
@@ -129,7 +125,7 @@ class StyleGan2(Family):
         )
 
     @classmethod
-    def build(cls, options: dict[str, Any]) -> nn.Module:
+    def build(cls, **options: Any) -> nn.Module:
         return Generator(**options)
 
     @classmethod
@@ -137,19 +133,12 @@ class StyleGan2(Family):
         assert isinstance(module, Generator)
         return StyleGan2Sampler(module, data_labels=data_labels, seed=seed)
 
-    def example_inputs(self) -> dict[str, Sequence[Tensor | None]]:
-        c = torch.empty(1, self.num_classes) if self.num_classes else None
-        return {"g": [torch.empty(1, self.g.z_dim), c], "d": [torch.empty(1, *self.image_shape), c]}
-
     def costs(self, flops: dict[str, float]) -> list[Cost]:
-        g, d, loss, smart = flops["g"], flops["d"], self.loss, self.config.smart
-        costs = [Cost("d_main", g + 6 * d, 1), Cost("g_main", 3 * g + 2 * d, 1)]
+        loss = self.loss
+        d_main, g_main, *score = adversarial_costs(flops, self.config.smart)
+        lazy = []
         if any(values_of(loss.r1_gamma)) and loss.r1_interval:
-            costs.append(Cost("d_r1", 6 * d, loss.r1_interval))
+            lazy.append(Cost("d_r1", 6 * flops["d"], loss.r1_interval))
         if loss.path_length_interval and loss.path_length_weight:
-            costs.append(Cost("g_path", 6 * g / loss.path_length_shrink, loss.path_length_interval))
-        if "scorer" in flops:
-            own_pass = 3 * g if smart.separate_pass else 0
-            passes = 2 if smart.through_network else 1
-            costs.append(Cost("score", smart.batch_fraction * (passes * flops["scorer"] + own_pass), smart.frequency))
-        return costs
+            lazy.append(Cost("g_path", 6 * flops["g"] / loss.path_length_shrink, loss.path_length_interval))
+        return [d_main, g_main, *lazy, *score]

@@ -1,6 +1,6 @@
 """Images of StyleGAN2's generator: truncation toward the mean w, noise of the layers, paths in w."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -39,8 +39,8 @@ class StyleGan2Sampler(Sampler):
             style_mixing_prob=0.0,
         )
 
-    def of_data(self, data_labels: Tensor | None, *, seed: int, look: Look = PLAIN) -> "StyleGan2Sampler":
-        return StyleGan2Sampler(self.module, data_labels=data_labels, seed=seed, look=look)
+    def of_data(self, data_labels: Tensor | None, *, seed: int, look: Look = PLAIN) -> Self:
+        return type(self)(self.module, data_labels=data_labels, seed=seed, look=look)
 
     def draw(self, purpose: Purpose, numbers: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         latents = self.latents(purpose, numbers, labels)
