@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from smartfast.families.stylegan2_recipe import Recipe, Round
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,18 +31,17 @@ from tqdm import tqdm
 from bench.jobs import Job, job_config, open_job
 from bench.machine import machine, provenance, versions
 from bench.report_table import markdown_table
+from smartfast.config.families import UNetOptions
 from smartfast.config.schema import DataConfig
 from smartfast.core.checkpoint import load_newest
 from smartfast.core.draws import Purpose
 from smartfast.data.sources.digits import load_digits
 from smartfast.engine.phase import ComputedPhase, with_gradients
 from smartfast.errors import UserError
-from smartfast.families.stylegan2_recipe import Recipe, Round
 from smartfast.run.training import Training
 from smartfast.scorers import Scorer, TimestepRange, load_scorer, timestep_range
 from smartfast.scorers.term import ScoreTerm
-from smartfast.scorers.train import train_scorer
-from smartfast.scorers.train_options import TrainScorerOptions, UNetOptions
+from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
 COMMAND = "python -m bench.score_switches"
 RESULTS = Path(__file__).parent / "results"

@@ -69,10 +69,10 @@ def dataset(arguments: Sequence[str]) -> int:
 def train_scorer(arguments: Sequence[str]) -> int:
     """Train a diffusion model on your own images, to use as smart.scorer."""
     from smartfast.config.parse import parse_options
-    from smartfast.scorers.train import TrainScorerOptions, train_scorer
+    from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
-    train_scorer(parse_options(TrainScorerOptions, arguments, command="train-scorer"))
-    return 0
+    options = parse_options(TrainScorerOptions, arguments, command="train-scorer")
+    return 0 if train_scorer(options) is not None else EXIT_INTERRUPTED
 
 
 def presets(arguments: Sequence[str]) -> int:

@@ -58,6 +58,8 @@ class DataConfig:
     """Keep the images on the device as uint8, or stream them; auto keeps what fits in a quarter of the memory."""
     workers: int = 3
     """Loader processes when streaming. Default: ADA."""
+    holdout: int = 0
+    """Images, spread evenly over the data set, that are kept out of the training. Default: ours."""
 
 
 @dataclass(frozen=True)

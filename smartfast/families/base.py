@@ -194,6 +194,11 @@ class Family(ABC):
         half_life = value_at(optim.ema_kimg, images)
         return half_life_step(images, batch=batch, half_life_kimg=half_life, rampup=optim.ema_rampup)
 
+    @property
+    def sheet_rows(self) -> int | None:
+        """Most rows of a sheet of samples, None = as many as fit."""
+        return None
+
     def measure(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """What else is measured of the averaged network at a snapshot, by name; the first process alone asks."""
         return {}

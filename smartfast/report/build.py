@@ -67,6 +67,7 @@ def write_report(run_dir: str | Path) -> Path:
     rows = read_rows(log)
     ticks = [row for row in rows if row.get("kind") == "tick"]
     evaluations = [row for row in rows if row.get("kind") == "metrics"]
+    measured = [row for row in rows if row.get("kind") == "measured"]
     config_file = run_dir / "config.yaml"
     config_text = config_file.read_text() if config_file.is_file() else ""
     config, info = yaml.safe_load(config_text) or {}, _checkpoint_info(run_dir)
@@ -75,7 +76,7 @@ def write_report(run_dir: str | Path) -> Path:
         _metrics_section(evaluations),
         _samples_section(run_dir),
         _strip_section(run_dir),
-        _losses_section(ticks, config),
+        _losses_section([*ticks, *measured], config),
         _cost_section(ticks, {phase["name"]: phase["replaces"] for phase in info.get("phases", [])}),
         html.section("Configuration", html.details("config.yaml", config_text)) if config_text else "",
     ]

@@ -18,6 +18,7 @@ from smartfast.core.cpu import set_up_cpu
 from smartfast.core.distributed import processes_on_this_machine
 from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
+from smartfast.data.holdout import split
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
@@ -111,7 +112,7 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
         say=print,
     )
     accelerator.print(f"profile: {profiler.iterations} iterations, after {profiler.first} that settle everything")
-    with _kernels(config), closing(real_batches(training, dataset)) as reals:
+    with _kernels(config), closing(real_batches(training)) as reals:
         while not profiler.is_done:
             with profiler.iteration():
                 with training.timer("data"):
@@ -137,11 +138,13 @@ def _training(
     scorer: Scorer | None,
     timesteps: TimestepRange | None,
 ) -> Training:
+    part, held_out = split(dataset, config.data.holdout)
     return Training(
         config,
-        dataset,
+        part,
         scorer=scorer,
         timesteps=timesteps,
+        held_out=held_out,
         device=accelerator.device,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,

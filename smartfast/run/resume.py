@@ -29,7 +29,7 @@ def _names(group: str, fields: str) -> tuple[str, ...]:
 
 TABLE: dict[Rule, tuple[str, ...]] = {
     Rule.REFUSED: (
-        *_names("data", "resolution labels mirror"),
+        *_names("data", "resolution labels mirror holdout"),
         *_names("run", "seed"),
         *_names("optim", "batch lr_g lr_d betas eps ema_kimg ema_rampup"),
         *_names("smart", "scorer null_class weight distance frequency separate_pass"),

@@ -33,11 +33,11 @@ from smartfast.run.training import Training
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
 
 
-def real_batches(training: Training, dataset: ImageDataset) -> Generator[RealBatch, None, None]:
-    """The batches of `dataset` that a run sees from where it is; to be closed when it ends."""
+def real_batches(training: Training) -> Generator[RealBatch, None, None]:
+    """The batches that a run sees from where it is; to be closed when it ends."""
     config = training.config
     return iterate_batches(
-        dataset,
+        training.dataset,
         seed=config.run.seed,
         batch=training.images_per_iteration,
         offsets=training.offsets,
@@ -79,7 +79,8 @@ class Trainer:
         self.is_resumed = checkpoint is not None
         self.sampler = training.sampler()
         self.phases = [*training.phases, "data"]
-        self.grid = grid_shape(dataset.resolution, dataset.num_classes)
+        shape = grid_shape(dataset.resolution, dataset.num_classes)
+        self.grid = shape._replace(rows=min(shape.rows, training.family.sheet_rows or shape.rows))
         self.total_images = round(self.config.run.kimg * 1000)
         self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
@@ -116,7 +117,7 @@ class Trainer:
             self._begin()
         elif training.images < self.total_images and self._evaluation_is_due():
             self._evaluate()  # the process before this one died in it
-        reals = real_batches(training, self.dataset)
+        reals = real_batches(training)
         self._start_tick(maintenance_since_sec=self.start_sec)
         with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
             while training.images < self.total_images:
@@ -229,7 +230,18 @@ class Trainer:
             self.writer.submit(
                 f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg", self._snapshot_to_write()
             )
+        if self.saved_images != self.training.images:
+            self._measure()
         self.saved_images = self.training.images
+
+    def _measure(self) -> None:
+        """A row of what else the family measures of its averaged network."""
+        if not self.is_main:
+            return
+        values = self.training.family.measure(self.training.ema.module, self.training.device)
+        if values:
+            self.log.write({"kind": "measured", "kimg": self.kimg, **values})
+            tqdm.write("measured " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def _snapshot_to_write(self) -> Callable[[], None]:
         """A function that writes a sheet of samples and, where there is none yet, a checkpoint of this moment."""

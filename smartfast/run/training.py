@@ -56,7 +56,7 @@ class Training:
         say: Callable[[str], None] = print,
     ) -> None:
         self.config, self.device, self.num_processes = config, device, num_processes
-        self.images = 0
+        self.images, self.dataset = 0, dataset
         self.family = FAMILIES[config.gan.family](config, dataset, held_out)
         for module in self.family.modules.values():
             module.to(device).train()
