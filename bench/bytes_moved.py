@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench.machine import provenance, versions
-from bench.report_table import markdown_table
+from bench.base.machine import provenance, versions
+from bench.count.tracing import Trace, trace
+from bench.report.table import markdown_table
 from bench.shapes import CONFIGS, Case, Config, cases
-from bench.tracing import Trace, trace
 
 COMMAND = "python -m bench.bytes_moved"
 RESULTS = Path(__file__).parent / "results"

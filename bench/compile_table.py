@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.ahead_of_time import Specialisation
-from bench.machine import provenance, versions
-from bench.report_table import markdown_table
+from bench.base.machine import provenance, versions
+from bench.report.table import markdown_table
 
 COLUMNS = {
     "registers": "registers",

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench.bytes_moved import every_case
+from bench.count.tracing import unique_bytes
 from bench.shapes import CONFIGS, FUNCTIONS, Case, Config, cases
-from bench.tracing import unique_bytes
 from smartfast import kernels
 from smartfast.errors import UserError
 from smartfast.kernels.geometry import memory_format

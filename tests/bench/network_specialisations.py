@@ -6,8 +6,8 @@ from functools import partial
 import torch
 
 from bench.ahead_of_time import specialise
+from bench.count.tracing import trace
 from bench.shapes import CLAMP, CONFIGS, HALF_RESOLUTIONS, IMAGE_CHANNELS, Config, cases
-from bench.tracing import trace
 from smartfast import kernels
 from smartfast.networks.stylegan2 import Discriminator, Generator
 

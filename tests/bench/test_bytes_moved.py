@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bench.bytes_moved import count
+from bench.count.tracing import Trace, trace, unique_bytes
 from bench.shapes import CONFIGS, Case, cases
-from bench.tracing import Trace, trace, unique_bytes
 from smartfast import kernels
 
 F32 = 4
