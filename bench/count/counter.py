@@ -7,12 +7,13 @@ compiled one lets Inductor lower the function's graph and reads what it schedule
 import functools
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from torch import nn
 from torch._functorch import config as functorch
 from torch._inductor import config as inductor
 from torch._inductor import ir, scheduler
@@ -20,26 +21,11 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
-from bench.count.tracing import Trace, Traffic
+from bench.count.tracing import Operation, Trace, operation_flops
 
-aten = torch.ops.aten
 _GENERATED = re.compile(r"cpp_fused_\w+\(|triton_\w+\.run\(")
-
-if aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
-
-    @register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu)
-    def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    @register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward)
-    def _attention_backward_flops(
-        upstream: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
-    ) -> int:
-        return sdpa_backward_flop_count(upstream, query, key, value)
 
 
 class Counts(NamedTuple):
@@ -70,27 +56,27 @@ class Counts(NamedTuple):
         return Counts(*(a * factor for a in self))
 
 
-class _FlopCounter(TorchDispatchMode):
-    """As `torch.utils.flop_counter.FlopCounterMode`, which hooks modules and fails where no gradient is recorded."""
+def count(
+    function: Callable[..., Any], *arguments: Any, modules: Mapping[str, nn.Module] | None = None
+) -> list[Operation]:
+    """What a function runs, in order; nothing is computed.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.total += _operation_flops(func, args, kwargs or {}, result)
-        return result
+    Args:
+        function, arguments: As called; may use tensors with data besides its arguments, which are not changed.
+        modules: Prefix of the layers' names to the network that they are in; None = nobody asks for layers.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        inputs = tree_map_only(torch.Tensor, fake.from_tensor, arguments)
+        with Trace() as trace, trace.following(modules or {}):
+            function(*inputs)
+    return trace.traffic
 
 
 def count_eager(function: Callable[..., Any], *arguments: Any) -> Counts:
     """Count the function as it is: one launch per operation that is no view and no allocation."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        inputs = tree_map_only(torch.Tensor, fake.from_tensor, arguments)
-        with _FlopCounter() as flops, Trace() as trace:
-            function(*inputs)
-    launches = len(trace.traffic)
-    return Counts(launches, launches, launches, sum(t.total for t in trace.traffic), flops.total)
+    found = count(function, *arguments)
+    flops = sum(operation.flops for operation in found)
+    return Counts(len(found), len(found), len(found), sum(operation.total for operation in found), flops)
 
 
 def count_compiled(function: Callable[..., Any], *arguments: Any) -> Counts:
@@ -139,7 +125,7 @@ def _maker(output: ir.IRNode) -> Callable[[], torch.Tensor | None]:
 
 
 def _count_graph(graph: GraphLowering, code: str) -> Counts:
-    library: list[Traffic] = []
+    library: list[Operation] = []
     generated_bytes = generated = library_calls = 0
     for node in graph.scheduler.nodes:
         if isinstance(node, scheduler.ExternKernelSchedulerNode):
@@ -165,7 +151,7 @@ def generated_calls(code: str) -> int:
     return len([line for line in lines if _GENERATED.match(line)])
 
 
-def _library_traffic(kernel: ir.ExternKernel) -> list[Traffic]:
+def _library_traffic(kernel: ir.ExternKernel) -> list[Operation]:
     """By the operation of the graph that the library call stands for; `origins` also holds what was fused into it."""
     packet = getattr(kernel.op_overload, "overloadpacket", None)
     *_, node = sorted(node for node in kernel.origins if getattr(node.target, "overloadpacket", None) is packet)
@@ -177,12 +163,7 @@ def _library_traffic(kernel: ir.ExternKernel) -> list[Traffic]:
 
 def _node_flops(node: Node) -> int:
     args, kwargs = _values((node.args, node.kwargs))
-    return _operation_flops(node.target, args, kwargs, node.meta.get("val"))
-
-
-def _operation_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    formula = flop_registry.get(getattr(func, "overloadpacket", None))
-    return 0 if formula is None else formula(*args, **kwargs, out_val=result)
+    return operation_flops(node.target, args, kwargs, node.meta.get("val"))
 
 
 def _values(arguments: Any) -> Any:

@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from bench.base.jobs import Job, job_config, open_job
 from bench.base.machine import machine, provenance, versions
 from bench.base.results import RESULTS
+from bench.count.counter import count_eager
 from bench.report.table import markdown_table
 from smartfast.config.schema import DataConfig
 from smartfast.core.checkpoint import load_newest
@@ -184,9 +184,8 @@ def costs(training: Training, ways: Sequence[Variant], batch: Round, repeats: in
 
 
 def _flops(run: Callable[[], Any]) -> int:
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it does not know the CPU's own
-        run()
-    return counter.get_total_flops()
+    with sdpa_kernel(SDPBackend.MATH):  # the CPU's own attention computes the probabilities twice
+        return int(count_eager(run).flops)
 
 
 def reduced_scorer(folder: Path, kimg: float) -> Scorer:

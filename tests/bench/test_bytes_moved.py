@@ -21,7 +21,7 @@ def meta(*shape: int, **options) -> Tensor:
 def moved(function) -> list[tuple[str, int, int]]:
     with Trace() as traced:
         function()
-    return [tuple(entry) for entry in traced.traffic]
+    return [(entry.name, entry.read, entry.written) for entry in traced.traffic]
 
 
 def test_operation_reads_inputs_and_writes_outputs() -> None:
@@ -56,7 +56,7 @@ def test_convolution_gradients_are_two_kernels() -> None:
     x, weight = meta(2, 8, 6, 6).requires_grad_(), meta(4, 8, 1, 1).requires_grad_()
     traced = trace(lambda: torch.conv2d(x, weight), [x, weight], order=1)
     nx, nw, ny = 2 * 8 * 36 * F32, 4 * 8 * F32, 2 * 4 * 36 * F32
-    assert [entry[1:] for entry in traced.traffic] == [(nx + nw, ny), (ny + nw, nx), (ny + nx, nw)]
+    assert [entry[1:3] for entry in traced.traffic] == [(nx + nw, ny), (ny + nw, nx), (ny + nx, nw)]
     assert traced.forward == 1
 
 
@@ -71,7 +71,7 @@ def test_bias_act_reads_and_writes_once() -> None:
     x, b = meta(2, 16, 8, 8, dtype=torch.float16), meta(16, dtype=torch.float16)
     run = partial(kernels.bias_act, x, b, act="lrelu", impl="triton")
     (entry,) = trace(run).traffic
-    assert entry[1:] == (unique_bytes([x, b]), unique_bytes([x]))
+    assert entry[1:3] == (unique_bytes([x, b]), unique_bytes([x]))
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -79,7 +79,7 @@ def test_upfirdn2d_is_one_launch_per_derivative(order: int) -> None:
     x, f = meta(2, 16, 9, 9, dtype=torch.float16).requires_grad_(), kernels.setup_filter([1, 3, 3, 1]).to("meta")
     traced = trace(lambda: kernels.upfirdn2d(x, f, padding=1, impl="triton"), [x], order)
     small, large = 2 * 16 * 8 * 8 * 2, 2 * 16 * 9 * 9 * 2
-    assert [sum(entry[1:]) for entry in traced.traffic] == [small + large + unique_bytes([f])] * (order + 1)
+    assert [entry.total for entry in traced.traffic] == [small + large + unique_bytes([f])] * (order + 1)
 
 
 def find(op: str, layer: str) -> Case:
