@@ -1,6 +1,5 @@
 """Training jobs for measurements: a configuration's networks, data and scorer, and the loop that advances them."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,22 +59,6 @@ class Job:
     def fast_perf(self) -> dict[str, Any]:
         """Perf settings of the fastest way to train: compiled, on CUDA captured in graphs too."""
         return {"compile": self.config.perf.compile or True, "cuda_graphs": self.device.type == "cuda"}
-
-    def phase_shares(self) -> dict[str, float]:
-        """Runs per iteration of every phase that runs at all."""
-        lazy = {name: 1 / interval if interval else 0.0 for name, interval in self._intervals().items()}
-        shares = {"g_main": 1 - lazy["g_score"], "g_score": lazy["g_score"], "d_main": 1.0, **lazy}
-        return {name: share for name, share in shares.items() if share}
-
-    def period(self) -> int:
-        """Iterations after which the schedule of the phases repeats."""
-        return math.lcm(*(interval or 1 for interval in self._intervals().values()))
-
-    def _intervals(self) -> dict[str, int]:
-        """Iterations from one run of a lazy phase to the next; 0 where it never runs."""
-        loss = self.config.loss
-        path_interval = loss.path_length_interval if loss.path_length_weight else 0
-        return {"g_score": self.config.smart.frequency, "g_path": path_interval, "d_r1": loss.r1_interval}
 
 
 class Loop:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from bench.base.family import runs_per_iteration
 from bench.base.jobs import Job, job_config
 from bench.base.machine import provenance, versions
 from bench.base.paper_jobs import open_paper_job
@@ -96,7 +97,7 @@ def count_job(job: Job, write: "Report") -> list[Row]:
     estimates = estimated_flops(job, training)
     rows: list[Row] = []
     steps = count_eager(training.ema.move)
-    for name, share in job.phase_shares().items():
+    for name, share in runs_per_iteration(training).items():
         eager, compiled, step = count_phase(training.phases[name], training, compiler)
         rows.append(Row(name, share, eager, compiled, estimates.get(name)))
         steps = steps.plus(step.times(share))

@@ -18,7 +18,6 @@ from torch import nn
 from bench.count.counter import count
 from bench.count.tracing import Operation
 from smartfast import kernels
-from smartfast.engine.phase import TrainedNetwork
 from smartfast.run.training import Training
 
 STEP = "step"
@@ -60,26 +59,26 @@ def _work(operation: Operation) -> Work:
     return Work(layer, is_backward, operation.name, operation.precision, flops, operation.total)
 
 
-def training_work(training: Training, phases: Sequence[str]) -> dict[str, list[Work]]:
+def training_work(
+    training: Training, phases: Sequence[str], *, modules: Mapping[str, nn.Module]
+) -> dict[str, list[Work]]:
     """What one run of each phase does over the whole batch of this process, its optimizer step included, and `ema`.
 
     Args:
         training: With perf.compile off: compiled code cannot be followed.
         phases: Names of those that run.
+        modules: As in `count_work`.
     """
-    modules: dict[str, nn.Module] = {"g": training.g.module, "d": training.d.module}
-    if training.recipe.score_term is not None:
-        modules["scorer"] = training.recipe.score_term.scorer
     work = {}
     for name in phases:
         phase = training.phases[name]
         one_round = count_work(phase.compute, training.rounds[0], modules=modules)
-        work[name] = one_round * len(training.rounds) + [_step(phase.network, ADAM_BYTES)]
-    return work | {"ema": [_step(training.g, AVERAGE_BYTES)]}
+        work[name] = one_round * len(training.rounds) + [_step(phase.network.module, ADAM_BYTES)]
+    return work | {"ema": [_step(training.ema.module, AVERAGE_BYTES)]}
 
 
-def _step(network: TrainedNetwork, bytes_per_parameter: int) -> Work:
-    return Work(STEP, False, STEP, "fp32", 0, network.gradient.numel() * bytes_per_parameter)
+def _step(module: nn.Module, bytes_per_parameter: int) -> Work:
+    return Work(STEP, False, STEP, "fp32", 0, sum(p.numel() for p in module.parameters()) * bytes_per_parameter)
 
 
 @contextmanager

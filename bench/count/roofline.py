@@ -15,11 +15,12 @@ import argparse
 import functools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 
+from bench.base import family
 from bench.base.devices import Device, find_device
 from bench.base.jobs import Job, job_config
 from bench.base.limits import Limits, measure_limits
@@ -70,11 +71,12 @@ class PhaseFloor:
 class Roofline:
     """The floors of a training's phases, `ema` (the averaged generator) among them.
 
-    images: Per iteration, on all GPUs.
+    images: Per iteration, on all GPUs. replaces: The phases with the score term, and those that they run in place of.
     """
 
     phases: Mapping[str, PhaseFloor]
     images: int
+    replaces: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def flops_per_kimg(self) -> float:
@@ -88,12 +90,15 @@ class Roofline:
 
     def score_overhead(self, frequency: int) -> float | None:
         """What the score term adds every `frequency` iterations, over training without it; None without one."""
-        if "g_score" not in self.phases:
+        if not self.replaces:
             return None
-        g_main, g_score = self.phases["g_main"].floor_sec, self.phases["g_score"].floor_sec
-        runs = {name: phase.runs_per_iteration for name, phase in self.phases.items()} | {"g_score": 0.0, "g_main": 1.0}
+        runs = {name: phase.runs_per_iteration for name, phase in self.phases.items()}
+        added_sec = 0.0
+        for phase, replaced in self.replaces.items():
+            added_sec += self.phases[phase].floor_sec - self.phases[replaced].floor_sec
+            runs |= {phase: 0.0, replaced: runs[replaced] + runs[phase]}
         without = sum(runs[p.phase] * (p.floor_sec + p.communication_sec) for p in self.phases.values())
-        return (g_score - g_main) / frequency / without
+        return added_sec / frequency / without
 
 
 def layer_floors(work: Iterable[Work], limits: Limits, *, tf32: bool) -> list[LayerFloor]:
@@ -167,13 +172,17 @@ def all_reduce_sec(gradient_bytes: float, gpus: int, link_bytes_per_sec: float) 
 
 @dataclass(frozen=True)
 class CountedJob:
-    """A job's work on one GPU: every phase, its runs per iteration, and the gradient bytes that it averages."""
+    """A job's work on one GPU: every phase, its runs per iteration, and the gradient bytes that it averages.
+
+    replaces: As of `Roofline`.
+    """
 
     work: Mapping[str, Sequence[Work]]
     runs_per_iteration: Mapping[str, float]
     gradient_bytes: Mapping[str, int]
     images: int
     tf32: bool
+    replaces: Mapping[str, str] = field(default_factory=dict)
 
     def roofline(self, limits: Limits, *, gpus: int = 1, link_bytes_per_sec: float | None = None) -> Roofline:
         """The floors on a machine.
@@ -195,12 +204,15 @@ class CountedJob:
                 communication_sec = all_reduce_sec(self.gradient_bytes.get(name, 0), gpus, link_bytes_per_sec)
             runs = self.runs_per_iteration[name]
             floors[name] = phase_floor(name, runs, work, limits, tf32=self.tf32, communication_sec=communication_sec)
-        return Roofline(floors, self.images * gpus)
+        return Roofline(floors, self.images * gpus, self.replaces)
 
     def without_score(self) -> "CountedJob":
         """The same training without the score term."""
-        work = {name: work for name, work in self.work.items() if name != "g_score"}
-        return replace(self, work=work, runs_per_iteration={**self.runs_per_iteration, "g_main": 1.0})
+        runs = dict(self.runs_per_iteration)
+        for phase, replaced in self.replaces.items():
+            runs[replaced] += runs.pop(phase)
+        work = {name: work for name, work in self.work.items() if name in runs}
+        return replace(self, work=work, runs_per_iteration=runs, replaces={})
 
 
 def count_job(job: Job, *, tf32: bool) -> CountedJob:
@@ -211,13 +223,14 @@ def count_job(job: Job, *, tf32: bool) -> CountedJob:
         tf32: Whether float32 runs as tf32 where the job is to run.
     """
     training = job.training(compile=False, cuda_graphs=False)
-    runs = job.phase_shares()
-    work = training_work(training, list(runs))
+    runs = family.runs_per_iteration(training)
+    work = training_work(training, list(runs), modules=family.modules(training, job.scorer))
     gradient_bytes = {
         name: training.phases[name].network.buffer.numel() * training.phases[name].network.buffer.element_size()
         for name in runs
     }
-    return CountedJob(work, runs | {"ema": 1.0}, gradient_bytes, job.config.optim.batch, tf32)
+    replaces = family.replacements(training)
+    return CountedJob(work, runs | {"ema": 1.0}, gradient_bytes, job.config.optim.batch, tf32, replaces)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.base.family import networks
 from bench.base.jobs import EAGER, Job, Loop, job_config
 from bench.base.machine import machine, provenance
 from bench.base.paper_jobs import open_paper_job
@@ -48,7 +49,7 @@ def measure_equality(job: Job, *, iterations: int) -> dict[str, Any]:
         "compiled": Loop(job, **job.fast_perf()),
         "rounding": Loop(job, **EAGER),
     }
-    for moved in (runs["rounding"].training.g, runs["rounding"].training.d):
+    for moved in networks(runs["rounding"].training).values():
         move_by_one_rounding_(moved.parameters.flat, seed=job.config.run.seed)
     marks = sorted({mark for mark in _MARKS if mark < iterations} | {iterations})
     series: dict[str, dict[str, list[float]]] = {}
@@ -80,12 +81,13 @@ def move_by_one_rounding_(values: Tensor, *, seed: int) -> None:
 
 def drift_of(training: Training, eager: Training) -> dict[str, float]:
     """Norm of the difference of all weights relative to the norm of the eager run's, by network."""
-    pairs = {
-        "generator": (training.g.parameters.flat, eager.g.parameters.flat),
-        "discriminator": (training.d.parameters.flat, eager.d.parameters.flat),
-        "averaged generator": (training.ema.parameters.flat, eager.ema.parameters.flat),
-    }
-    return {name: ((a - b).norm() / b.norm()).item() for name, (a, b) in pairs.items()}
+    ours, theirs = _weights(training), _weights(eager)
+    return {name: ((ours[name] - theirs[name]).norm() / theirs[name].norm()).item() for name in ours}
+
+
+def _weights(training: Training) -> dict[str, Tensor]:
+    flat = {name: network.parameters.flat for name, network in networks(training).items()}
+    return flat | {"ema": training.ema.parameters.flat}
 
 
 def relative_differences(values: list[float], eager: list[float]) -> list[float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.base.device_profile import device_profile
+from bench.base.family import replacements, runs_per_iteration
 from bench.base.jobs import EAGER, PRESETS, Job, job_config, settings
 from bench.base.options import Options
 from bench.base.paper_jobs import open_paper_job, trainer_settings
@@ -77,21 +78,24 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
         training.load(next(job.batches(training)))
     starts = {mode: _copy(training.state()) for mode, training in trainings.items()}
     timed: list[Timed] = []
-    for phase, share in job.phase_shares().items():
+    replacing = replacements(trainings[REFERENCE])
+    for phase, share in runs_per_iteration(trainings[REFERENCE]).items():
         if not options.time_left_sec():
             results.skip(f"{name} {phase}")
             continue
         about = _about(name, phase, share, job, overrides, options, results)
         with results.attempt(about):
-            timed += _measure_phase(trainings, starts, about, options, results, max_error(job, phase))
+            timed += _measure_phase(
+                trainings, starts, about, options, results, max_error(job, scores=phase in replacing)
+            )
     for row, call, calls in timed:
         results.extend(row, device_profile(call, options.device, calls=calls))
 
 
-def max_error(job: Job, phase: str) -> float:
-    """The largest relative error of a phase's gradient against the reference."""
+def max_error(job: Job, *, scores: bool) -> float:
+    """The largest relative error of a phase's gradient against the reference; scores: with the score term."""
     usual = MAX_ERRORS[job.config.perf.precision]
-    is_half = phase == "g_score" and job.scorer is not None and job.scorer.dtype != torch.float32
+    is_half = scores and job.scorer is not None and job.scorer.dtype != torch.float32
     return max(usual, HALF_SCORER_ERROR) if is_half else usual
 
 

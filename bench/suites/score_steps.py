@@ -1,8 +1,8 @@
 """The score term, from the paper's recipe to ours, one change at a time.
 
 The recipe runs eagerly in float32: a generator pass of its own, noise tensors, a diffusion model with attention written
-out, a backward pass to the generator's weights. Ours takes the images that g_main has made anyway and adds a gradient
-to theirs; that addition is all the term does in g_score.
+out, a backward pass to the generator's weights. Ours takes the images that the generator's phase has made anyway and
+adds a gradient to theirs; that addition is all the term does there.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,14 +16,13 @@ from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 
+from bench.base.family import image_source
 from bench.base.scorer_architectures import ARCHITECTURES, float32_scorer, scorer_of
 from bench.base.ways import Captured, Compiled
 from bench.count.counter import count_eager
-from smartfast import kernels
 from smartfast.config.schema import Config
-from smartfast.core.draws import Purpose, draw_timesteps, one_hot
+from smartfast.core.draws import Purpose, draw_timesteps
 from smartfast.errors import UserError
-from smartfast.families.stylegan2_networks import build_networks
 from smartfast.kernels.reference import noise_like
 from smartfast.scorers import UNetScorer, timestep_range
 from smartfast.scorers.schedule import NoiseSchedule
@@ -37,7 +36,7 @@ Gradients = Tensor | tuple[Tensor, ...]
 class Way:
     """How the term is computed; the defaults are the paper's recipe.
 
-    shared_fakes: On g_main's images. tf32: Of float32 products and convolutions. dtype, channels_last, attention: Of
+    shared_fakes: On the phase's images. tf32: Of float32 products and convolutions. dtype, channels_last, attention: Of
     the scorer. fused: ScoreTerm with its two ops, noise and distance, instead of noise tensors; on a CPU the ops are
     plain PyTorch too. compiled, captured: torch.compile, a CUDA graph. through_network: See smart.through_network.
     """
@@ -147,38 +146,22 @@ class Setting:
         self._flops: dict[tuple[bool, bool], float] = {}
         self._compiled: dict[Way, Compiled] = {}
         self._recipe_gradient: Tensor | None = None
-        generator, _ = build_networks(
-            config.gan,
-            resolution=self.resolution,
-            channels=self.source.channels,
-            num_classes=self.source.num_classes,
-            precision="fp32",
-            seed=config.run.seed,
-        )
-        self.generator = generator.to(device)
-        self.weights = list(self.generator.parameters())
         self._draw()
 
     def _draw(self) -> None:
         smart = self.config.smart
         torch.manual_seed(self.config.run.seed)
-        self.z = torch.randn(self.batch, self.generator.z_dim, device=self.device)
         self.labels = torch.randint(max(self.source.num_classes, 1), (self.batch,), device=self.device)
+        generator, self.images = image_source(self.config, self.source, self.labels, resolution=self.resolution)
+        self.weights = list(generator.parameters())
         self.stream = torch.arange(self.batch, device=self.device)
         interval = timestep_range(self.source, smart)
         self.t = draw_timesteps(self.config.run.seed, self.stream, interval.first, interval.last)
         with torch.no_grad():
             self.fakes = self.images().requires_grad_()
-        # Zeros, which cost the same as g_main's gradient, so that the result is the term's alone.
+        # Zeros, which cost the same as the adversarial gradient, so that the result is the term's alone.
         self.adversarial = torch.zeros_like(self.fakes)
         self.eps = noise_like(self.fakes.detach(), self.config.run.seed, self.stream, PURPOSE)
-
-    def images(self) -> Tensor:
-        """A generator pass in plain PyTorch, of the same latents and noise every time."""
-        torch.manual_seed(self.config.run.seed)
-        c = one_hot(self.labels, self.generator.c_dim) if self.generator.c_dim else None
-        with kernels.use("reference"):
-            return self.generator(self.z, c, noise="random")
 
     def weight_gradients(self, output: Tensor, upstream: Tensor | None = None) -> tuple[Tensor, ...]:
         """Gradients of the generator's weights, of a scalar or of an output with `upstream` behind it."""

@@ -74,7 +74,7 @@ def start(arguments: Sequence[str], cache: str, repeats: int, time_left_sec: Cal
 
 
 def run_every_phase(job: Job, perf: dict[str, Any]) -> None:
-    """Two iterations: every lazy phase is due in the first one, g_main without the score term in the second.
+    """Two iterations: every lazy phase is due in the first one, those that they replace in the second.
 
     Raises:
         UserWarning: A phase could not be compiled.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from bench.base import family
 from bench.base.device_profile import device_profile
 from bench.base.jobs import EAGER, PRESETS, Job, Loop, job_config, settings
 from bench.base.options import Options
@@ -49,7 +50,7 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
     if not options.quick:
         providers["cuda_graph" if on_gpu else "compiled"] = job.fast_perf()
     # Of both jobs: a call with the score term and one without differ in nothing else.
-    iterations = 1 if options.quick else job.period()
+    iterations = 1 if options.quick else family.period(job.training(**EAGER))
     trainings = {
         (provider, score): TimedTraining(job if score else bare, iterations, perf)
         for provider, perf in providers.items()
@@ -138,7 +139,7 @@ class TimedTraining:
     @property
     def skipped_steps(self) -> int:
         """Optimizer steps so far that were skipped because something was not finite."""
-        return 0 if self.loop is None else int(self.loop.training.g.guard.total + self.loop.training.d.guard.total)
+        return 0 if self.loop is None else family.skipped_steps(self.loop.training)
 
     @property
     def iterations_done(self) -> int:

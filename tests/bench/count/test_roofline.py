@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.base.devices import DEVICES, find_device
+from bench.base.family import modules
 from bench.base.jobs import Job, job_config, open_job
 from bench.base.limits import Limits
 from bench.count.phase_work import FILTER, STEP, Work, count_work, training_work
@@ -97,8 +98,8 @@ def training(job: Job) -> Training:
 
 
 @pytest.fixture(scope="module")
-def work(training: Training) -> dict[str, list[Work]]:
-    return training_work(training, PHASES)
+def work(job: Job, training: Training) -> dict[str, list[Work]]:
+    return training_work(training, PHASES, modules=modules(training, job.scorer))
 
 
 class NoModules(nullcontext):
@@ -159,7 +160,7 @@ def test_kimg_and_overhead_by_hand() -> None:
         return PhaseFloor(phase, runs, flops=10, bytes=0, floor_sec=sec, limited_by="compute", communication_sec=0.5)
 
     phases = [floor("g_main", 0.75, 1.5), floor("g_score", 0.25, 5.5), floor("d_main", 1.0, 1.5)]
-    roofline = Roofline({phase.phase: phase for phase in phases}, images=100)
+    roofline = Roofline({phase.phase: phase for phase in phases}, 100, {"g_score": "g_main"})
     assert roofline.sec_per_kimg("g_main") == 0.75 * 2 * 10
     assert roofline.sec_per_kimg() == (0.75 * 2 + 0.25 * 6 + 2) * 10
     assert roofline.flops_per_kimg == 20 * 10
@@ -168,7 +169,9 @@ def test_kimg_and_overhead_by_hand() -> None:
 
 def test_without_score_every_iteration_is_g_main() -> None:
     work = {name: [Work("", False, "mm", "fp32", 10, 0)] for name in ("g_main", "g_score")}
-    counted = CountedJob(work, {"g_main": 0.75, "g_score": 0.25}, {"g_main": 8, "g_score": 8}, images=10, tf32=False)
+    runs, gradient_bytes = {"g_main": 0.75, "g_score": 0.25}, {"g_main": 8, "g_score": 8}
+    counted = CountedJob(work, runs, gradient_bytes, images=10, tf32=False, replaces={"g_score": "g_main"})
+    assert counted.without_score().roofline(LIMITS).score_overhead(4) is None
     assert counted.without_score().roofline(LIMITS).sec_per_kimg() == 100
     assert counted.roofline(LIMITS).score_overhead(4) == 0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.base.jobs import EAGER, Job, job_config
+from bench.base.jobs import EAGER, job_config
 from bench.base.options import Options
 from bench.base.paper_jobs import open_paper_job
 from bench.base.results import Run, load
@@ -51,7 +51,7 @@ def test_phase_with_another_gradient_gets_no_time(tmp_path: Path, monkeypatch: p
         return honest(self) * (1.0 if len(calls) == 1 else 1.01)
 
     monkeypatch.setattr(suite_phases.PhaseRun, "__call__", wrong_from_the_second_on)
-    monkeypatch.setattr(Job, "phase_shares", lambda job: {"d_main": 1.0})
+    monkeypatch.setattr(suite_phases, "runs_per_iteration", lambda training: {"d_main": 1.0})
     with Run("phases", "test", device=OPTIONS.device, folder=tmp_path) as results:
         suite_phases.run(OPTIONS, results)
     (row,) = results.rows
@@ -63,8 +63,8 @@ def test_a_scorer_in_half_precision_may_round() -> None:
     overrides = (*settings("digits", OPTIONS), "--smart.precision=bf16")
     half = open_paper_job(job_config("digits", overrides), device=OPTIONS.device)
     full = open_paper_job(job_config("digits", settings("digits", OPTIONS)), device=OPTIONS.device)
-    assert (max_error(half, "g_score"), max_error(half, "g_main")) == (5e-2, 1e-3)
-    assert max_error(full, "g_score") == 1e-3
+    assert (max_error(half, scores=True), max_error(half, scores=False)) == (5e-2, 1e-3)
+    assert max_error(full, scores=True) == 1e-3
 
 
 def test_training_of_the_digits(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def setting() -> Setting:
 @pytest.fixture(scope="module")
 def expected(setting: Setting) -> Tensor:
     """Eq. 10 of arXiv 2311.18208, written out."""
-    unet, weights = load_scorer("digits").unet, list(setting.generator.parameters())
+    unet, weights = load_scorer("digits").unet, setting.weights
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     kept = torch.cumprod(1 - betas, dim=0)[setting.t][:, None, None, None]
     images = setting.images()

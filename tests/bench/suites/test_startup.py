@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.base.family import runs_per_iteration
 from bench.base.jobs import EAGER, Loop, job_config, settings
 from bench.base.options import Options
 from bench.base.paper_jobs import open_paper_job
@@ -56,7 +57,7 @@ def test_ready_when_every_phase_has_run(monkeypatch: pytest.MonkeyPatch) -> None
     suite_startup.run_every_phase(job, EAGER)
     (loop,) = loops
     ran = {name.removeprefix("count/") for name in loop.training.timer.read() if name.startswith("count/")}
-    assert set(job.phase_shares()) <= ran
+    assert set(runs_per_iteration(loop.training)) <= ran
 
 
 def test_a_process_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
