@@ -27,7 +27,7 @@ from bench.base.jobs import job_config  # noqa: E402
 from bench.base.limits import measure_limits  # noqa: E402
 from bench.base.options import BUDGET_SEC, Options, torch_device  # noqa: E402
 from bench.base.results import RESULTS, Run, load  # noqa: E402
-from bench.op_cases import suite_cases  # noqa: E402
+from bench.suites.layers import suite_config  # noqa: E402
 from smartfast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR  # noqa: E402
 from smartfast.core.cpu import set_up_cpu  # noqa: E402
 from smartfast.errors import UserError  # noqa: E402
@@ -70,7 +70,7 @@ def check_configs(suite: str, options: Options) -> None:
     """Raises UserError for a configuration, or a setting over it, that the suite does not have."""
     for name in options.configs or ("digits",):
         if suite == "ops":
-            suite_cases(name, options.device.type)
+            suite_config(name, options.device.type, options.overrides)
         else:
             job_config(name, options.overrides)
 

@@ -1,8 +1,7 @@
 """What the ops suite runs: cases of bench.shapes with random numbers, their derivatives, their least work."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -10,12 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from bench.bytes_moved import every_case
 from bench.count.tracing import unique_bytes
-from bench.shapes import CONFIGS, FUNCTIONS, Case, Config, cases
+from bench.shapes import FUNCTIONS, Case
 from smartfast import kernels
-from smartfast.errors import UserError
-from smartfast.kernels.geometry import memory_format
 from smartfast.kernels.reference_conv import DEMODULATION_EPS
 from smartfast.networks.stylegan2.layers import DEFAULT_FILTER
 
@@ -24,46 +20,8 @@ MODES: tuple[Mode, ...] = ("forward_backward", "forward", "second_order")
 Tensors = dict[str, Tensor]
 Op = Callable[[Tensors], Any]
 
-BEYOND_CACHE_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
 _CONVOLUTIONS = {"conv2d_resample", "modulated_conv2d"}
 _ONCE = {"denoise_distance", "noise_forward"}
-_DIGITS = Config(16, 512, batch=32, architecture_d="resnet", channel_max=64, image_channels=1)
-_NAMES = ("cifar10", "imagenet64", "stylegan2_128", "lsun_bedroom256", "stylegan2_1024")
-NAMED_CONFIGS = {"digits": _DIGITS, **dict(zip(_NAMES, CONFIGS, strict=True))}
-
-
-def suite_cases(name: str, device_type: str) -> list[Case]:
-    """The layers of a configuration as its preset runs them, large ones first, then ops without products beyond cache.
-
-    Raises:
-        UserError: Another name than those of NAMED_CONFIGS.
-    """
-    if name not in NAMED_CONFIGS:
-        raise UserError(f"--config is {name}, expected one of {', '.join(NAMED_CONFIGS)} for the ops suite")
-    config = NAMED_CONFIGS[name]
-    in_half = device_type == "cuda"  # a CPU computes half precision in float32
-    usual = every_case([config]) if in_half else cases(config, torch.float32, channels_last=True)
-    layers = sorted(usual, key=_input_bytes, reverse=True)
-    return [*layers, *_beyond_cache(config, layers, device_type)]
-
-
-def _beyond_cache(config: Config, layers: Sequence[Case], device_type: str) -> Iterator[Case]:
-    """The largest layer of every op without matrix products, with a batch that no cache holds."""
-    for op in sorted({case.op for case in layers} - _CONVOLUTIONS):
-        # The score term's op comes for three kinds of prediction; all the scorers of the experiments predict eps.
-        largest = max((c for c in layers if c.op == op), key=lambda c: (c.x.nbytes, c.layer.endswith("eps")))
-        images = largest.x
-        factor = math.ceil(BEYOND_CACHE_BYTES[device_type] / max(images.nbytes, 1))
-        if factor > 1:
-            enlarged = replace(config, batch=config.batch * factor)
-            layout = memory_format(images) == torch.channels_last
-            found = cases(enlarged, images.dtype, channels_last=layout)
-            case = next(other for other in found if (other.op, other.layer) == (op, largest.layer))
-            yield replace(case, layer=f"{case.layer}, beyond cache")
-
-
-def _input_bytes(case: Case) -> int:
-    return unique_bytes([value for value in case.arguments.values() if isinstance(value, Tensor)])
 
 
 class Inputs:

@@ -6,6 +6,7 @@ compiled one lets Inductor lower the function's graph and reads what it schedule
 
 import functools
 import re
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -70,6 +71,13 @@ def count(
         with Trace() as trace, trace.following(modules or {}):
             function(*inputs)
     return trace.traffic
+
+
+@contextmanager
+def half_as_on_gpu() -> Iterator[None]:
+    """Convolutions in half precision stay in it; on a CPU they are given float32."""
+    with patch.object(sys.modules["smartfast.kernels.conv2d"], "HALF", ()):
+        yield
 
 
 def count_eager(function: Callable[..., Any], *arguments: Any) -> Counts:

@@ -7,15 +7,12 @@ fused into these and counts no bytes; of the filters the arithmetic counts. An i
 a layer's result stays in the cache until the next layer reads it.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 from torch import nn
 
-from bench.count.counter import count
+from bench.count.counter import count, half_as_on_gpu
 from bench.count.tracing import Operation
 from smartfast import kernels
 from smartfast.run.training import Training
@@ -47,7 +44,7 @@ class Work(NamedTuple):
 
 def count_work(function: Callable[..., Any], *arguments: Any, modules: Mapping[str, nn.Module]) -> list[Work]:
     """The operations of a function that have FLOPs, in order; arguments as in `bench.count.counter.count`."""
-    with kernels.use("reference"), _half_on_cpu():
+    with kernels.use("reference"), half_as_on_gpu():
         return [_work(operation) for operation in count(function, *arguments, modules=modules) if operation.flops]
 
 
@@ -79,10 +76,3 @@ def training_work(
 
 def _step(module: nn.Module, bytes_per_parameter: int) -> Work:
     return Work(STEP, False, STEP, "fp32", 0, sum(p.numel() for p in module.parameters()) * bytes_per_parameter)
-
-
-@contextmanager
-def _half_on_cpu() -> Iterator[None]:
-    """Convolutions in half precision stay in it, as on a GPU; on a CPU they are given float32."""
-    with patch.object(sys.modules["smartfast.kernels.conv2d"], "HALF", ()):
-        yield

@@ -121,6 +121,11 @@ class Trace(TorchDispatchMode):
         ]
         return result
 
+    @property
+    def layer(self) -> str:
+        """The module that runs, of those that are followed."""
+        return self._running[-1]
+
     @contextmanager
     def following(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
         """Within it the trace knows which module runs.

@@ -6,6 +6,8 @@ A generator and a discriminator are trained for a few iterations in float32; the
 the same images, latents and noise in fp16 and in bf16 (perf.precision, all resolutions from gan.half_resolutions on;
 scorer in float32). On a CPU half precision rounds what is stored and computes in float32, as the ops do on a GPU
 except inside matrix products, so this shows the rounding and the range, not a GPU's every digit; tf32 needs a GPU.
+What the score term adds is compared by itself too, on a narrow network at a resolution and with a weight where a pixel's
+part of it is below fp16's smallest number.
 Writes bench/results/precision.md and .json.
 """
 
@@ -20,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.base.family import replacements
 from bench.base.machine import provenance, versions
 from bench.base.results import RESULTS
 from bench.report.table import markdown_table
@@ -28,10 +31,21 @@ from smartfast.data import open_dataset
 from smartfast.engine.phase import ComputedPhase
 from smartfast.run.trainer import real_batches
 from smartfast.run.training import Training
-from smartfast.scorers import load_scorer, timestep_range
+from smartfast.scorers import Scorer, load_scorer, timestep_range
+from smartfast.scorers.analytic import GaussianMixtureScorer
+from smartfast.scorers.schedule import schedule_from_config
 
 COMMAND = "python -m bench.proofs.precision"
 SETTINGS = ("--gan.conv_clamp=256", "--gan.noise=true", "--loss.path_length_weight=2", "--loss.path_length_interval=4")
+
+
+PRECISIONS = ("fp16", "bf16")
+SCORE_RESOLUTION, SCORE_BATCH, SCORE_WEIGHT = 256, 64, 0.1
+"""2 * weight / (batch * pixels) is 5e-8; fp16's smallest number is 6e-8."""
+NARROW = (
+    *("--gan.z_dim=16", "--gan.w_dim=16", "--gan.mapping_layers=1", "--gan.channel_base=1024", "--gan.channel_max=16"),
+    *("--gan.mbstd_group=4", "--gan.mbstd_by_class=false", "--gan.conv_clamp=256", "--smart.timesteps=[25, 35]"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +63,20 @@ class Row:
 
 def training(precision: str) -> Training:
     """The digits preset with the clamp and the noise that StyleGAN2-ADA has, at its start."""
-    config = parse_config([*SETTINGS, f"--perf.precision={precision}"])
-    scorer = load_scorer("digits")
+    return _training((*SETTINGS, f"--perf.precision={precision}"), load_scorer("digits"))
+
+
+def score_training(precision: str, *, resolution: int, batch: int, separate_pass: bool) -> Training:
+    """A narrow network whose scorer is known in closed form: what rounds is the generator, not the scorer."""
+    schedule = schedule_from_config({"beta_schedule": "linear"}, "closed form")
+    scorer = GaussianMixtureScorer(schedule, torch.zeros(1, 1, resolution, resolution), torch.tensor([0.5]))
+    settings = (f"--data.resolution={resolution}", f"--optim.batch={batch}", f"--smart.weight={SCORE_WEIGHT}")
+    switch = f"--smart.separate_pass={str(separate_pass).lower()}"
+    return _training((*NARROW, *settings, switch, f"--perf.precision={precision}"), scorer)
+
+
+def _training(settings: Sequence[str], scorer: Scorer) -> Training:
+    config = parse_config(list(settings))
     return Training(
         config,
         open_dataset(config.data),
@@ -83,7 +109,7 @@ def measure(warm_up: int, repeats: int) -> Iterator[Row]:
     images = real_batches(reference, open_dataset(reference.config.data))
     for _ in range(warm_up):
         reference.run_iteration(next(images))
-    for precision in ("fp16", "bf16"):
+    for precision in PRECISIONS:
         other = training(precision)
         other.restore(reference.state(), images=reference.images)
         found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in reference.phases}
@@ -98,6 +124,29 @@ def measure(warm_up: int, repeats: int) -> Iterator[Row]:
             yield Row(precision, name, *(statistics.median(column) for column in zip(*values, strict=True)))
 
 
+def measure_score(resolution: int = SCORE_RESOLUTION, batch: int = SCORE_BATCH) -> Iterator[Row]:
+    """Rows of what the score term adds to a phase, at the start of a training, on its images and in a pass of its own."""
+    for separate_pass in (False, True):
+        runs = {
+            precision: score_training(precision, resolution=resolution, batch=batch, separate_pass=separate_pass)
+            for precision in ("fp32", *PRECISIONS)
+        }
+        reals = next(real_batches(runs["fp32"], open_dataset(runs["fp32"].config.data)))
+        for run in runs.values():
+            run.load(reals)
+        for phase, replaced in replacements(runs["fp32"]).items():
+            exact, *others = (_added(run, phase, replaced) for run in runs.values())
+            name = f"{phase} - {replaced}, {resolution} pixels{', separate pass' if separate_pass else ''}"
+            for precision, half in zip(PRECISIONS, others, strict=True):
+                yield Row(precision, name, *compare(exact, half))
+
+
+def _added(run: Training, phase: str, replaced: str) -> ComputedPhase:
+    """A phase less the one that it runs in place of, which draws the same numbers."""
+    (loss, _, gradients), (other, _, others) = (run.phases[name].compute(run.rounds[0]) for name in (phase, replaced))
+    return loss - other, {}, tuple(a.double() - b.double() for a, b in zip(gradients, others, strict=True))
+
+
 def report(rows: Sequence[Row], warm_up: int, repeats: int) -> str:
     """The result in Markdown."""
     header = ["precision", "phase", "loss", "gradient", "1 - cosine", "lost to zero"]
@@ -110,7 +159,8 @@ def report(rows: Sequence[Row], warm_up: int, repeats: int) -> str:
         provenance(COMMAND),
         f"Digits preset with noise, clamp 256 and path length, after {warm_up} iterations in float32; medians of "
         f"{repeats} batches of 32. Relative differences to float32 of each phase's loss and of its whole gradient, and "
-        "the share of the gradient's elements that are zero in half precision only.",
+        "the share of the gradient's elements that are zero in half precision only. Rows of a difference are what the "
+        f"score term adds, in a narrow network at its start, one batch of {SCORE_BATCH}, weight {SCORE_WEIGHT}.",
         markdown_table(header, cells),
     ]
     return "\n\n".join(text) + "\n"
@@ -123,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm_up", type=int, default=100, help="iterations of training before")
     parser.add_argument("--repeats", type=int, default=8, help="batches compared")
     options = parser.parse_args(arguments)
-    rows = list(measure(options.warm_up, options.repeats))
+    rows = [*measure(options.warm_up, options.repeats), *measure_score()]
     options.output.mkdir(parents=True, exist_ok=True)
     text = report(rows, options.warm_up, options.repeats)
     (options.output / "precision.md").write_text(text)

@@ -34,9 +34,9 @@ from bench.op_cases import (
     least_flops,
     modes_of,
     second_order,
-    suite_cases,
 )
 from bench.shapes import Case
+from bench.suites.layers import suite_cases
 from smartfast.config.schema import Config, PerfConfig
 from smartfast.kernels.geometry import memory_format
 from smartfast.kernels.triton_ops import modulated_conv2d as triton_conv
@@ -57,14 +57,10 @@ _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 def run(options: Options, results: Run) -> None:
     """Measure layers while the time budget lasts, all modes of a configuration first."""
-    if options.overrides:
-        results.skip(f"{' '.join(options.overrides)}: the shapes are those of bench.shapes")
-    cases = {
-        name: suite_cases(name, options.device.type)[: QUICK_CASES if options.quick else None]
-        for name in options.configs or _CONFIGS[options.device.type]
-    }
     with trainer_settings(Config(perf=PerfConfig(precision="fp16")), options.device):
-        for name, layers in cases.items():
+        for name in options.configs or _CONFIGS[options.device.type]:
+            layers = suite_cases(name, options.device.type, options.overrides)
+            layers = layers[: QUICK_CASES if options.quick else None]
             for mode in MODES:
                 _measure_layers(name, [case for case in layers if mode in modes_of(case)], mode, options, results)
 

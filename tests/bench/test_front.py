@@ -73,7 +73,7 @@ def test_what_it_does_not_understand_is_named(capsys: pytest.CaptureFixture[str]
     [
         (["train", "--config", "nothing"], "--config nothing: no such file"),
         (["train", "--optim.bach=8"], "optim.bach: there is no such option; did you mean optim.batch?"),
-        (["ops", "--config", "cifar11"], "--config is cifar11, expected one of digits"),
+        (["ops", "--config", "cifar11"], "--config cifar11: no such file"),
         (["all", "--config", "nothing"], "--config nothing: no such file"),
         (["train", "--device", "tpu"], "--device is tpu, expected cpu, cuda"),
     ],

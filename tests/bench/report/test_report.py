@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench.base.limits import Limits
 from bench.base.results import Result, Row
@@ -13,6 +14,7 @@ from bench.report import targets
 from bench.report.compare import compare
 from bench.report.report import END, START, write_report
 from bench.report.rows import campaigns
+from bench.shapes import CONFIGS, cases
 from bench.suites import ops as suite_ops
 from smartfast.errors import UserError
 
@@ -136,8 +138,10 @@ def test_targets_of_the_ops_are_met_by_all_calls_of_the_suite(tmp_path: Path, mo
     assert "| met | slower in 0 of 1 calls |" in text and "| met | 2x to 2x in 1 calls |" in text
 
 
-def test_the_whole_ops_suite_is_known(tmp_path: Path) -> None:
+def test_the_whole_ops_suite_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file alone does not say what an interrupted suite would have measured."""
+    listed = list(cases(next(config for config in CONFIGS if config.resolution == 256), torch.float16, True))
+    monkeypatch.setattr(suite_ops, "suite_cases", lambda *_: listed)
     whole = suite_ops.every_call("cuda")
     assert len({tuple(row[key] for key in targets._CALL) for row in whole}) == len(whole)
     # The call of `ops` is in bf16, which no preset has.
@@ -181,8 +185,9 @@ def test_a_gpu_campaign_becomes_tables_plots_and_verdicts(tmp_path: Path, monkey
 @pytest.mark.parametrize("whole", [ops, regularizer, train, phases, startup])
 @pytest.mark.parametrize("about", [{}, {"kind": "waterfall"}, {"op": "bias_act", "layer": "x", "mode": "forward"}])
 def test_a_part_that_failed_is_an_error_beside_the_rest(
-    tmp_path: Path, whole: Callable[[], Result], about: dict[str, str]
+    tmp_path: Path, whole: Callable[[], Result], about: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(targets, "every_call", lambda device_type: calls(["G b256.conv1", "D b256.conv0"]))
     result = whole()
     failure = {"config": "cifar10", **about, "error": "OutOfMemoryError: no memory"}
     complete, readme, _ = render([result], tmp_path / "complete")

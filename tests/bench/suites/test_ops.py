@@ -13,11 +13,11 @@ from bench import op_cases
 from bench.base.options import Options
 from bench.base.results import Run
 from bench.base.timing import relative_error
-from bench.op_cases import Inputs, grouped_convolution, implementation, least_bytes, least_flops, modes_of, suite_cases
+from bench.op_cases import Inputs, grouped_convolution, implementation, least_bytes, least_flops, modes_of
 from bench.shapes import Case, Config, cases
 from bench.suites import ops as suite_ops
+from bench.suites.layers import BEYOND_CACHE_BYTES, suite_cases, suite_config
 from smartfast.errors import UserError
-from smartfast.networks.stylegan2 import Discriminator, Generator, discriminator, layers
 
 CPU = torch.device("cpu")
 TRIAL = Options(device=CPU, quick=True, budget_sec=3600)
@@ -36,33 +36,6 @@ def small_case(op: str, layer: str) -> Case:
 def results(tmp_path) -> Iterator[Run]:
     with Run("ops", "test", device=CPU, quick=True, folder=tmp_path) as run:
         yield run
-
-
-def test_shapes_are_those_of_the_networks(monkeypatch) -> None:
-    called = set()
-
-    def record(module, name: str) -> None:
-        function = getattr(module, name)
-
-        def recorded(x: Tensor, *arguments, **options):
-            called.add((name, tuple(x.shape), options.get("down", 1), options.get("up", 1)))
-            return function(x, *arguments, **options)
-
-        monkeypatch.setattr(module, name, recorded)
-
-    names = ("bias_act", "conv2d_resample", "modulated_conv2d")
-    for name in names:
-        record(layers, name)
-    options = dict(c_dim=0, resolution=16, channels=1, channel_base=128, channel_max=8)
-    images = Generator(z_dim=512, w_dim=512, **options)(torch.randn(2, 512))
-    Discriminator(**options)(images, None)
-    listed = {
-        (case.op, tuple(case.x.shape), case.arguments.get("down", 1), case.arguments.get("up", 1))
-        for name in names
-        for case in small_cases(name)
-    }
-    assert called == listed
-    assert discriminator.ConvLayer is layers.ConvLayer  # what is recorded is what the networks call
 
 
 @pytest.mark.parametrize("case", small_cases("modulated_conv2d"), ids=lambda case: case.layer)
@@ -116,24 +89,29 @@ def test_least_bytes_by_hand() -> None:
 
 
 def test_layers_come_by_size_and_then_past_the_cache() -> None:
-    for name, device_type in (("digits", "cpu"), ("lsun_bedroom256", "cuda")):
+    for name, device_type in (("digits", "cpu"), ("cifar10", "cuda")):
         found = suite_cases(name, device_type)
         layers_ = [case for case in found if "beyond" not in case.layer]
         sizes = [sum(t.nbytes for t in case.arguments.values() if isinstance(t, Tensor)) for case in layers_]
         assert sizes == sorted(sizes, reverse=True)
         beyond = found[len(layers_) :]
-        assert {case.op for case in beyond} >= {"noise_forward", "upsample2d"}
-        assert all(case.x.nbytes >= op_cases.BEYOND_CACHE_BYTES[device_type] for case in beyond)
+        assert {case.op for case in beyond} >= {"bias_act", "denoise_distance", "noise_forward", "upsample2d"}
+        assert all(case.x.nbytes >= BEYOND_CACHE_BYTES[device_type] for case in beyond)
 
 
 def test_no_two_layers_share_a_row() -> None:
-    for name, device_type in (("digits", "cpu"), ("cifar10", "cuda"), ("stylegan2_1024", "cuda")):
+    for name, device_type in (("digits", "cpu"), ("cifar10", "cuda"), ("stylegan2_128", "cuda")):
         about = [tuple(suite_ops.describe(case, "forward").items()) for case in suite_cases(name, device_type)]
         assert len(set(about)) == len(about)
 
 
-def test_unknown_configuration() -> None:
-    with pytest.raises(UserError, match="cifar11.*digits, cifar10"):
+def test_any_training_has_layers_of_its_own() -> None:
+    assert suite_config("stylegan2_1024", "cuda", ("--optim.batch=8",)).optim.batch == 8
+    assert suite_config("cifar10", "cpu").perf.precision == "fp32"
+    small = suite_cases("digits", "cpu", ("--gan.channel_max=16", "--smart.frequency=0"))
+    assert {case.arguments["weight"].shape[0] for case in small if case.op == "modulated_conv2d"} == {1, 16}
+    assert not [case for case in small if case.op in ("noise_forward", "denoise_distance")]
+    with pytest.raises(UserError, match="--config cifar11: no such file"):
         suite_cases("cifar11", "cpu")
 
 
@@ -215,7 +193,7 @@ def test_wrong_small_gradient_is_seen(results: Run, monkeypatch) -> None:
 def test_spent_budget_is_said(results: Run) -> None:
     suite_ops.run(Options(device=CPU, budget_sec=0.0), results)
     assert results.rows == []
-    assert "digits, second_order, from upfirdn2d G b16.conv0 filter on" in results.path.read_text()
+    assert "digits, second_order, from upfirdn2d g.synthesis.b16.conv0 filter on" in results.path.read_text()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
