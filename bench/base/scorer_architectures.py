@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 
-from bench.count.counter import count_eager
 from smartfast.errors import UserError
 from smartfast.scorers import Scorer, UNetScorer, load_scorer
 from smartfast.scorers.loading import BUNDLED
@@ -140,12 +139,3 @@ def float32_scorer(name: str | None, data_resolution: int, resolution: int, devi
         raise UserError(f"data.resolution is {data_resolution}, expected {known}, or the bundled scorer `digits`")
     architecture = ARCHITECTURES[data_resolution]
     return f"{architecture.name}, random weights", random_scorer(architecture, resolution, device)
-
-
-def forward_gflop(resolution: int) -> float:
-    """10^9 multiplications and additions of a forward pass for one image, counted on the network of a resolution."""
-    architecture = ARCHITECTURES[resolution]
-    unet = random_unet(architecture, resolution, torch.device("meta"))
-    x, t = torch.empty(1, 3, resolution, resolution, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
-    labels = t if "num_class_embeds" in architecture.unet else None
-    return count_eager(lambda x, t: unet(x, t, class_labels=labels), x, t).flops / 1e9

@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.base import family
 from bench.base.jobs import Job
+from bench.base.shapes import FUNCTIONS, Case
 from bench.count.counter import half_as_on_gpu
 from bench.count.tracing import Trace
-from bench.shapes import FUNCTIONS, Case
 from smartfast import kernels
 from smartfast.kernels import reference
 from smartfast.kernels.geometry import memory_format

@@ -6,9 +6,8 @@ A generator and a discriminator are trained for a few iterations in float32; the
 the same images, latents and noise in fp16 and in bf16 (perf.precision, all resolutions from gan.half_resolutions on;
 scorer in float32). On a CPU half precision rounds what is stored and computes in float32, as the ops do on a GPU
 except inside matrix products, so this shows the rounding and the range, not a GPU's every digit; tf32 needs a GPU.
-What the score term adds is compared by itself too, on a narrow network at a resolution and with a weight where a pixel's
-part of it is below fp16's smallest number.
-Writes bench/results/precision.md and .json.
+What the score term adds is compared by itself too, on a narrow network, at a resolution and with a weight where a
+pixel's part of it is below fp16's smallest number. Writes bench/results/precision.md and .json.
 """
 
 import argparse
@@ -125,7 +124,7 @@ def measure(warm_up: int, repeats: int) -> Iterator[Row]:
 
 
 def measure_score(resolution: int = SCORE_RESOLUTION, batch: int = SCORE_BATCH) -> Iterator[Row]:
-    """Rows of what the score term adds to a phase, at the start of a training, on its images and in a pass of its own."""
+    """Rows of what the score term adds to a phase at the start of a training: on its images, and in its own pass."""
     for separate_pass in (False, True):
         runs = {
             precision: score_training(precision, resolution=resolution, batch=batch, separate_pass=separate_pass)

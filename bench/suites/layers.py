@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bench.base.jobs import job_config
 from bench.base.paper_jobs import open_paper_job
+from bench.base.shapes import Case
 from bench.count.layers import COMPOSITES, enlarged, recorded_cases
-from bench.shapes import Case
 from smartfast.config.schema import Config
 
 BEYOND_CACHE_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}

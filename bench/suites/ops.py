@@ -20,9 +20,11 @@ from torch.utils._pytree import tree_leaves
 from bench.base.options import Options
 from bench.base.paper_jobs import trainer_settings
 from bench.base.results import Row, Run
+from bench.base.shapes import Case
 from bench.base.timing import Failure, Timing, measure, relative_error
 from bench.base.ways import COMPILED, COPY, GROUPED, OURS, REFERENCE, Captured, Compiled, with_capture
-from bench.op_cases import (
+from bench.suites.layers import suite_cases
+from bench.suites.op_cases import (
     MODES,
     Inputs,
     Mode,
@@ -35,8 +37,6 @@ from bench.op_cases import (
     modes_of,
     second_order,
 )
-from bench.shapes import Case
-from bench.suites.layers import suite_cases
 from smartfast.config.schema import Config, PerfConfig
 from smartfast.kernels.geometry import memory_format
 from smartfast.kernels.triton_ops import modulated_conv2d as triton_conv

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bench.base.jobs import Job, job_config, open_job
+from bench.base.shapes import FUNCTIONS, LABELS_WIDTH, Case, Config, cases
 from bench.count.layers import enlarged, recorded_cases
-from bench.shapes import FUNCTIONS, LABELS_WIDTH, Case, Config, cases
 from smartfast import kernels
 from smartfast.kernels.geometry import memory_format, parse_padding, parse_pair
 
@@ -84,15 +84,11 @@ def test_layers_bear_the_names_of_the_modules_and_the_layout_of_the_memory() -> 
 
 
 def test_score_term_past_the_network_is_another_op() -> None:
-    listed = {content(c) for c in by_hand(torch.float32) if (c.op, c.layer[-3:]) == _PAST}
-    found = {content(c) for c in recorded_cases(job("--smart.through_network=false")) if c.op == _PAST[0]}
-    assert len(found) == len(listed) == 1
-    (one,), (other,) = found, listed
+    op = "denoise_distance_and_gradient"
+    (one,) = (content(c) for c in recorded_cases(job("--smart.through_network=false")) if c.op == op)
+    (other,) = (content(c) for c in by_hand(torch.float32) if c.op == op and c.layer == "score eps")
     different = {name for (name, a), (_, b) in zip(one[1:], other[1:], strict=True) if a != b}
-    assert different <= {"purpose", "overwrite", "x", "alpha", "sigma"}
-
-
-_PAST = ("denoise_distance_and_gradient", "eps")
+    assert different <= {"purpose", "overwrite", "weight", "x", "alpha", "sigma"}
 
 
 def test_recording_leaves_the_ops_as_they_were() -> None:

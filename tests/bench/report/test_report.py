@@ -10,11 +10,11 @@ import torch
 
 from bench.base.limits import Limits
 from bench.base.results import Result, Row
+from bench.base.shapes import CONFIGS, cases
 from bench.report import targets
 from bench.report.compare import compare
 from bench.report.report import END, START, write_report
 from bench.report.rows import campaigns
-from bench.shapes import CONFIGS, cases
 from bench.suites import ops as suite_ops
 from smartfast.errors import UserError
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import op_cases
 from bench.base.options import Options
 from bench.base.results import Run
+from bench.base.shapes import Case, Config, cases
 from bench.base.timing import relative_error
-from bench.op_cases import Inputs, grouped_convolution, implementation, least_bytes, least_flops, modes_of
-from bench.shapes import Case, Config, cases
+from bench.suites import op_cases
 from bench.suites import ops as suite_ops
 from bench.suites.layers import BEYOND_CACHE_BYTES, suite_cases, suite_config
+from bench.suites.op_cases import Inputs, grouped_convolution, implementation, least_bytes, least_flops, modes_of
 from smartfast.errors import UserError
 
 CPU = torch.device("cpu")

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.base.jobs import job_config
 from bench.base.options import Options
 from bench.base.results import Run
-from bench.base.scorer_architectures import ARCHITECTURES, forward_gflop, random_scorer
+from bench.base.scorer_architectures import ARCHITECTURES, random_scorer, random_unet
 from bench.base.timing import Failure, Timing
+from bench.count.counter import count_eager
 from bench.suites import regularizer as suite_regularizer
 from bench.suites.score_steps import Setting, Step, Term, Way, alternatives, waterfall
 from smartfast.scorers import load_scorer
@@ -69,7 +70,12 @@ def test_flops_are_those_that_run(setting: Setting) -> None:
 
 @pytest.mark.parametrize("resolution", ARCHITECTURES)
 def test_random_scorers_cost_what_the_papers_do(resolution: int) -> None:
-    assert forward_gflop(resolution) == pytest.approx(ARCHITECTURES[resolution].gflop, rel=0.03)
+    architecture = ARCHITECTURES[resolution]
+    unet = random_unet(architecture, resolution, torch.device("meta"))
+    x, t = torch.empty(1, 3, resolution, resolution, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
+    labels = t if "num_class_embeds" in architecture.unet else None
+    flops = count_eager(lambda x, t: unet(x, t, class_labels=labels), x, t).flops
+    assert flops / 1e9 == pytest.approx(architecture.gflop, rel=0.03)
 
 
 def test_random_scorer_predicts_noise_of_its_images() -> None:

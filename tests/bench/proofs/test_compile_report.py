@@ -1,4 +1,4 @@
-"""bench.compile_report compiles without a GPU; in processes of their own, because the tests' one interprets kernels."""
+"""compile_report compiles without a GPU; in processes of their own, because the tests' one interprets kernels."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 
 
@@ -27,14 +27,14 @@ def toys() -> dict:
 
 
 def test_quick_report_finds_no_violation() -> None:
-    done = run("-m", "bench.compile_report", "--quick")
+    done = run("-m", "bench.proofs.compile_report", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "HGMMA" in done.stdout and "slide_kernel" in done.stdout
 
 
 def test_report_refuses_the_interpreter() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "bench.compile_report", "--quick"]
+    command = [sys.executable, "-m", "bench.proofs.compile_report", "--quick"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "TRITON_INTERPRET" in done.stderr
 

@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.ahead_of_time import Specialisation
 from bench.base.machine import provenance, versions
+from bench.proofs.ahead_of_time import Specialisation
 from bench.report.table import markdown_table
 
 COLUMNS = {

@@ -1,4 +1,4 @@
-"""Kernels that keep or break one limit of bench.compile_report each; a program that prints what it finds, as JSON."""
+"""Kernels that keep or break one limit of compile_report each; a program that prints what it finds, as JSON."""
 
 import json
 from dataclasses import replace
@@ -7,9 +7,9 @@ import torch
 import triton
 import triton.language as tl
 
-from bench.ahead_of_time import Binary, compile_ahead, specialise
-from bench.compile_report import SHARED_BYTES, violations
-from bench.specialisations import Use
+from bench.proofs.ahead_of_time import Binary, compile_ahead, specialise
+from bench.proofs.compile_report import SHARED_BYTES, violations
+from bench.proofs.specialisations import Use
 from smartfast.kernels.triton_ops import runtime
 
 CAPABILITIES = (80, 90, 100)

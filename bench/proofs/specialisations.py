@@ -9,9 +9,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from bench.ahead_of_time import Specialisation, specialise
+from bench.base.shapes import CONFIGS, Case, Config, cases
 from bench.count.tracing import trace
-from bench.shapes import CONFIGS, Case, Config, cases
+from bench.proofs.ahead_of_time import Specialisation, specialise
 from smartfast.kernels.triton_ops import conv_gemm
 from smartfast.kernels.triton_ops.runtime import Launch, is_channels_last
 

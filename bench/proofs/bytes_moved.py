@@ -1,6 +1,6 @@
 """Count the bytes that each op reads and writes, per layer of the StyleGAN2 configurations; no GPU needed.
 
-    python -m bench.bytes_moved
+    python -m bench.proofs.bytes_moved
 
 Every kernel launch, and every operation of PyTorch that is no view and no allocation, reads each of its inputs once
 and writes each of its outputs once. That is exact for what the kernels are asked to move and a lower bound for
@@ -20,12 +20,12 @@ import torch
 from tqdm import tqdm
 
 from bench.base.machine import provenance, versions
+from bench.base.shapes import CONFIGS, Case, Config, cases
 from bench.count.tracing import Trace, trace
 from bench.report.table import markdown_table
-from bench.shapes import CONFIGS, Case, Config, cases
 
-COMMAND = "python -m bench.bytes_moved"
-RESULTS = Path(__file__).parent / "results"
+COMMAND = "python -m bench.proofs.bytes_moved"
+RESULTS = Path(__file__).parents[1] / "results"
 MIB = 2**20
 
 

@@ -1,6 +1,6 @@
 """Compile every kernel specialisation that the StyleGAN2 configurations use, and report what came out; no GPU needed.
 
-    python -m bench.compile_report [--capability 90 ...] [--quick]
+    python -m bench.proofs.compile_report [--capability 90 ...] [--quick]
 
 Writes bench/results/compile_report.md and .json (not with --quick) and exits with 1 if a limit is violated:
 no spilled registers; no more shared memory than the GPU has; 128-bit accesses where NHWC images have a multiple of 8
@@ -17,14 +17,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bench.ahead_of_time import Binary, Specialisation, compile_ahead
-from bench.compile_table import Row, kernel_table, write
-from bench.specialisations import EVERY_USE, Task, Use, every_use, one_per_kernel
+from bench.proofs.ahead_of_time import Binary, Specialisation, compile_ahead
+from bench.proofs.compile_table import Row, kernel_table, write
+from bench.proofs.specialisations import EVERY_USE, Task, Use, every_use, one_per_kernel
 from smartfast.kernels.triton_ops.runtime import INTERPRETED
 
-COMMAND = "python -m bench.compile_report"
+COMMAND = "python -m bench.proofs.compile_report"
 CAPABILITIES = (80, 90, 100)
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 WIDE_BITS = 128
 SHARED_BYTES = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 """Most shared memory of a program, by capability (CUDA C++ Programming Guide, technical specifications)."""

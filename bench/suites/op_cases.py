@@ -1,4 +1,4 @@
-"""What the ops suite runs: cases of bench.shapes with random numbers, their derivatives, their least work."""
+"""What the ops suite runs: cases of bench.base.shapes with random numbers, their derivatives, their least work."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from bench.base.shapes import FUNCTIONS, Case
 from bench.count.tracing import unique_bytes
-from bench.shapes import FUNCTIONS, Case
 from smartfast import kernels
 from smartfast.kernels.reference_conv import DEMODULATION_EPS
 from smartfast.networks.stylegan2.layers import DEFAULT_FILTER
@@ -28,7 +28,7 @@ class Inputs:
     """A case with random numbers, and what its derivatives need.
 
     Args:
-        case: Of bench.shapes.
+        case: Of bench.base.shapes.
         device: Where they are.
         dtype: Of its floating-point tensors, None = the case's own; the numbers are the same.
 

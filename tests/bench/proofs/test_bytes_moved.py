@@ -1,4 +1,4 @@
-"""bench.bytes_moved counts without a GPU and without running anything: shapes and layouts decide."""
+"""bench.proofs.bytes_moved counts without a GPU and without running anything: shapes and layouts decide."""
 
 from functools import partial
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.bytes_moved import count
+from bench.base.shapes import CONFIGS, Case, cases
 from bench.count.tracing import Trace, trace, unique_bytes
-from bench.shapes import CONFIGS, Case, cases
+from bench.proofs.bytes_moved import count
 from smartfast import kernels
 
 F32 = 4

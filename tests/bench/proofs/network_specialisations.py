@@ -1,13 +1,13 @@
-"""A program that prints which specialisations the networks launch, forward and backward, and bench.shapes lacks."""
+"""A program that prints which specialisations the networks launch, forward and backward, and shapes.py lacks."""
 
 import json
 from functools import partial
 
 import torch
 
-from bench.ahead_of_time import specialise
+from bench.base.shapes import CLAMP, CONFIGS, HALF_RESOLUTIONS, IMAGE_CHANNELS, Config, cases
 from bench.count.tracing import trace
-from bench.shapes import CLAMP, CONFIGS, HALF_RESOLUTIONS, IMAGE_CHANNELS, Config, cases
+from bench.proofs.ahead_of_time import specialise
 from smartfast import kernels
 from smartfast.networks.stylegan2 import Discriminator, Generator
 
@@ -33,7 +33,7 @@ def of_networks(config: Config) -> set:
 
 
 def of_shapes(config: Config) -> set:
-    """What bench.shapes lists for the same."""
+    """What bench.base.shapes lists for the same."""
     found = set()
     for dtype in (torch.float16, torch.float32):
         for case in cases(config, dtype, channels_last=False):
