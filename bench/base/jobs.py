@@ -56,6 +56,17 @@ class Job:
         """The real images of a run from where it is, as the trainer takes them."""
         return real_batches(training, self.dataset)
 
+    def about(self, name: str) -> dict[str, Any]:
+        """What all rows of results say of a job, by the name of its configuration."""
+        return {
+            "config": name,
+            "resolution": self.dataset.resolution,
+            "batch": self.config.optim.batch,
+            "batch_gpu": self.config.optim.batch_gpu,
+            "dtype": self.config.perf.precision,
+            "stand_ins": " and ".join(self.stand_ins) or None,
+        }
+
     def fast_perf(self) -> dict[str, Any]:
         """Perf settings of the fastest way to train: compiled, on CUDA captured in graphs too."""
         return {"compile": self.config.perf.compile or True, "cuda_graphs": self.device.type == "cuda"}

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -35,6 +36,11 @@ class Options:
     def is_cold(self) -> bool:
         """`cold`, decided."""
         return self.device.type == "cuda" if self.cold is None else self.cold
+
+    @property
+    def trial(self) -> dict[str, Any]:
+        """Arguments of `measure` for a trial; empty for a measurement."""
+        return dict(warm_up_sec=0.0, min_sec=0.0, min_repeats=2) if self.quick else {}
 
     def time_left_sec(self) -> float:
         """How much of the budget is left; 0 where it is spent."""

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -190,3 +190,18 @@ def slug(name: str) -> str:
     """A device's name as a part of file names."""
     words = "".join(character if character.isalnum() else " " for character in name.lower()).split()
     return "-".join(words) or "unnamed"
+
+
+def write_tables(path: Path, text: str, head: Mapping[str, Any], **tables: Iterable[Mapping[str, Any]]) -> None:
+    """A program's result: Markdown for people, JSON with one row a line for comparing.
+
+    Args:
+        path: Of both files, without suffix.
+        text: The Markdown.
+        head: What the JSON begins with.
+        tables: Rows by the key that they get in it.
+    """
+    write_atomically(path.with_suffix(".md"), text.encode())
+    parts = [json.dumps(head)[1:-1]]
+    parts += ['"{}": [\n{}\n]'.format(key, ",\n".join(map(json.dumps, rows))) for key, rows in tables.items()]
+    write_atomically(path.with_suffix(".json"), f"{{{', '.join(parts)}}}\n".encode())

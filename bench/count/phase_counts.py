@@ -8,7 +8,6 @@ bench/results/phase_counts_<config>.md and .json, after every phase anew.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from bench.base.family import runs_per_iteration
 from bench.base.jobs import Job, job_config
 from bench.base.machine import provenance, versions
 from bench.base.paper_jobs import open_paper_job
-from bench.base.results import RESULTS
+from bench.base.results import RESULTS, write_tables
 from bench.count.counter import Counts, count_compiled, count_eager
 from bench.report.table import markdown_table
 from smartfast.core.draws import one_hot
@@ -115,13 +114,10 @@ class Report:
     folder: Path
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"phase_counts_{self.name}"
-        path.with_suffix(".md").write_text(self.markdown(rows))
-        data = {"command": self.command, "versions": versions(), "batch": self.job.config.optim.batch}
-        data |= {"stand_ins": self.job.stand_ins}
-        lines = ",\n".join(json.dumps(_plain(row)) for row in [*rows, total(rows)])
-        path.with_suffix(".json").write_text(f'{{{json.dumps(data)[1:-1]}, "phases": [\n{lines}\n]}}\n')
+        head = {"command": self.command, "versions": versions(), "batch": self.job.config.optim.batch}
+        head |= {"stand_ins": self.job.stand_ins}
+        plain = [_plain(row) for row in [*rows, total(rows)]]
+        write_tables(self.folder / f"phase_counts_{self.name}", self.markdown(rows), head, phases=plain)
 
     def markdown(self, rows: Sequence[Row]) -> str:
         """The report."""
@@ -152,13 +148,7 @@ def total(rows: Sequence[Row]) -> Row:
 
 
 def _plain(row: Row) -> dict:
-    return {
-        "phase": row.phase,
-        "share": row.share,
-        "eager": row.eager._asdict(),
-        "compiled": row.compiled._asdict(),
-        "estimated_flops": row.estimated_flops,
-    }
+    return row.__dict__ | {"eager": row.eager._asdict(), "compiled": row.compiled._asdict()}
 
 
 def _cells(row: Row) -> list[object]:

@@ -8,7 +8,6 @@ works. Writes bench/results/equality_<config>.md and .json.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from bench.base.family import networks
 from bench.base.jobs import EAGER, Job, Loop, job_config
 from bench.base.machine import machine, provenance
 from bench.base.paper_jobs import open_paper_job
-from bench.base.results import RESULTS
+from bench.base.results import RESULTS, write_tables
 from bench.report.table import markdown_table
 from smartfast.errors import UserError
 from smartfast.families.sampling import Sampler
@@ -161,10 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = f"{provenance(command)}, {machine(job.device)}{stand_ins}"
     result = {"provenance": about, **measure_equality(job, iterations=options.iterations)}
     name = Path(options.config).stem
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"equality_{name}"
-    path.with_suffix(".json").write_text(json.dumps(result) + "\n")
-    path.with_suffix(".md").write_text(report(result, name))
+    write_tables(options.output / f"equality_{name}", report(result, name), result)
     print(report(result, name))
     return 0
 

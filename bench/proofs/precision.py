@@ -11,7 +11,6 @@ pixel's part of it is below fp16's smallest number. Writes bench/results/precisi
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from bench.base.family import replacements
 from bench.base.machine import provenance, versions
-from bench.base.results import RESULTS
+from bench.base.results import RESULTS, write_tables
 from bench.report.table import markdown_table
 from smartfast.config.parse import parse_config
 from smartfast.data import open_dataset
@@ -173,11 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=8, help="batches compared")
     options = parser.parse_args(arguments)
     rows = [*measure(options.warm_up, options.repeats), *measure_score()]
-    options.output.mkdir(parents=True, exist_ok=True)
     text = report(rows, options.warm_up, options.repeats)
-    (options.output / "precision.md").write_text(text)
-    result = {"command": COMMAND, "versions": versions(), "rows": [asdict(row) for row in rows]}
-    (options.output / "precision.json").write_text(json.dumps(result, indent=1) + "\n")
+    head = {"command": COMMAND, "versions": versions()}
+    write_tables(options.output / "precision", text, head, rows=map(asdict, rows))
     print(text)
     return 0
 

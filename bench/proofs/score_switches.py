@@ -9,7 +9,6 @@ bench/results/score_switches.md and .json. Any option of `smartfast train` works
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from tqdm import tqdm
 
 from bench.base.jobs import Job, job_config, open_job
 from bench.base.machine import machine, provenance, versions
-from bench.base.results import RESULTS
+from bench.base.results import RESULTS, write_tables
 from bench.count.counter import count_eager
 from bench.report.table import markdown_table
 from smartfast.config.schema import DataConfig
@@ -287,12 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = ABOUT.format(batches=options.batches, batch=job.config.optim.batch, repeats=options.repeats)
     about = f"{machine(device)}; generator after {training.images / 1000:g} kimg.\n\n{about}"
     text = report(found, prices, command, about)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "score_switches.md").write_text(text)
     head = {"command": command, "versions": versions(), "machine": machine(device), "kimg": training.images / 1000}
-    rows = (",\n".join(json.dumps(asdict(row)) for row in part) for part in (found, prices))
-    content = '{}, "gradient": [\n{}\n], "cost": [\n{}\n]}}\n'.format(json.dumps(head)[:-1], *rows)
-    (options.output / "score_switches.json").write_text(content)
+    tables = {"gradient": map(asdict, found), "cost": map(asdict, prices)}
+    write_tables(options.output / "score_switches", text, head, **tables)
     print(text)
     return 0
 

@@ -122,8 +122,7 @@ def measure_case(case: Case, mode: Mode, options: Options, results: Run, *, comp
         right = errors[name] <= limit
         return None if right else f"wrong: relative error {errors[name]:.3g}, expected at most {limit:.3g}"
 
-    quick: dict[str, Any] = dict(warm_up_sec=0.0, min_sec=0.0, min_repeats=2)
-    timing = quick if options.quick else dict(warm_up_sec=0.01, min_sec=0.05)
+    timing = options.trial or dict(warm_up_sec=0.01, min_sec=0.05)
     outcomes = measure(calls, device=device, check=check, cold=options.is_cold, **timing)
     about = _work(case, mode, least, results)
     rows = []

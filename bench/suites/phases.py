@@ -25,7 +25,6 @@ from bench.base.results import Row, Run
 from bench.base.timing import Timing, agrees_with, measure
 from bench.base.ways import REFERENCE, by_reference
 from bench.count.roofline import count_preset
-from smartfast.config.schema import Config
 from smartfast.engine.graphs import WARM_UP_RUNS, CapturedStep
 from smartfast.engine.phase import run_phase
 from smartfast.run.training import Training
@@ -109,10 +108,9 @@ def _measure_phase(
 ) -> list[Timed]:
     expected = _ways(about["phase"], trainings, starts)[REFERENCE]().clone()
     ways = _ways(about["phase"], trainings, starts)
-    quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2) if options.quick else {}
     timed: list[Timed] = []
     check = agrees_with(expected, limit)
-    for provider, outcome in measure(ways, device=options.device, check=check, **quick).items():
+    for provider, outcome in measure(ways, device=options.device, check=check, **options.trial).items():
         row = {**about, "provider": provider, **outcome.row()}
         if isinstance(outcome, Timing):
             row["sec_per_kimg"] = outcome.median_sec * about["runs_per_iteration"] * 1000 / about["batch"]
@@ -179,17 +177,7 @@ def _about(
     name: str, phase: str, share: float, job: Job, overrides: tuple[str, ...], options: Options, results: Run
 ) -> dict[str, Any]:
     """The keys that all providers of a phase share, its floor among them."""
-    config: Config = job.config
-    about = {
-        "config": name,
-        "phase": phase,
-        "resolution": job.dataset.resolution,
-        "batch": config.optim.batch,
-        "batch_gpu": config.optim.batch_gpu,
-        "dtype": config.perf.precision,
-        "runs_per_iteration": share,
-        "stand_ins": " and ".join(job.stand_ins) or None,
-    }
+    about = job.about(name) | {"phase": phase, "runs_per_iteration": share}
     if results.limits is None:
         return about
     _, counted = count_preset(name, overrides, for_gpu=options.device.type == "cuda")

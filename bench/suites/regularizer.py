@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -219,8 +218,7 @@ def measure_steps(setting: Setting, steps: Sequence[Step], options: Options) -> 
             return "wrong: the generator's gradient is not finite"
         return wrong_gradient(*compared[name]) if keeps[name] else None
 
-    timing: dict[str, Any] = dict(warm_up_sec=0.0, min_sec=0.0, min_repeats=2) if options.quick else {}
-    outcomes |= measure(terms, device=options.device, check=check, **timing)
+    outcomes |= measure(terms, device=options.device, check=check, **options.trial)
     return [
         Measured(
             step,

@@ -60,8 +60,7 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
     calls = {
         label: by_reference(trainings[key]) if key[0] == REFERENCE else trainings[key] for label, key in names.items()
     }
-    quick: dict[str, Any] = dict(min_sec=0.0, warm_up_sec=0.0, min_repeats=2)
-    timing = quick if options.quick else dict(min_repeats=MIN_REPEATS[options.device.type])
+    timing = options.trial or dict(min_repeats=MIN_REPEATS[options.device.type])
 
     def check(label: str, result: object) -> str | None:
         return too_many_skipped(trainings[names[label]])
@@ -72,7 +71,8 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
     for label, outcome in outcomes.items():
         provider, score = names[label]
         timed = trainings[names[label]]
-        about = _about(name, job, provider, score, iterations)
+        about = job.about(name) | {"provider": provider, "score": score, "iterations": iterations}
+        about["frequency"] = job.config.smart.frequency if score else 0
         if isinstance(outcome, Timing) and (problem := too_many_skipped(timed)):
             outcome = Failure(problem)
         row = {**about, **outcome.row(), "skipped_steps": timed.skipped_steps}
@@ -145,22 +145,6 @@ class TimedTraining:
     def iterations_done(self) -> int:
         """Since the start, those that compile and capture included."""
         return 0 if self.loop is None else self.loop.training.images // self.job.config.optim.batch
-
-
-def _about(name: str, job: Job, provider: str, score: bool, iterations: int) -> dict[str, Any]:
-    config = job.config
-    return {
-        "config": name,
-        "provider": provider,
-        "score": score,
-        "frequency": config.smart.frequency if score else 0,
-        "resolution": job.dataset.resolution,
-        "batch": config.optim.batch,
-        "batch_gpu": config.optim.batch_gpu,
-        "dtype": config.perf.precision,
-        "iterations": iterations,
-        "stand_ins": " and ".join(job.stand_ins) or None,
-    }
 
 
 def _figures(timing: Timing, timed: TimedTraining, images: int) -> dict[str, Any]:
