@@ -1,11 +1,16 @@
 """Fixtures that several test files share."""
 
+import json
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 DEVICE = os.environ.get("SMARTFAST_TEST_DEVICE", "cpu")
 """Where the tests of ops and networks put tensors: cpu, with Triton's kernels in its interpreter, or cuda."""
@@ -14,6 +19,7 @@ if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
 from smartfast.config.parse import parse_config  # noqa: E402
+from smartfast.core.caches import CACHE_VARIABLE  # noqa: E402
 from smartfast.core.checkpoint import save_checkpoint  # noqa: E402
 from smartfast.data import RealBatch, open_dataset  # noqa: E402
 from smartfast.networks.stylegan2 import Generator  # noqa: E402
@@ -41,6 +47,8 @@ TINY_SETTINGS = {
     "smart.frequency": 2,
 }
 """A run so small that tests can afford to compile it: 8x8 digits and an analytic scorer."""
+
+IMAGE_SHAPES = {"L": (), "RGB": (3,), "RGBA": (4,)}
 
 
 def pytest_configure() -> None:
@@ -116,3 +124,47 @@ def tiny_reals() -> Callable[..., RealBatch]:
         return RealBatch(images.to(device), torch.arange(8, device=device) % 10)
 
     return make
+
+
+@pytest.fixture
+def random_image() -> Callable[..., Image.Image]:
+    """random_image(seed, size=(16, 16), mode="RGB"): noise, so that any mix-up of images or channels shows."""
+
+    def make(seed: int, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Image.Image:
+        width, height = size
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, *IMAGE_SHAPES[mode]), dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+    return make
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of SmartFast's caches, empty, for this test alone."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def write_files(tmp_path: Path, own_cache: Path) -> Callable[..., Path]:
+    """write_files(files, name="set"): a folder of images, bytes or JSON objects; a .zip if the name says so."""
+
+    def write(files: Mapping[str, Any], name: str = "set") -> Path:
+        folder = tmp_path / name.removesuffix(".zip")
+        for relative, content in files.items():
+            path = folder / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Image.Image):
+                content.save(path)
+            elif isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                path.write_text(json.dumps(content))
+        if not name.endswith(".zip"):
+            return folder
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for relative in files:
+                archive.write(folder / relative, relative)
+        return tmp_path / name
+
+    return write

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from smartfast.config.families import FAMILY_SETTINGS
 from smartfast.config.schema import Config
 from smartfast.errors import UserError
 
@@ -55,14 +56,22 @@ def explain(message: str, names: Sequence[str]) -> str:
     return f"{wrong}: there is no such option{hint}"
 
 
-def config_parser(prog: str = "smartfast train") -> Parser:
-    """The parser of `smartfast train`: --config, --print_config and one dotted option per field of `Config`."""
+def config_parser(prog: str = "smartfast train", family: str = "stylegan2") -> Parser:
+    """The parser of `smartfast train`: --config, --print_config and one dotted option per field of `Config`.
+
+    Raises:
+        UserError: There is no such family.
+    """
+    if family not in FAMILY_SETTINGS:
+        raise UserError(f"gan.family is {family}, expected one of {', '.join(FAMILY_SETTINGS)}")
     parser = Parser(
         prog=prog,
         description="Train a StyleGAN2 with score-matching regularity. Rerunning the same command resumes the run.",
     )
     parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
-    parser.add_class_arguments(Config)
+    groups = {field.name: field.type for field in dataclasses.fields(Config)} | FAMILY_SETTINGS[family]._asdict()
+    for name, group in groups.items():
+        parser.add_class_arguments(group, name)
     return parser
 
 
@@ -75,9 +84,30 @@ def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> 
     arguments = [_preset_path(a, before) for before, a in itertools.pairwise(["", *arguments])]
     if not any(a == "--config" or a.startswith("--config=") for a in arguments):
         arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
-    parser = config_parser(prog)
+    parser = config_parser(prog, family_of(arguments))
     parsed = parser.instantiate(parser.parse_args(arguments))
     return Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)})
+
+
+def family_of(arguments: Sequence[str]) -> str:
+    """The value of gan.family in a command line: the last one given, in it or in its files; stylegan2 without one."""
+    family = "stylegan2"
+    for before, argument in itertools.pairwise(["", *arguments, ""]):
+        name, _, value = argument.partition("=")
+        if before in ("--gan.family", "--config"):
+            name, value = before, argument
+        if name == "--gan.family":
+            family = value
+        elif name == "--config" and value and Path(value).is_file():
+            family = _family_in_file(Path(value)) or family
+    return family
+
+
+def _family_in_file(path: Path) -> str | None:
+    try:
+        return yaml.safe_load(path.read_text())["gan"]["family"]
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # whatever is wrong with the file, the parser says
 
 
 def _preset_path(argument: str, before: str) -> str:

@@ -1,5 +1,7 @@
 """The configuration: one frozen dataclass per concern, all of them data and nothing else.
 
+The groups `gan` and `loss` belong to the family of networks that gan.family names (smartfast/config/families.py).
+
 YAML files in configs/presets/ hold only what differs from the defaults below; dotted command-line options
 (`--smart.frequency 4`) override them. The docstring under a field is its help text: what it is, its
 unit, and where the default comes from. "ADA" is stylegan2-ada-pytorch's `auto` configuration and
@@ -8,6 +10,9 @@ unit, and where the default comes from. "ADA" is stylegan2-ada-pytorch's `auto` 
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+from smartfast.config.families import GanSettings, LossSettings, StyleGan2Gan, StyleGan2Loss
+from smartfast.config.schedule import Quantity
 
 
 @dataclass(frozen=True)
@@ -53,65 +58,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class GanConfig:
-    """The two networks (StyleGAN2)."""
-
-    architecture_g: Literal["skip", "resnet", "orig"] = "skip"
-    """Generator: how the blocks join. Default: StyleGAN2."""
-    architecture_d: Literal["skip", "resnet", "orig"] = "resnet"
-    """Discriminator: how the blocks join. Default: StyleGAN2; ADA's `cifar` takes orig."""
-    z_dim: int = 512
-    """Dimension of the latent z. Default: StyleGAN2."""
-    w_dim: int = 512
-    """Dimension of the intermediate latent w. Default: StyleGAN2."""
-    mapping_layers: int = 8
-    """Depth of the generator's mapping network. Default: StyleGAN2; ADA's `auto` and `cifar` take 2."""
-    d_mapping_layers: int = 8
-    """Depth of the discriminator's label mapping. Default: StyleGAN2; ADA keeps 8 in every configuration."""
-    mapping_lr_multiplier: float = 0.01
-    """Learning-rate multiplier of both mapping networks. Default: StyleGAN2."""
-    channel_base: int = 32768
-    """Feature maps at resolution r are min(channel_base / r, channel_max). Default: StyleGAN2 at 1024 pixels."""
-    channel_max: int = 512
-    """Largest number of feature maps of a layer. Default: StyleGAN2."""
-    noise: bool = True
-    """Add per-pixel noise in the generator's layers. Default: StyleGAN2."""
-    mbstd_group: int = 4
-    """Group size of the minibatch standard deviation, in images. Default: StyleGAN2; ADA's `cifar` takes 32."""
-    mbstd_channels: int = 1
-    """Channels of the minibatch standard deviation; 0 turns it off. Default: StyleGAN2."""
-    mbstd_by_class: bool = False
-    """Fill the groups of the minibatch standard deviation with one class each, as far as the batch allows, so that the
-    discriminator sees a class collapse; fakes then take the labels of the reals. Default: StyleGAN2 mixes classes."""
-    half_resolutions: int = 4
-    """Highest resolutions that run in half precision when perf.precision is fp16 or bf16. Default: ADA."""
-    conv_clamp: float | None = 256.0
-    """Clamp of the convolutions' outputs; unset for none. Default: ADA."""
-    w_avg_beta: float = 0.995
-    """Decay per generator step of the running mean of w that truncation uses. Default: ADA."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The StyleGAN2 objective."""
-
-    r1_gamma: float = 10.0
-    """Weight of the R1 penalty; ADA's rule of thumb is 0.0002 * resolution^2 / batch. Default: StyleGAN2."""
-    r1_interval: int = 16
-    """Iterations between two R1 steps; 0 = off. Default: StyleGAN2."""
-    path_length_weight: float = 2.0
-    """Weight of the path-length penalty; 0 = off, though Adam's correction for it stays (ADA). Default: StyleGAN2."""
-    path_length_interval: int = 4
-    """Iterations between two path-length steps; 0 = off, without Adam's correction. Default: StyleGAN2."""
-    path_length_decay: float = 0.01
-    """Step of the running mean of path lengths. Default: StyleGAN2."""
-    path_length_shrink: int = 2
-    """The path-length step uses 1/shrink of the batch. Default: StyleGAN2."""
-    style_mixing_prob: float = 0.9
-    """Probability that an image takes its later styles from a second latent. Default: StyleGAN2."""
-
-
-@dataclass(frozen=True)
 class SmartConfig:
     """Score-matching regularity (SMaRt)."""
 
@@ -149,16 +95,16 @@ class OptimConfig:
     """Images per iteration over all processes. Default: ours; ADA depends on the resolution."""
     batch_gpu: int | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
-    lr_g: float = 0.0025
-    """Adam's learning rate of the generator. Default: ADA."""
-    lr_d: float = 0.0025
-    """Adam's learning rate of the discriminator. Default: ADA."""
-    betas: tuple[float, float] = (0.0, 0.99)
-    """Adam's betas, before the lazy correction. Default: StyleGAN2."""
+    lr_g: Quantity = 0.0025
+    """Adam's learning rate of the generator, a number or a schedule. Default: ADA."""
+    lr_d: Quantity = 0.0025
+    """Adam's learning rate of the discriminator, a number or a schedule. Default: ADA."""
+    betas: tuple[Quantity, Quantity] = (0.0, 0.99)
+    """Adam's betas, before the lazy correction, numbers or schedules. Default: StyleGAN2."""
     eps: float = 1e-8
     """Adam's epsilon. Default: StyleGAN2."""
-    ema_kimg: float = 10.0
-    """Half-life of the averaged generator, in thousands of images. Default: StyleGAN2."""
+    ema_kimg: Quantity = 10.0
+    """Half-life of the averaged generator, in thousands of images, a number or a schedule. Default: StyleGAN2."""
     ema_rampup: float | None = 0.05
     """Half-life is at most this fraction of the images seen so far; unset for none. Default: ADA."""
 
@@ -212,8 +158,8 @@ class Config:
 
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    gan: GanConfig = field(default_factory=GanConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    gan: GanSettings = field(default_factory=StyleGan2Gan)
+    loss: LossSettings = field(default_factory=StyleGan2Loss)
     smart: SmartConfig = field(default_factory=SmartConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

@@ -18,14 +18,12 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smartfast.core.files import flush, sha256
 from smartfast.errors import UserError
-from smartfast.networks.stylegan2 import Generator
 
 FOLDER = "checkpoints"
 _INDEX, _STATE, _WEIGHTS, _OPTIONS = (
@@ -108,25 +106,6 @@ def load_newest(run_dir: Path) -> Checkpoint | None:
     return None
 
 
-def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Generator:
-    """The averaged generator of a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file.
-
-    Raises:
-        UserError: Nothing is there, or it is damaged.
-    """
-    weights = _find_weights(Path(path))
-    options_file = weights.with_suffix(".json")
-    try:
-        generator = Generator(**json.loads(options_file.read_text()))
-        generator.load_state_dict(load_file(weights))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{weights}: expected a generator with {options_file.name} beside it, found: {reason}"
-        ) from error
-    return generator.eval().requires_grad_(False).to(device)
-
-
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder that a run folder or checkpoint folder means: `path` itself or its newest complete one.
 
@@ -144,7 +123,8 @@ def find_checkpoint(path: Path) -> Path:
     raise UserError(f"{path}: expected a run folder, a checkpoint folder or a generator .safetensors, found neither")
 
 
-def _find_weights(path: Path) -> Path:
+def find_weights(path: Path) -> Path:
+    """The averaged network's weights of a run folder, a checkpoint folder, or `path` itself; raises as the above."""
     return path if path.is_file() else find_checkpoint(path) / _WEIGHTS
 
 

@@ -1,8 +1,35 @@
-"""Averages over the processes of a run."""
+"""The processes of a run: averages over them, and how many are on this machine."""
+
+import os
+import socket
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# As set by torchrun (and by `accelerate launch` through it), Intel MPI, Open MPI and MVAPICH2.
+_LOCAL_SIZE_VARIABLES = (
+    "LOCAL_WORLD_SIZE",
+    "MPI_LOCALNRANKS",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+)
+
+
+def processes_on_this_machine() -> int:
+    """How many processes of the run share this machine.
+
+    The launcher's environment says it. Where it does not (processes started by srun, or by hand) they are counted by
+    host name, for which every process of the initialized process group has to call this.
+    """
+    told = next((os.environ[name] for name in _LOCAL_SIZE_VARIABLES if os.environ.get(name)), None)
+    if told is not None:
+        return int(told)
+    if not dist.is_initialized():
+        return 1
+    hosts: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    return hosts.count(socket.gethostname())
 
 
 def average_over_processes_(tensor: Tensor) -> Tensor:

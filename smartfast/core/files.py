@@ -2,16 +2,27 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write a file, with its folder, so that it is either complete or absent."""
-    path = Path(path)
+    with appears_complete(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def appears_complete(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, in a folder made for it, that takes its name if all goes well, else vanishes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

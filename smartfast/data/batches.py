@@ -18,7 +18,6 @@ from smartfast.core.draws import Purpose
 from smartfast.core.pixels import to_float
 from smartfast.data.dataset import ImageDataset
 from smartfast.data.streaming import stream_batches, to_device
-from smartfast.engine.compiling import Compiler
 from smartfast.errors import UserError
 from smartfast.kernels.philox import philox_uniform
 
@@ -77,7 +76,7 @@ def iterate_batches(
     cache: Literal["auto", "device", "stream"],
     workers: int,
     class_group: int = 1,
-    compiler: Compiler | None = None,
+    compiler: Callable[[str, Callable[..., RealBatch]], Callable[..., RealBatch]] | None = None,
 ) -> Generator[RealBatch]:
     """The endless sequence of this process's real batches; closing it ends the loader processes.
 
@@ -98,8 +97,8 @@ def iterate_batches(
         workers: Loader processes when streaming; 0 loads in this process.
         class_group: Order each global batch by class so that the places that are equal modulo batch / class_group hold
             as few classes as possible; needs labels. 1 leaves the order as it is.
-        compiler: Compiles what is done on the device (selecting, flipping, normalizing) as one function, called "data",
-            which gives the same bits; None leaves it eager.
+        compiler: Called once with "data" and the function of what is done on the device (selecting, flipping,
+            normalizing); returns it compiled, with the same bits. None leaves it eager.
 
     Raises:
         UserError: An image cannot be decoded (while streaming: when its batch is due), or `cache` is "device"
@@ -114,7 +113,9 @@ def iterate_batches(
     if compiler is not None:
         prepare = compiler("data", prepare)
     if is_cached:
-        return _cached_batches(dataset.all_images().to(device), labels, plans, device, prepare)
+        # On a CPU a copy too: the images may be mapped from a file, which can vanish from a network file system.
+        images = dataset.all_images().to(device, copy=True)
+        return _cached_batches(images, labels, plans, device, prepare)
     raws = stream_batches(dataset, _rows(plans), device, workers)
     return (prepare(raw.images, labels, raw.indices, raw.flips) for raw in raws)
 

@@ -9,14 +9,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smartfast.config.schema import DataConfig
-from smartfast.data.labels import check_labels
-from smartfast.data.parallel import ordered_map
+from smartfast.data.decoded import decoded_images
+from smartfast.data.index import inspect_images
 from smartfast.data.sources.archive import ArchiveSource
 from smartfast.data.sources.arrays import digits_source, npz_source
-from smartfast.data.sources.base import CHANNELS, ImageInfo, Source
+from smartfast.data.sources.base import CHANNELS, ImageInfo, Source, Version
 from smartfast.data.sources.folder import FolderSource
 from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
 from smartfast.data.sources.hub import HubSource
+from smartfast.data.sources.labels import check_labels
 from smartfast.errors import UserError
 
 DIGITS = "digits"
@@ -36,9 +37,16 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         fingerprint: 16 hex digits that change with the names, sizes, contents, labels or resolution of the images.
     """
 
-    def __init__(self, source: Source, infos: list[ImageInfo], labels: Tensor | None, num_classes: int) -> None:
-        """`infos` describes every image of `source`; all are of the same size and mode."""
-        self.source = source
+    def __init__(
+        self,
+        source: Source,
+        versions: list[Version] | None,
+        infos: list[ImageInfo],
+        labels: Tensor | None,
+        num_classes: int,
+    ) -> None:
+        """`infos` describes every image of `source` at its version; all are of the same size and mode."""
+        self.source, self._versions = source, versions
         self.name = source.name
         self.resolution = infos[0].width
         self.channels = CHANNELS[infos[0].mode]
@@ -64,12 +72,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return pixels
 
     def all_images(self) -> Tensor:
-        """All images, uint8 [len, C, H, W], decoded in parallel. Raises UserError for the first corrupt one."""
-        images = torch.empty(len(self), self.channels, self.resolution, self.resolution, dtype=torch.uint8)
-        decoded = ordered_map(self.image, range(len(self)), total=len(self), title=f"Decoding {self.name}")
-        for index, image in enumerate(decoded):
-            images[index] = image
-        return images
+        """All images, uint8 [len, C, H, W], decoded once on this machine; not to be written to.
+
+        Raises UserError for the first corrupt one.
+        """
+        shape = (self.channels, self.resolution, self.resolution)
+        return decoded_images(self.source, self._versions, shape, self.image)
 
 
 def open_source(path: str, resolution: int | None = None) -> Source:
@@ -101,6 +109,8 @@ def open_source(path: str, resolution: int | None = None) -> Source:
 def open_dataset(config: DataConfig) -> ImageDataset:
     """Open a data set and inspect every image of it (headers and checksums; pixels are decoded later).
 
+    One process of a machine inspects each image whose file is not as it was when it was last inspected; see `index`.
+
     Args:
         config: path, resolution, labels and workers are looked at.
 
@@ -112,13 +122,23 @@ def open_dataset(config: DataConfig) -> ImageDataset:
     if config.resolution is not None:
         _check_resolution("data.resolution", config.resolution)
     source = open_source(config.path, config.resolution)
-    infos: list[ImageInfo] = []
-    inspected = ordered_map(source.inspect, range(len(source)), total=len(source), title=f"Checking {source.name}")
-    for index, info in enumerate(inspected):
-        _check_info(source.item_name(index), info, infos[0] if infos else None, config.resolution)
-        infos.append(info)
+    versions = source.versions()
+    infos = inspect_images(source, versions, _Check(source, config.resolution))
     labels, num_classes = check_labels(source) if config.labels else (None, 0)
-    return ImageDataset(source, infos, labels, num_classes)
+    return ImageDataset(source, versions, infos, labels, num_classes)
+
+
+class _Check:
+    """Refuses the first image that is not of the wanted size, or unlike the images before it."""
+
+    def __init__(self, source: Source, resolution: int | None) -> None:
+        self.source, self.resolution = source, resolution
+        self.first: ImageInfo | None = None
+
+    def __call__(self, index: int, info: ImageInfo) -> None:
+        if self.first is None or info[:3] != self.first[:3]:
+            _check_info(self.source.item_name(index), info, self.first, self.resolution)
+        self.first = self.first or info
 
 
 def _check_info(item_name: str, info: ImageInfo, first: ImageInfo | None, resolution: int | None) -> None:

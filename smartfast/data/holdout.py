@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from smartfast.data import ImageDataset
+from smartfast.core.parallel import ordered_map
+from smartfast.data.dataset import ImageDataset
 from smartfast.errors import UserError
 
 
@@ -29,8 +30,14 @@ class DatasetPart:
         return self.dataset.image(int(self.indices[index]))
 
     def all_images(self) -> Tensor:
-        """All images of the part, uint8 [len, C, H, W]."""
-        return torch.stack([self.image(index) for index in range(len(self))])
+        """All images of the part, uint8 [len, C, H, W]; a small part is decoded alone, not with the whole."""
+        if len(self) > len(self.dataset) // 2:
+            return self.dataset.all_images()[self.indices]
+        return torch.stack(list(ordered_map(self.image, range(len(self)), total=len(self), title=self.name)))
+
+
+TrainingImages = ImageDataset | DatasetPart
+"""A whole data set, or a part of one."""
 
 
 def split(dataset: ImageDataset, holdout: int) -> tuple[DatasetPart, DatasetPart | None]:

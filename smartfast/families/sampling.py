@@ -1,68 +1,205 @@
-"""Samples of the averaged generator for grids and metrics, as pure functions of the sample numbers."""
+"""Images from an averaged network, for grids, metrics and tools, as pure functions of sample numbers or seeds."""
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from smartfast.core.draws import LatentSampler, Purpose, one_hot
+from smartfast.core.draws import Purpose, one_hot
 from smartfast.core.grids import GridShape
 from smartfast.core.pixels import to_uint8
-from smartfast.data import ImageDataset
-from smartfast.networks.stylegan2 import Generator
-from smartfast.run.training import Training
+from smartfast.data.holdout import TrainingImages
+from smartfast.errors import UserError
+
+Noise = Literal["const", "random", "none"]
 
 
-class Sampler:
-    """Draws images from a generator; sample n is the same whatever batch or process it is drawn in.
+@dataclass(frozen=True)
+class Look:
+    """How images are drawn. psi: truncation, 1 = none. cutoff: leading layers that it acts on, None = all. noise: of
+    the generator's layers, where it has any: the stored one, one that the seed draws, or none."""
+
+    psi: float = 1.0
+    cutoff: int | None = None
+    noise: Noise = "const"
+
+
+PLAIN = Look()
+"""What metrics and training see."""
+
+
+class Sampler(ABC):
+    """Draws images from a network; sample n is the same whatever batch or process it is drawn in.
 
     Args:
-        generator: Usually the averaged one.
-        data_labels: Labels of the training images on the generator's device, None = unconditional.
+        module: The network, usually an averaged one.
+        image_shape: Channels, height, width.
+        num_classes: 0 = unconditional.
+        data_labels: Labels of the training images, int64 [M], on the network's device; samples take those of random
+            images. None = unconditional, or samples that are given labels.
         seed: Of the run.
-        truncation_psi: 1 = none.
+        look: Of the samples.
+
+    Attributes:
+        z_shape: Of an image's latent, which is unit normal.
+        spaces: Where images can be mixed, the best first: latents (z), and what lies between them and the images.
     """
 
-    def __init__(
-        self, generator: Generator, data_labels: Tensor | None, *, seed: int, truncation_psi: float = 1.0
-    ) -> None:
-        self.generator, self.truncation_psi = generator, truncation_psi
-        self.latents = LatentSampler(
-            seed=seed,
-            z_dim=generator.z_dim,
-            num_ws=generator.num_ws,
-            noise_shapes=generator.synthesis.noise_shapes,
-            data_labels=data_labels,
-            num_classes=generator.c_dim,
-            style_mixing_prob=0.0,
-        )
+    z_shape: tuple[int, ...]
+    spaces: ClassVar[tuple[str, ...]] = ("z",)
 
-    @classmethod
-    def of(cls, training: Training) -> "Sampler":
-        """A sampler of a run's averaged generator."""
-        return cls(training.ema.module, training.latents.data_labels, seed=training.config.run.seed)
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        data_labels: Tensor | None,
+        seed: int,
+        look: Look = PLAIN,
+    ) -> None:
+        self.module, self.image_shape, self.num_classes = module, image_shape, num_classes
+        self.data_labels, self.seed, self.look = data_labels, seed, look
+
+    @abstractmethod
+    def of_data(self, data_labels: Tensor | None, *, seed: int, look: Look = PLAIN) -> "Sampler":
+        """The sampler of the same network for other labels, another seed or look."""
+
+    @abstractmethod
+    def draw(self, purpose: Purpose, numbers: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Images float [N, C, H, W] in [-1, 1] and labels of the samples numbered int64 [N]; labels None = drawn."""
+
+    @abstractmethod
+    def images(self, z: Tensor, c: Tensor | None, seeds: Tensor, look: Look) -> Tensor:
+        """Images float [N, C, H, W] of latents [N, *z_shape], label vectors [N, classes] and seeds int64 [N].
+
+        Raises:
+            UserError: The network has no such look.
+        """
+
+    def mix(self, z: Tensor, c: Tensor | None, places: "Places", *, space: str, look: Look) -> Tensor:
+        """Images float [F, C, H, W] at places between latents z [K, *z_shape] with label vectors c [K, classes]."""
+        mixed = None if c is None else c[places.start].lerp(c[places.end], places.fraction[:, None])
+        start, end = z[places.start].flatten(1), z[places.end].flatten(1)
+        latents = slerp(start, end, places.fraction).view(-1, *self.z_shape)
+        return self.images(latents, mixed, places.start, look)
 
     @torch.no_grad()
     def __call__(self, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
         """uint8 [N, C, H, W] and labels int64 [N] or None of the samples numbered int64 [N]."""
-        latents = self.latents(Purpose.SAMPLE, numbers.to(self._device))
-        images = self.generator(latents.z, latents.c, self.truncation_psi, noise=latents.noise)
-        return to_uint8(images), latents.labels
+        images, labels = self.draw(Purpose.SAMPLE, numbers.to(self.device), None)
+        return to_uint8(images), labels
 
     @torch.no_grad()
     def grid(self, shape: GridShape, *, batch: int = 64) -> Tensor:
         """uint8 [cells, C, H, W], row by row; with labels each column is one class."""
-        numbers = torch.arange(shape.cells, device=self._device)
-        labels = column_class(numbers, shape, self.generator.c_dim).to(self._device) if self.generator.c_dim else None
+        numbers = torch.arange(shape.cells, device=self.device)
+        labels = column_class(numbers, shape, self.num_classes).to(self.device) if self.num_classes else None
         pieces = []
-        for start in range(0, len(numbers), batch):
-            piece = slice(start, start + batch)
-            latents = self.latents(Purpose.GRID, numbers[piece])
-            c = one_hot(None if labels is None else labels[piece], self.generator.c_dim)
-            pieces.append(to_uint8(self.generator(latents.z, c, self.truncation_psi, noise=latents.noise)))
+        for piece in torch.arange(shape.cells).split(batch):
+            places = piece.to(self.device)
+            images, _ = self.draw(Purpose.GRID, numbers[places], None if labels is None else labels[places])
+            pieces.append(to_uint8(images))
         return torch.cat(pieces)
 
     @property
-    def _device(self) -> torch.device:
-        return next(self.generator.parameters()).device
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.module.parameters()).device
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places between key points: indices of the points before and behind, int64 [F], and the way between, [F]."""
+
+    start: Tensor
+    end: Tensor
+    fraction: Tensor
+
+
+def seeded_latents(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Unit-normal latents float32 [N, *shape] of seeds int64 [N] in 0..2**32-1, each a function of its seed alone.
+
+    They are those that stylegan2-ada-pytorch's and stylegan3's generate scripts use for the same seed.
+    """
+    rows = [np.random.RandomState(seed).randn(*shape) for seed in seeds.tolist()]
+    return torch.from_numpy(np.stack(rows)).to(torch.float32)
+
+
+def label_vectors(labels: Tensor | None, num_classes: int, device: torch.device) -> Tensor | None:
+    """One-hot vectors of labels int64 [N] on a device; None without classes."""
+    return one_hot(None if labels is None else labels.to(device), num_classes)
+
+
+def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
+    """Spherical interpolation of the directions of a and b [N, F] (Shoemake, SIGGRAPH 1985), linear in their lengths.
+
+    Directions less than about 0.01 degrees apart, or opposite, which has no unique arc, are mixed linearly.
+
+    Args:
+        fraction: [N], 0 gives a, 1 gives b.
+    """
+    fraction = fraction[:, None]
+    length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    direction_a, direction_b = a / length_a, b / length_b
+    difference, total = direction_a - direction_b, direction_a + direction_b
+    angle = 2 * torch.atan2(difference.norm(dim=1, keepdim=True), total.norm(dim=1, keepdim=True))
+    sine = torch.sin(angle)
+    is_arc = sine > 1e-4
+    safe_sine = torch.where(is_arc, sine, 1.0)
+    weight_a = torch.where(is_arc, torch.sin((1 - fraction) * angle) / safe_sine, 1 - fraction)
+    weight_b = torch.where(is_arc, torch.sin(fraction * angle) / safe_sine, fraction)
+    return (direction_a * weight_a + direction_b * weight_b) * length_a.lerp(length_b, fraction)
+
+
+@torch.no_grad()
+def draw_path(
+    sampler: Sampler,
+    seeds: Tensor,
+    labels: Tensor | None,
+    *,
+    steps: int,
+    loop: bool,
+    space: str = "auto",
+    look: Look = PLAIN,
+    batch: int = 32,
+) -> Tensor:
+    """The images of a path through those of several seeds.
+
+    Args:
+        sampler: Draws them.
+        seeds: Key points, int64 [K], K >= 2.
+        labels: Their classes, int64 [K]; None for unconditional networks. Between two key points of different
+            class the label vectors (space z) or the latents (space w) are mixed.
+        steps: Images from one key point to just before the next.
+        loop: Return from the last to the first.
+        space: Where images are mixed; auto takes the best one.
+        look: Of the images.
+        batch: Images at a time.
+
+    Returns:
+        uint8 [F, C, H, W] on the CPU with F = K * steps, or (K - 1) * steps + 1 without `loop`.
+
+    Raises:
+        UserError: The network has no such space.
+    """
+    space = sampler.spaces[0] if space == "auto" else space
+    if space not in sampler.spaces:
+        raise UserError(f"space: found {space}, expected one of {', '.join(sampler.spaces)} for this network")
+    z = seeded_latents(seeds, sampler.z_shape).to(sampler.device)
+    c = label_vectors(labels, sampler.num_classes, sampler.device)
+    position = torch.arange(len(seeds) * steps if loop else (len(seeds) - 1) * steps + 1, device=sampler.device)
+    start = position // steps % len(seeds)
+    end = (start + 1) % len(seeds)
+    fraction = position % steps / steps
+    pieces = []
+    for part in torch.arange(len(position), device=sampler.device).split(batch):
+        places = Places(start[part], end[part], fraction[part])
+        pieces.append(to_uint8(sampler.mix(z, c, places, space=space, look=look)).cpu())
+    return torch.cat(pieces)
 
 
 def column_class(cells: Tensor, shape: GridShape, num_classes: int) -> Tensor:
@@ -71,7 +208,7 @@ def column_class(cells: Tensor, shape: GridShape, num_classes: int) -> Tensor:
     return columns % num_classes if num_classes <= shape.columns else columns * num_classes // shape.columns
 
 
-def real_grid(dataset: ImageDataset, shape: GridShape) -> Tensor:
+def real_grid(dataset: TrainingImages, shape: GridShape) -> Tensor:
     """uint8 [cells, C, H, W] of evenly spaced training images; with labels each column is one class."""
     if dataset.labels is None:
         indices = torch.arange(shape.cells) * len(dataset) // shape.cells
@@ -80,4 +217,4 @@ def real_grid(dataset: ImageDataset, shape: GridShape) -> Tensor:
         classes = column_class(torch.arange(shape.cells), shape, dataset.num_classes).tolist()
         of_class = [members[label] for label in classes]
         indices = torch.stack([m[cell // shape.columns % len(m)] for cell, m in enumerate(of_class) if len(m)])
-    return torch.stack([dataset[int(i)][0] for i in indices])
+    return torch.stack([dataset.image(int(i)) for i in indices])

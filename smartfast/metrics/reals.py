@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smartfast.core.parallel import default_workers
 from smartfast.data import ImageDataset
-from smartfast.data.parallel import default_workers
 from smartfast.metrics.collect import Collected, Processes, collect
 from smartfast.metrics.extractors import Extractor
 
@@ -45,7 +45,7 @@ def real_features(
     everywhere = processes.all_agree(cached is not None, device)
     if cached is not None and everywhere:
         return cached
-    with ThreadPoolExecutor(default_workers()) as pool:
+    with ThreadPoolExecutor(default_workers(shared=True)) as pool:
 
         def read(numbers: Tensor) -> tuple[Tensor, Tensor | None]:
             images = torch.stack(list(pool.map(lambda index: dataset[index][0], numbers.tolist())))

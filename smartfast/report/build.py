@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
 
-from smartfast.core.checkpoint import find_checkpoint, load_generator
+from smartfast.core.checkpoint import find_checkpoint
 from smartfast.core.files import write_atomically
 from smartfast.core.grids import to_pillow
 from smartfast.core.run_log import read_rows
+from smartfast.core.text import format_duration
 from smartfast.errors import UserError
-from smartfast.networks.stylegan2 import Generator
+from smartfast.families import FAMILIES
+from smartfast.families.sampling import Sampler, draw_path
+from smartfast.families.saved import open_sampler
 from smartfast.report import page as html
-from smartfast.report.plots import LOSS_PANELS, METRIC_PANELS, Panel, draw_panels
-from smartfast.run.status import PHASES, format_duration
-from smartfast.tools.interpolate import InterpolateOptions, draw_path
+from smartfast.report.plots import METRIC_PANELS, SPEED_PANEL, Panel, draw_panels
 
 Row = Mapping[str, Any]
 
@@ -68,16 +68,17 @@ def write_report(run_dir: str | Path) -> Path:
     evaluations = [row for row in rows if row.get("kind") == "metrics"]
     config_file = run_dir / "config.yaml"
     config_text = config_file.read_text() if config_file.is_file() else ""
+    config, info = yaml.safe_load(config_text) or {}, _checkpoint_info(run_dir)
     sections = [
-        html.section("Overview", html.facts(headline(ticks, _checkpoint_info(run_dir)))),
+        html.section("Overview", html.facts(headline(ticks, info))),
         _metrics_section(evaluations),
         _samples_section(run_dir),
         _strip_section(run_dir),
-        _losses_section(ticks),
-        _cost_section(ticks),
+        _losses_section(ticks, config),
+        _cost_section(ticks, {phase["name"]: phase["replaces"] for phase in info.get("phases", [])}),
         html.section("Configuration", html.details("config.yaml", config_text)) if config_text else "",
     ]
-    text = html.page(f"Run {run_dir.resolve().name}", _subtitle(yaml.safe_load(config_text) or {}), sections)
+    text = html.page(f"Run {run_dir.resolve().name}", _subtitle(config), sections)
     target = run_dir / "report.html"
     write_atomically(target, text.encode())
     return target
@@ -108,27 +109,32 @@ def headline(ticks: Sequence[Row], info: Row) -> list[tuple[str, str]]:
     return facts or [("Training", "no tick has been logged yet")]
 
 
-def phase_times(ticks: Sequence[Row]) -> list[PhaseTime]:
+def phase_times(ticks: Sequence[Row], phases: Mapping[str, str | None]) -> list[PhaseTime]:
     """Where the time went, phase by phase, then the rest; the sum of sec_per_kimg is that of the ticks.
 
-    Compiling is in neither.
+    Compiling is in neither. Where a phase takes another's place, its run is a run of the other and what it adds, which
+    gets a row of its own. Without any run of the other there is nothing to subtract.
 
-    A step with the score term is a g_main step and the term: the term's time is the difference of the two. Without
-    any plain g_main step there is nothing to subtract and the step is one row.
+    Args:
+        phases: The phase that each one takes the place of, None = of none; others of the ticks come behind them.
     """
     ticks = _settled(ticks)
     kimg = sum(row["sec_per_tick"] / row["sec_per_kimg"] for row in ticks)
-    runs = {phase: sum(row.get(f"count/{phase}", 0) for row in ticks) for phase in PHASES}
+    timed = sorted({key.removeprefix("ms/") for row in ticks for key in row if key.startswith("ms/")})
+    order = [*phases, *(name for name in timed if name not in phases)]
+    runs = {phase: sum(row.get(f"count/{phase}", 0) for row in ticks) for phase in order}
     ms = {
         phase: sum(row.get(f"ms/{phase}", 0.0) * row.get(f"count/{phase}", 0) for row in ticks) / count
         for phase, count in runs.items()
         if count
     }
-    if "g_main" in ms and "g_score" in ms:
-        runs["score term"], ms["score term"] = runs["g_score"], ms.pop("g_score") - ms["g_main"]
-        runs["g_main"] += runs["g_score"]
-    times = [PhaseTime(phase, ms[phase], runs[phase] / kimg, ms[phase] * runs[phase] / kimg / 1000) for phase in ms]
-    times.sort(key=lambda time: (*PHASES[:4], "score term", *PHASES[4:]).index(time.phase))
+    titles = {phase: phase for phase in ms}
+    for phase, replaced in phases.items():
+        if phase in ms and replaced in ms and replaced is not None:
+            titles[phase] = f"{phase}, beyond {replaced}"
+            ms[phase] -= ms[replaced]
+            runs[replaced] += runs[phase]
+    times = [PhaseTime(titles[p], ms[p], runs[p] / kimg, ms[p] * runs[p] / kimg / 1000) for p in ms]
     total = sum(row["sec_per_tick"] for row in ticks) / kimg
     return [*times, PhaseTime("everything else", None, None, total - sum(time.sec_per_kimg for time in times))]
 
@@ -147,9 +153,11 @@ def _metrics_section(evaluations: Sequence[Row]) -> str:
     return html.section("Metrics", table, _plot(METRIC_PANELS, evaluations, smoothed=False, caption=""))
 
 
-def _losses_section(ticks: Sequence[Row]) -> str:
+def _losses_section(ticks: Sequence[Row], config: Mapping[str, Any]) -> str:
+    family = FAMILIES.get(config.get("gan", {}).get("family", "stylegan2"))
+    panels = [*(family.panels if family else ()), SPEED_PANEL]
     caption = "Mean per tick; where there are 20 ticks or more, the strong line is a running mean."
-    return html.section("Losses", _plot(LOSS_PANELS, ticks, smoothed=True, caption=caption))
+    return html.section("Losses", _plot(panels, ticks, smoothed=True, caption=caption))
 
 
 def _plot(panels: Sequence[Panel], rows: Sequence[Row], *, smoothed: bool, caption: str) -> str:
@@ -171,7 +179,7 @@ def _strip_section(run_dir: Path) -> str:
     title = "Interpolation"
     try:
         checkpoint = find_checkpoint(run_dir)
-        strip = interpolation_strip(load_generator(checkpoint))
+        strip = interpolation_strip(open_sampler(checkpoint))
     except UserError as error:
         return html.section(title, html.paragraph(f"Not available: {error}"))
     caption = (
@@ -180,27 +188,23 @@ def _strip_section(run_dir: Path) -> str:
     return html.section(title, html.picture_figure(strip, caption))
 
 
-def interpolation_strip(generator: Generator) -> Image.Image:
+def interpolation_strip(sampler: Sampler) -> Image.Image:
     """A picture of a few rows, each from the image of one seed to that of another; with labels, within one class."""
     paths = []
     for row in range(_STRIP_ROWS):
         labels = None
-        if generator.c_dim:
-            labels = torch.tensor([row * max(generator.c_dim // _STRIP_ROWS, 1) % generator.c_dim] * 2)
-        paths.append(_path(generator, torch.tensor([2 * row, 2 * row + 1]), labels))
+        if classes := sampler.num_classes:
+            labels = torch.tensor([row * max(classes // _STRIP_ROWS, 1) % classes] * 2)
+        seeds = torch.tensor([2 * row, 2 * row + 1])
+        paths.append(draw_path(sampler, seeds, labels, steps=_STRIP_COLUMNS - 1, loop=False, batch=_STRIP_COLUMNS))
     return to_pillow(torch.cat(paths), _STRIP_COLUMNS, min_pixels=64)
 
 
-def _path(generator: Generator, seeds: Tensor, labels: Tensor | None) -> Tensor:
-    options = InterpolateOptions(checkpoint="", steps=_STRIP_COLUMNS - 1, loop=False, batch=_STRIP_COLUMNS)
-    return draw_path(generator, seeds, labels, options)
-
-
-def _cost_section(ticks: Sequence[Row]) -> str:
+def _cost_section(ticks: Sequence[Row], phases: Mapping[str, str | None]) -> str:
     title = "Cost of each phase"
     if not ticks:
         return html.section(title, html.paragraph("No tick has been logged yet."))
-    times = phase_times(ticks)
+    times = phase_times(ticks, phases)
     total = sum(time.sec_per_kimg for time in times)
     rows = [
         [
@@ -215,8 +219,8 @@ def _cost_section(ticks: Sequence[Row]) -> str:
     rows.append(["total", "", "", f"{total:.3f}", "100.0 %"])
     header = ["phase", "ms per run", "runs per kimg", "seconds per kimg", "share"]
     note = (
-        "Mean over the ticks, without the first one, which warms up. A step with the score term is a g_main step and "
-        "the term; the term's row is the difference between the two kinds of step."
+        "Mean over the ticks, without the first one, which warms up. A phase that takes another's place is a run of "
+        "that other one and what it adds; its row is the difference between the two."
     )
     return html.section(title, html.paragraph(note), html.table(header, rows, total=True))
 

@@ -2,11 +2,12 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from smartfast.families.base import Panel
 
 Row = Mapping[str, float]
 
@@ -15,23 +16,7 @@ _SMOOTH_FROM = 20  # points; fewer are drawn as they are
 _COLORS = ("#2563a8", "#c2571a")
 
 
-class Panel(NamedTuple):
-    """One plot. curves: key of metrics.jsonl -> name in the legend (only shown for two or more)."""
-
-    title: str
-    unit: str
-    curves: dict[str, str]
-
-
-LOSS_PANELS = (
-    Panel("Discriminator loss", "nats per image", {"loss/d_main": "d_main"}),
-    Panel("Generator loss", "nats per image", {"loss/g_main": "g_main"}),
-    Panel("Logits (mean)", "logit", {"logits/real": "real images", "logits/fake": "fake images"}),
-    Panel("Score term", "squared error, noise variance = 1", {"loss/score": "score"}),
-    Panel("R1 penalty", "squared gradient, logit² per image", {"loss/r1": "r1"}),
-    Panel("Path-length penalty", "squared deviation of the path length", {"loss/path_length": "path length"}),
-    Panel("Training speed", "images per second", {"images_per_sec": "speed"}),
-)
+SPEED_PANEL = Panel("Training speed", "images per second", {"images_per_sec": "speed"})
 
 METRIC_PANELS = (
     Panel("Fréchet distance (FID), lower is better", "squared feature distance", {"metric/fid": "fid"}),

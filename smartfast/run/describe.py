@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smartfast import kernels
-from smartfast.config.schema import Config
-from smartfast.networks.stylegan2 import Discriminator, Generator
+from smartfast.core.text import format_table
+from smartfast.families.base import Cost, Family
 from smartfast.scorers import Scorer
 
 
@@ -26,19 +26,6 @@ class Layer(NamedTuple):
     output_shape: tuple[int, ...] | None
     parameters: int
     flops: int
-
-
-class PhaseCost(NamedTuple):
-    """A phase of the training. flops: of one run, per image of the batch; interval: iterations between two runs."""
-
-    phase: str
-    flops: float
-    interval: int
-
-    @property
-    def flops_per_image(self) -> float:
-        """FLOPs per training image, averaged over the iterations."""
-        return self.flops / self.interval
 
 
 def describe_layers(module: nn.Module, inputs: Sequence[Tensor | None]) -> list[Layer]:
@@ -63,57 +50,23 @@ def describe_network(module: nn.Module, inputs: Sequence[Tensor | None]) -> str:
     return _format_layers(type(module).__name__, describe_layers(module, inputs))
 
 
-def phase_costs(
-    generator_flops: float, discriminator_flops: float, scorer_flops: float, config: Config
-) -> list[PhaseCost]:
-    """Estimated cost of each phase that the configuration runs.
+def networks_summary(family: Family, scorer: Scorer | None, scorer_name: str) -> str:
+    """The tables of a family's networks, the scorer in one row, and the estimated cost of each phase.
 
     A backward pass counts as two forward passes, or one where only the input needs a gradient; a penalty's second
     backward pass goes through both the forward pass and the first, input-only backward pass.
-
-    Args:
-        generator_flops, discriminator_flops, scorer_flops: Of a forward pass, per image.
     """
-    g, d, loss, smart = generator_flops, discriminator_flops, config.loss, config.smart
-    costs = [PhaseCost("d_main", g + 6 * d, 1), PhaseCost("g_main", 3 * g + 2 * d, 1)]
-    if loss.r1_interval:
-        costs.append(PhaseCost("d_r1", 6 * d, loss.r1_interval))
-    if loss.path_length_interval and loss.path_length_weight:
-        costs.append(PhaseCost("g_path", 6 * g / loss.path_length_shrink, loss.path_length_interval))
-    if smart.frequency and smart.scorer:
-        own_pass = 3 * g if smart.separate_pass else 0
-        scorer_passes = 2 if smart.through_network else 1
-        flops = smart.batch_fraction * (scorer_passes * scorer_flops + own_pass)
-        costs.append(PhaseCost("score", flops, smart.frequency))
-    return costs
-
-
-def networks_summary(generator: Generator, discriminator: Discriminator, scorer: Scorer | None, config: Config) -> str:
-    """The tables of both networks, the scorer in one row, and the estimated cost of each phase."""
-    g_inputs, d_inputs = _example_inputs(generator)
-    g_layers, d_layers = describe_layers(generator, g_inputs), describe_layers(discriminator, d_inputs)
-    tables = [_format_layers("Generator", g_layers), _format_layers("Discriminator", d_layers)]
-    scorer_flops = 0
+    tables, flops = [], {}
+    for name, inputs in family.example_inputs().items():
+        layers = describe_layers(family.modules[name], inputs)
+        tables.append(_format_layers(type(family.modules[name]).__name__, layers))
+        flops[name] = float(sum(layer.flops for layer in layers))
     if scorer is not None:
-        scorer_flops = _scorer_flops(scorer)
+        flops["scorer"] = float(_scorer_flops(scorer))
         shape = (scorer.channels, scorer.resolution, scorer.resolution)
         parameters = sum(p.numel() for p in scorer.parameters())
-        tables.append(_format_layers("Scorer", [Layer(config.smart.scorer or "", shape, parameters, scorer_flops)]))
-    costs = phase_costs(sum(x.flops for x in g_layers), sum(x.flops for x in d_layers), scorer_flops, config)
-    return "\n\n".join([*tables, _format_costs(costs)])
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text columns: the first left-aligned, the others right-aligned, a rule below the header."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *rows]
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        tables.append(_format_layers("Scorer", [Layer(scorer_name, shape, parameters, int(flops["scorer"]))]))
+    return "\n\n".join([*tables, _format_costs(family.costs(flops))])
 
 
 def _format_layers(name: str, layers: Sequence[Layer]) -> str:
@@ -129,7 +82,7 @@ def _format_layer(layer: Layer) -> list[str]:
     return [layer.name, shape, f"{layer.parameters:,}", f"{layer.flops / 1e6:,.2f}"]
 
 
-def _format_costs(costs: Sequence[PhaseCost]) -> str:
+def _format_costs(costs: Sequence[Cost]) -> str:
     total = sum(cost.flops_per_image for cost in costs)
     rows = [
         [
@@ -144,14 +97,6 @@ def _format_costs(costs: Sequence[PhaseCost]) -> str:
     total_row = ["total", "", "", f"{total / 1e9:.4g}", "100.0 %"]
     header = ["Estimated cost", "GFLOP per image", "every", "GFLOP per training image (TFLOP per kimg)", "share"]
     return format_table(header, [*rows, total_row])
-
-
-def _example_inputs(generator: Generator) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    device = next(generator.parameters()).device
-    z = torch.empty(1, generator.z_dim, device=device)
-    c = torch.empty(1, generator.c_dim, device=device) if generator.c_dim else None
-    images = torch.empty(1, generator.channels, generator.resolution, generator.resolution, device=device)
-    return [z, c], [images, c]
 
 
 def _scorer_flops(scorer: Scorer) -> int:

@@ -10,14 +10,15 @@ from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
 from smartfast.config.parse import config_to_dict, config_to_yaml, load_config
-from smartfast.config.schema import Config
+from smartfast.config.schema import Config, PerfConfig
 from smartfast.core.checkpoint import Checkpoint, load_newest
 from smartfast.core.cpu import set_up_cpu
+from smartfast.core.distributed import processes_on_this_machine
 from smartfast.core.files import write_atomically
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
-from smartfast.families.stylegan2_networks import build_networks
+from smartfast.families import FAMILIES
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.run.checks import check_config, check_resumed_config, check_settings
@@ -99,7 +100,7 @@ def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Score
     """What the configuration names, and every check of it."""
     check_settings(config, num_processes=accelerator.num_processes)
     set_seed(config.run.seed)
-    set_up_arithmetic(config, accelerator.device, accelerator.num_processes)
+    set_up_arithmetic(config, accelerator.device, processes_on_this_machine())
     dataset = open_dataset(config.data)
     check_config(config, dataset, device=accelerator.device)
     return dataset, *open_scorer(config, dataset, accelerator.device)
@@ -126,16 +127,9 @@ def _training(
 
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
-    generator, discriminator = build_networks(
-        config.gan,
-        resolution=dataset.resolution,
-        channels=dataset.channels,
-        num_classes=dataset.num_classes,
-        precision="fp32",
-        seed=config.run.seed,
-    )
+    family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
     interval = f"score term: {timesteps}" if timesteps else "score term: off"
-    return "\n".join([config_to_yaml(config), networks_summary(generator, discriminator, scorer, config), interval])
+    return "\n".join([config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval])
 
 
 def _say_nothing(line: str) -> None:
@@ -143,7 +137,10 @@ def _say_nothing(line: str) -> None:
 
 
 def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) -> None:
-    """Choose threads, tf32 and cuDNN's search for algorithms for this process, as perf.* says."""
+    """Choose threads, tf32 and cuDNN's search for algorithms for this process, one of `num_processes` on this machine.
+
+    perf.* says how.
+    """
     if device.type == "cpu":
         set_up_cpu(config.perf.cpu_threads, num_processes)
     elif config.perf.precision != "fp32":
@@ -232,7 +229,7 @@ def _opening_lines(
     classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
     return "\n".join(
         [
-            f"data: {dataset.name}, {len(dataset)} images {training.image_shape}{classes}",
+            f"data: {dataset.name}, {len(dataset)} images {training.family.image_shape}{classes}",
             *_score_lines(config, scorer, timesteps),
             f"ops: {_implementations(config, training.device)}",
             *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),

@@ -1,7 +1,7 @@
 """What the trainer says about itself: the status line of a tick, the time of each phase, the memory in use."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -9,8 +9,7 @@ import psutil
 import torch
 from torch.profiler import record_function
 
-PHASES = ("d_main", "d_r1", "g_main", "g_score", "g_path", "data")
-"""Phases in the order in which the status line shows them."""
+from smartfast.core.text import format_duration
 
 _GIB = 2**30
 
@@ -38,23 +37,12 @@ def memory_gib(device: torch.device | str = "cpu") -> Memory:
     return Memory(resident / _GIB, gpu / _GIB)
 
 
-def format_duration(seconds: float) -> str:
-    """A duration for people: `8s`, `3m 08s`, `2h 03m 08s`, `1d 02h 03m`."""
-    minutes, sec = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours:02}h {minutes:02}m"
-    if hours:
-        return f"{hours}h {minutes:02}m {sec:02}s"
-    return f"{minutes}m {sec:02}s" if minutes else f"{sec}s"
-
-
-def status_line(row: Mapping[str, float]) -> str:
+def status_line(row: Mapping[str, float], phases: Sequence[str]) -> str:
     """The line of one tick, always with the same columns; `-` where the tick has no value.
 
     Args:
         row: A tick row of metrics.jsonl.
+        phases: Names of the phases, in the order in which the line shows them.
     """
     cells = [
         f"tick {_number(row.get('tick'), '.0f'):<5}",
@@ -67,7 +55,7 @@ def status_line(row: Mapping[str, float]) -> str:
         f"gpumem {_number(row.get('gpu_mem_gib'), '.2f'):<6}",
         f"img/s {_number(row.get('images_per_sec'), '.1f'):<7}",
         "ms",
-        *(f"{phase} {_number(row.get(f'ms/{phase}'), '.1f'):<6}" for phase in PHASES),
+        *(f"{phase} {_number(row.get(f'ms/{phase}'), '.1f'):<6}" for phase in phases),
         f"skipped {_number(row.get('skipped_steps'), '.0f')}",
     ]
     return " ".join(cells)

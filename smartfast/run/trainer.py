@@ -21,8 +21,7 @@ from smartfast.core.interruption import Interruption
 from smartfast.core.run_log import RunLog
 from smartfast.data import ImageDataset, RealBatch, iterate_batches
 from smartfast.errors import UserError
-from smartfast.families.sampling import Sampler, real_grid
-from smartfast.families.stylegan2_networks import generator_options
+from smartfast.families.sampling import real_grid
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.report.build import write_report
 from smartfast.run.profiling import IterationProfiler
@@ -39,14 +38,14 @@ def real_batches(training: Training, dataset: ImageDataset) -> Generator[RealBat
     return iterate_batches(
         dataset,
         seed=config.run.seed,
-        batch=config.optim.batch,
+        batch=training.images_per_iteration,
         offsets=training.offsets,
         start_images=training.images,
         device=training.device,
         mirror=config.data.mirror,
         cache=config.data.cache,
         workers=config.data.workers,
-        class_group=training.mbstd_group if config.gan.mbstd_by_class else 1,
+        class_group=training.family.class_group,
         # On a CPU the compiled function is slower than three operations, and takes seconds to compile.
         compiler=training.compiler if training.device.type == "cuda" else None,
     )
@@ -74,7 +73,8 @@ class Trainer:
         self.run_dir = Path(self.config.run.dir)
         self.is_main = accelerator.is_main_process
         self.is_resumed = checkpoint is not None
-        self.sampler = Sampler.of(training)
+        self.sampler = training.sampler()
+        self.phases = [*training.phases, "data"]
         self.grid = grid_shape(dataset.resolution, dataset.num_classes)
         self.total_images = round(self.config.run.kimg * 1000)
         self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
@@ -119,14 +119,15 @@ class Trainer:
         self._start_tick(maintenance_since_sec=self.start_sec)
         with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
             while training.images < self.total_images:
-                if interruption.requested(training.images // config.optim.batch):
+                if interruption.requested(training.images // training.images_per_iteration):
                     break
                 with self.profiler.iteration():
                     with training.timer("data"):
                         batch = next(reals)
                     training.run_iteration(batch)
-                progress.update(config.optim.batch)
-                if training.images // self.tick_images > (training.images - config.optim.batch) // self.tick_images:
+                progress.update(training.images_per_iteration)
+                before = training.images - training.images_per_iteration
+                if training.images // self.tick_images > before // self.tick_images:
                     self._end_tick(progress)
         if config.perf.profile and not self.profiler.is_done:
             warnings.warn(f"perf.profile: the run ended before iteration {self.profiler.last}; no trace", stacklevel=2)
@@ -166,9 +167,9 @@ class Trainer:
         row = self._tick_row()
         if self.is_main:
             self.log.write(row)
-            progress.write(status_line(row))
+            progress.write(status_line(row, self.phases))
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=self.training.images)
-        self._stop_if_not_finite(row["skipped_in_a_row"])
+        self._stop_if_not_finite(row)
         self.writer.check()
         maintenance_since_sec = time.perf_counter()
         if self.config.metrics.every_ticks and row["tick"] % self.config.metrics.every_ticks == 0:
@@ -179,13 +180,11 @@ class Trainer:
 
     def _tick_row(self) -> dict[str, Any]:
         training = self.training
-        guards = {"g": training.g.guard, "d": training.d.guard}
-        # The guards are the same in every process, so their mean is themselves: one transfer reads everything.
-        for name, guard in guards.items():
-            training.statistics.add({f"skipped/{name}": guard.total, f"skipped_in_a_row/{name}": guard.consecutive})
+        # The counters are the same in every process, so their mean is themselves: one transfer reads everything.
+        training.statistics.add(training.skipped())
         means = training.statistics.read()
-        skipped = [round(means.pop(f"skipped/{name}")) for name in guards]
-        skipped_in_a_row = [round(means.pop(f"skipped_in_a_row/{name}")) for name in guards]
+        counts = {name: round(means.pop(name)) for name in training.skipped()}
+        skipped = sum(count for name, count in counts.items() if name.startswith("skipped/"))
         means |= training.timer.read()
         compile_sec = training.take_compile_sec()
         # After the reads above, which wait for the device.
@@ -204,18 +203,20 @@ class Trainer:
             "cpu_mem_gib": cpu_mem_gib,
             "gpu_mem_gib": gpu_mem_gib,
             "images_per_sec": images / sec,
-            "skipped_steps": sum(skipped),
-            "skipped_in_a_row": max(skipped_in_a_row),
+            "skipped_steps": skipped,
+            **{name: count for name, count in counts.items() if count},
             **means,
         }
 
-    def _stop_if_not_finite(self, bad: int) -> None:
-        if bad >= self.config.run.max_bad_steps:
-            raise UserError(
-                f"the last {bad} optimizer steps up to {self.kimg:.1f} kimg were skipped, limit run.max_bad_steps: the "
-                f"loss or a gradient was not finite; {self.run_dir} has the checkpoints from before; "
-                "try a lower optim.lr_g and optim.lr_d, or perf.precision fp32"
-            )
+    def _stop_if_not_finite(self, row: dict[str, Any]) -> None:
+        for phase in self.training.phases:
+            bad = row.get(f"skipped_in_a_row/{phase}", 0)
+            if bad >= self.config.run.max_bad_steps:
+                raise UserError(
+                    f"the last {bad} steps of {phase} up to {self.kimg:.1f} kimg were skipped, limit "
+                    f"run.max_bad_steps {self.config.run.max_bad_steps}: the loss or a gradient was not finite; "
+                    f"{self.run_dir} has the checkpoints from before; try lower learning rates, or perf.precision fp32"
+                )
 
     def _snapshot(self) -> None:
         """Copy what there is now and leave the writing to the writer."""
@@ -232,14 +233,15 @@ class Trainer:
         fakes = copy_to_host({"images": self.sampler.grid(self.grid)})
         if self.saved_images == self.training.images:
             return lambda: save_grid(fakes()["images"], path, columns)
-        names, options = list(self.training.ema.module.state_dict()), self._checkpoint_options()
+        options = self._checkpoint_options()
         copied = copy_to_host(self.training.state())
 
         def write() -> None:
             save_grid(fakes()["images"], path, columns)
             state = copied()
-            weights = {n: state[f"ema/{n}"] if f"ema/{n}" in state else state[f"g/module/{n}"] for n in names}
+            weights = self.training.averaged_weights(state)
             save_checkpoint(self.run_dir, state=state, generator=weights, **options)
+            self.training.family.export(self.run_dir, weights)
 
         return write
 
@@ -247,14 +249,14 @@ class Trainer:
         """What a checkpoint of this moment says beside its tensors."""
         training, dataset = self.training, self.dataset
         device = training.device
-        shape = dict(resolution=dataset.resolution, channels=dataset.channels, num_classes=dataset.num_classes)
         return dict(
             images=training.images,
-            generator_options=generator_options(self.config.gan, **shape),
+            generator_options={"family": training.family.name, **training.family.options()},
             info={
                 "time_sec": self.elapsed_sec,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
                 "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+                "phases": [{"name": spec.name, "replaces": spec.replaces} for spec in training.specs],
                 "dataset": {"name": dataset.name, "images": len(dataset), "fingerprint": dataset.fingerprint},
             },
             keep=self.config.run.keep_checkpoints,

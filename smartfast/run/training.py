@@ -1,34 +1,31 @@
-"""Everything one training run consists of, and one iteration of it."""
+"""Everything one training run consists of, and one iteration of it. Knows of its model what a family says."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from smartfast.config.schema import Config
 from smartfast.core.distributed import average_over_processes_
-from smartfast.core.draws import LatentSampler, Purpose, batch_positions
-from smartfast.data import ImageDataset, RealBatch
+from smartfast.core.draws import batch_positions
+from smartfast.data import RealBatch
+from smartfast.data.holdout import DatasetPart, TrainingImages
+from smartfast.engine.averages import AveragedNetwork
 from smartfast.engine.compiling import Compiler
+from smartfast.engine.flat import MovingBuffers
 from smartfast.engine.graphs import WARM_UP_RUNS, CapturedStep, CudaGraphs, Step
-from smartfast.engine.phase import (
-    AveragedGenerator,
-    Network,
-    Phase,
-    Statistics,
-    TrainedNetwork,
-    accumulate,
-    run_phase,
-    update,
-    with_gradients,
-)
-from smartfast.families.stylegan2_networks import build_networks
-from smartfast.families.stylegan2_phases import PhaseResult
-from smartfast.families.stylegan2_recipe import Recipe, Round
+from smartfast.engine.phase import Phase, PhaseSpec, TrainedNetwork, accumulate, run_phase, update, with_gradients
+from smartfast.engine.schedules import DeviceScalars
+from smartfast.engine.statistics import Statistics
+from smartfast.families import FAMILIES
+from smartfast.families.base import Parts
+from smartfast.families.rounds import Round
+from smartfast.families.sampling import Sampler
+from smartfast.families.score import ScoreRegularity
 from smartfast.run.status import PhaseTimer
 from smartfast.scorers import Scorer, TimestepRange
-from smartfast.scorers.term import ScoreTerm
 
 
 class Training:
@@ -39,6 +36,7 @@ class Training:
         dataset: Training images.
         scorer: Frozen diffusion model, None when smart.frequency is 0.
         timesteps: Interval of the score term, None when there is none.
+        held_out: Images kept out of the training, None = none.
         device: Where everything lives.
         process_index, num_processes: This process among those that share a batch.
         say: Receives a line before and after each compilation.
@@ -47,127 +45,102 @@ class Training:
     def __init__(
         self,
         config: Config,
-        dataset: ImageDataset,
+        dataset: TrainingImages,
         *,
         scorer: Scorer | None = None,
         timesteps: TimestepRange | None = None,
+        held_out: DatasetPart | None = None,
         device: torch.device,
         process_index: int = 0,
         num_processes: int = 1,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.config, self.device = config, device
-        self.num_processes = num_processes
+        self.config, self.device, self.num_processes = config, device, num_processes
         self.images = 0
-        generator, discriminator = build_networks(
-            config.gan,
-            resolution=dataset.resolution,
-            channels=dataset.channels,
-            num_classes=dataset.num_classes,
-            precision=config.perf.precision,
-            seed=config.run.seed,
-        )
-        self.g = self._trained(generator, config.optim.lr_g, config.loss.path_length_interval or None)
-        self.d = self._trained(discriminator, config.optim.lr_d, config.loss.r1_interval or None)
-        self.ema = AveragedGenerator(self.g, half_life_kimg=config.optim.ema_kimg, rampup=config.optim.ema_rampup)
-        self.path_mean = torch.zeros([], device=device)
+        self.family = FAMILIES[config.gan.family](config, dataset, held_out)
+        for module in self.family.modules.values():
+            module.to(device).train()
+        self.family.variables = {name: value.to(device) for name, value in self.family.variables.items()}
+        self.scalars, self.statistics = DeviceScalars(device), Statistics()
+        self.data_labels = None if dataset.labels is None else dataset.labels.to(device)
+        self.specs = list(self.family.phases(self._parts(scorer, timesteps)))
+        self.images_per_iteration = config.optim.batch * max(spec.repeat for spec in self.specs)
+        self.moving = MovingBuffers(self.family.modules, device)
+        self.networks = {name: self._trained(name) for name in self.family.modules}
+        self.ema = AveragedNetwork(self.networks[self.family.averaged], self.scalars.add(self._average_step))
         self.compiler = Compiler(config.perf.compile, say)
-        self.statistics = Statistics()
         self.timer = PhaseTimer(device, compile_sec=lambda: self._compile_sec)
-        self.latents = LatentSampler(
-            seed=config.run.seed,
-            z_dim=generator.z_dim,
-            num_ws=generator.num_ws,
-            noise_shapes=generator.synthesis.noise_shapes,
-            data_labels=None if dataset.labels is None else dataset.labels.to(device),
-            num_classes=dataset.num_classes,
-            style_mixing_prob=config.loss.style_mixing_prob,
-        )
-        self.image_shape = (dataset.channels, dataset.resolution, dataset.resolution)
-        self.batch, self.rounds = self._static_batch(self._places(process_index))
-        assert (scorer is None) == (timesteps is None), "a scorer and its timesteps come together"
-        score_term = None if scorer is None or timesteps is None else (self._score_term(scorer), timesteps)
-        self.recipe = Recipe(
-            config, generator, discriminator, self.latents, self.path_mean, score_term, self.num_processes
-        )
-        self.phases = self._phases()
+        self.batch, self.turns = self._static_batch(self._places(process_index), dataset.labels is not None)
+        self.phases = {spec.name: self._phase(spec) for spec in self.specs}
         self.graphs = CudaGraphs(device) if config.perf.cuda_graphs else None
         self.steps = self._steps()
         self._taken_sec = 0.0
 
-    def _trained(self, module: Network, lr: float, lazy_interval: int | None) -> TrainedNetwork[Network]:
+    def _parts(self, scorer: Scorer | None, timesteps: TimestepRange | None) -> Parts:
+        assert (scorer is None) == (timesteps is None), "a scorer and its timesteps come together"
+        score = None
+        if scorer is not None and timesteps is not None:
+            score = ScoreRegularity(scorer, timesteps, self.config.smart, self.config.run.seed)
+        return Parts(self.data_labels, self.scalars, score, self.num_processes)
+
+    def _trained(self, name: str) -> TrainedNetwork:
+        carried = [sum(part.size for part in spec.carried) for spec in self.specs if spec.network == name]
         return TrainedNetwork(
-            module.to(self.device).train(),
-            lr=lr,
-            optim=self.config.optim,
-            lazy_interval=lazy_interval,
-            carried=1 + self.config.gan.w_dim,
+            self.family.modules[name],
+            self.family.adam(name),
+            self.scalars,
+            carried=1 + max(carried, default=0),
+            moving=self.moving,
             channels_last=self.config.perf.channels_last,
         )
 
-    def _score_term(self, scorer: Scorer) -> ScoreTerm:
-        smart = self.config.smart
-        return ScoreTerm(
-            scorer,
-            weight=smart.weight,
-            seed=self.config.run.seed,
-            purpose=int(Purpose.SCORE_NOISE),
-            through_network=smart.through_network,
-            downscale=smart.downscale,
-        )
+    def _average_step(self, images: int) -> float:
+        return self.family.average_step(images, self.images_per_iteration)
 
     def _places(self, process_index: int) -> list[Tensor]:
-        """Places in the global batch of this process's rounds of gradient accumulation."""
+        """Places in a global batch of this process's rounds of gradient accumulation."""
         optim, num_processes = self.config.optim, self.num_processes
         rounds = optim.batch // (num_processes * (optim.batch_gpu or optim.batch // num_processes))
-        parts = batch_positions(optim.batch, num_processes * rounds, self.mbstd_group)
+        parts = batch_positions(optim.batch, num_processes * rounds, self.family.interacting)
         return [part.to(self.device) for part in parts[process_index * rounds : (process_index + 1) * rounds]]
 
-    def _static_batch(self, places: list[Tensor]) -> tuple[Round, list[Round]]:
-        """Memory for the images of an iteration, and its parts, one per round, whose images are leaves of autograd."""
+    def _static_batch(self, places: list[Tensor], has_labels: bool) -> tuple[Round, list[list[Round]]]:
+        """Memory for the images of an iteration, and its rounds, a list for each step of a phase that repeats."""
+        turns = self.images_per_iteration // self.config.optim.batch
+        places = [place + turn * self.config.optim.batch for turn in range(turns) for place in places]
         self.offsets = torch.cat(places)
-        images = torch.zeros(len(self.offsets), *self.image_shape, device=self.device)
-        labels = None if self.latents.data_labels is None else torch.zeros_like(self.offsets)
+        images = torch.zeros(len(self.offsets), *self.family.image_shape, device=self.device)
+        labels = torch.zeros_like(self.offsets) if has_labels else None
         batch = Round(self.offsets.clone(), images, labels)
         pieces = [[None] * len(places) if value is None else value.chunk(len(places)) for value in batch]
-        return batch, [Round(s, i.detach().requires_grad_(True), c) for s, i, c in zip(*pieces, strict=True)]
+        rounds = [Round(s, i.detach().requires_grad_(True), c) for s, i, c in zip(*pieces, strict=True)]
+        per_turn = len(rounds) // turns
+        return batch, [rounds[turn * per_turn : (turn + 1) * per_turn] for turn in range(turns)]
 
-    def _phases(self) -> dict[str, Phase]:
-        loss, recipe = self.config.loss, self.recipe
-        path_gain, r1_gain = float(loss.path_length_interval), float(loss.r1_interval)
-        phases = [
-            self._phase(recipe.g_main, self.g, carried="w_mean", after=self._move_w_avg),
-            self._phase(recipe.g_score, self.g, carried="w_mean", after=self._move_w_avg),
-            self._phase(recipe.g_path, self.g, gain=path_gain, carried="path_mean", after=self._set_path_mean),
-            self._phase(recipe.d_main, self.d),
-            self._phase(recipe.d_r1, self.d, gain=r1_gain),
-        ]
-        return {phase.name: phase for phase in phases}
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds of gradient accumulation of a phase's first step in an iteration."""
+        return self.turns[0]
 
-    def _phase(
-        self, loss_function: Callable[[Round], PhaseResult], network: TrainedNetwork, *, gain: float = 1.0, **carried
-    ) -> Phase:
-        name = loss_function.__name__
-        return Phase(name, network, self.compiler(name, with_gradients(loss_function, network, gain=gain)), **carried)
+    def _phase(self, spec: PhaseSpec) -> Phase:
+        network = self.networks[spec.network]
+        return Phase(spec, network, self.compiler(spec.name, with_gradients(spec, network)))
 
     def _steps(self) -> dict[str, Step]:
-        """What runs each phase on the static batch, and what moves the averaged generator."""
-        graphs = self.graphs
-        steps = {name: self._step(phase, graphs) for name, phase in self.phases.items()}
-        return steps | {"ema": self.ema.move if graphs is None else CapturedStep("ema", self.ema.move, graphs)}
+        """What runs each phase on the static batch, and what moves the averaged network."""
+        steps: dict[str, Step] = {"ema": self._captured("ema", self.ema.move)}
+        for name, phase in self.phases.items():
+            steps[name] = _in_turn([self._step(phase, rounds) for rounds in self.turns[: phase.spec.repeat]])
+        return steps
 
-    def _step(self, phase: Phase, graphs: CudaGraphs | None) -> Step:
-        whole = functools.partial(run_phase, phase, self.rounds, self.statistics)
-        if graphs is None:
-            return whole
-        if self.num_processes == 1:
-            return CapturedStep(phase.name, whole, graphs)
-        # Averages over processes stay between graphs, and g_path has one inside: what NCCL can capture depends on its
-        # version and on other threads.
-        gradient: Step = functools.partial(accumulate, phase, self.rounds, self.statistics)
-        if phase.name != "g_path":
-            gradient = CapturedStep(f"{phase.name}, gradient", gradient, graphs)
-        step = CapturedStep(f"{phase.name}, optimizer", functools.partial(update, phase), graphs)
+    def _step(self, phase: Phase, rounds: list[Round]) -> Step:
+        if self.graphs is None or self.num_processes == 1:
+            return self._captured(phase.name, functools.partial(run_phase, phase, rounds, self.statistics))
+        # Averages over processes stay between graphs: what NCCL can capture depends on its version and other threads.
+        gradient: Step = functools.partial(accumulate, phase, rounds, self.statistics)
+        if not phase.spec.averages_inside:
+            gradient = self._captured(f"{phase.name}, gradient", gradient)
+        step = self._captured(f"{phase.name}, optimizer", functools.partial(update, phase))
 
         def run() -> None:
             gradient()
@@ -176,33 +149,36 @@ class Training:
 
         return run
 
+    def _captured(self, name: str, step: Step) -> Step:
+        return step if self.graphs is None else CapturedStep(name, step, self.graphs)
+
     @property
-    def mbstd_group(self) -> int:
-        """Group size of the minibatch standard deviation, 1 when it is off."""
-        return self.config.gan.mbstd_group if self.config.gan.mbstd_channels else 1
+    def period(self) -> int:
+        """Iterations after which the schedule of the phases repeats."""
+        return math.lcm(*(spec.interval for spec in self.specs))
 
     @property
     def settling_iterations(self) -> int:
         """Iterations of this process after which nothing is compiled or captured any more."""
-        loss, smart = self.config.loss, self.config.smart
-        runs = WARM_UP_RUNS + 1 if self.config.perf.cuda_graphs else 1
-        return 1 + runs * max(loss.r1_interval, loss.path_length_interval, smart.frequency, 1)
+        runs = WARM_UP_RUNS + 1 if self.graphs else 1
+        return 1 + runs * max(spec.interval for spec in self.specs)
+
+    def due(self, iteration: int) -> Iterator[str]:
+        """The names of the phases that an iteration runs, in order."""
+        substitutes = {spec.replaces: spec.name for spec in self.specs if spec.replaces and spec.is_due(iteration)}
+        for spec in self.specs:
+            if spec.replaces is None and spec.is_due(iteration):
+                yield substitutes.get(spec.name, spec.name)
 
     def run_iteration(self, reals: RealBatch) -> None:
-        """One step of every phase that is due, then the averaged generator; `reals` are the images at `offsets`."""
-        config, index = self.config, self.images // self.config.optim.batch
+        """One run of every phase that is due, then the averaged network; `reals` are the images at `offsets`."""
         self.load(reals)
-
-        self._run("g_score" if _due(index, config.smart.frequency) else "g_main")
-        if config.loss.path_length_weight and _due(index, config.loss.path_length_interval):
-            self._run("g_path")
-        self._run("d_main")
-        if _due(index, config.loss.r1_interval):
-            self._run("d_r1")
-
-        self.ema.set_decay(images=self.images, batch=config.optim.batch)
+        self.scalars.set(self.images)
+        for name in self.due(self.images // self.images_per_iteration):
+            with self.timer(name):
+                self.steps[name]()
         self.steps["ema"]()
-        self.images += config.optim.batch
+        self.images += self.images_per_iteration
 
     def load(self, reals: RealBatch) -> None:
         """Make `reals` and the numbers of the images that come next the batch that every phase works on."""
@@ -211,17 +187,6 @@ class Training:
         if self.batch.labels is not None:
             assert reals.labels is not None, "a run with classes needs the labels of its reals"
             self.batch.labels.copy_(reals.labels)
-
-    def _run(self, name: str) -> None:
-        with self.timer(name):
-            self.steps[name]()
-
-    def _move_w_avg(self, w_mean: Tensor, bad: Tensor) -> None:
-        w_avg = self.g.module.mapping.w_avg
-        w_avg.copy_(torch.where(bad > 0, w_avg, w_mean.lerp(w_avg, self.config.gan.w_avg_beta)))
-
-    def _set_path_mean(self, path_mean: Tensor, bad: Tensor) -> None:
-        self.path_mean.copy_(torch.where(bad > 0, self.path_mean, path_mean[0]))
 
     @property
     def _compile_sec(self) -> float:
@@ -236,18 +201,46 @@ class Training:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next iterations depend on, by name; aliases, not copies."""
-        tensors = {"path_mean": self.path_mean}
-        for prefix, network in (("g", self.g), ("d", self.d)):
+        tensors = dict(self.family.variables)
+        for prefix, network in self.networks.items():
             tensors |= {f"{prefix}/{name}": value for name, value in network.state().items()}
-        return tensors | {f"ema/{name}": value for name, value in self.ema.module.named_parameters()}
+        tensors |= {f"ema/{name}": value for name, value in self.ema.state().items()}
+        return tensors | self.skipped()
+
+    def skipped(self) -> dict[str, Tensor]:
+        """Counters of skipped steps by phase: of the run, and since the phase's last good step; aliases."""
+        guards = {name: phase.guard for name, phase in self.phases.items()}
+        total = {f"skipped/{name}": guard.total for name, guard in guards.items()}
+        return total | {f"skipped_in_a_row/{name}": guard.consecutive for name, guard in guards.items()}
 
     def restore(self, tensors: dict[str, Tensor], *, images: int) -> None:
-        """Continue after `images` images from tensors that `state` returned; raises KeyError for a missing name."""
+        """Continue after `images` images from tensors that `state` returned; raises KeyError for a missing name.
+
+        Counters of skipped steps may be missing: of phases that the run did not have yet, they are 0.
+        """
+        counters = self.skipped().keys()
         for name, value in self.state().items():
             with torch.no_grad():
-                value.copy_(tensors[name])
+                value.copy_(tensors.get(name, torch.zeros([])) if name in counters else tensors[name])
+        self.moving.accept()
         self.images = images
 
+    def sampler(self) -> Sampler:
+        """What draws images from the averaged network."""
+        return self.family.sampler(self.ema.module, data_labels=self.data_labels, seed=self.config.run.seed)
 
-def _due(index: int, interval: int) -> bool:
-    return interval > 0 and index % interval == 0
+    def averaged_weights(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The averaged network's weights and buffers by their own names, from tensors that `state` returned."""
+        names, trained = self.ema.module.state_dict(), self.family.averaged
+        return {n: tensors[f"ema/{n}"] if f"ema/{n}" in tensors else tensors[f"{trained}/module/{n}"] for n in names}
+
+
+def _in_turn(steps: list[Step]) -> Step:
+    if len(steps) == 1:
+        return steps[0]
+
+    def run() -> None:
+        for step in steps:
+            step()
+
+    return run

@@ -7,24 +7,22 @@ The .zip is the format of stylegan2-ada-pytorch and stylegan3: uncompressed PNGs
 import hashlib
 import io
 import json
-import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from smartfast.core.files import appears_complete
+from smartfast.core.parallel import ordered_map
 from smartfast.data.dataset import open_source
-from smartfast.data.fit import Crop, fit
-from smartfast.data.labels import LABEL_FILE, class_numbers
-from smartfast.data.parallel import ordered_map
 from smartfast.data.sources.base import CHANNELS, Mode, Source
+from smartfast.data.sources.labels import LABEL_FILE, class_numbers
 from smartfast.errors import UserError
+from smartfast.tools.fit import Crop, fit
 
 _MIB = 2**20
 
@@ -99,7 +97,7 @@ def convert(options: DatasetOptions) -> None:
     mode = max(modes, key=CHANNELS.__getitem__) if options.mode == "auto" else options.mode
     target = _Target(size or source.decode(chosen[0]).size, size is not None, mode, options.crop)
     _warn_if_untrainable(target.size)
-    with _appears_complete(dest) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with appears_complete(dest) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         findings = _write_images(archive, source, chosen, target, options.workers)
         table = None if labels is None else [[_name(place), label] for place, label in enumerate(labels)]
         archive.writestr(zipfile.ZipInfo(LABEL_FILE), json.dumps({"labels": table}))
@@ -149,18 +147,6 @@ def _warn_if_untrainable(size: tuple[int, int]) -> None:
     width, height = size
     if width != height or width & (width - 1):
         warnings.warn(f"{width}x{height} pixels: training needs squares with a power of two as side", stacklevel=3)
-
-
-@contextmanager
-def _appears_complete(dest: Path) -> Iterator[Path]:
-    """A temporary file beside `dest` that takes its name when all went well and vanishes otherwise."""
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    temporary = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, dest)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_images(

@@ -176,7 +176,7 @@ def _inception() -> list[str]:
 def _cache() -> list[str]:
     from smartfast.core.caches import CACHE_VARIABLE, default_cache_dir
 
-    return [_presence(f"cache of metrics and compiled code (change with {CACHE_VARIABLE})", default_cache_dir())]
+    return [_presence(f"cache of data, metrics and compiled code (change with {CACHE_VARIABLE})", default_cache_dir())]
 
 
 def _presence(what: str, path: Path) -> str:

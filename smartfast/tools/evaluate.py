@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from smartfast.config.parse import load_config
 from smartfast.config.schema import DataConfig, MetricsConfig
-from smartfast.core.checkpoint import FOLDER, find_checkpoint, load_generator
+from smartfast.core.checkpoint import FOLDER, find_checkpoint
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
-from smartfast.families.sampling import Sampler
+from smartfast.families.sampling import Look, Sampler
+from smartfast.families.saved import open_sampler
 from smartfast.metrics.evaluation import evaluate
 from smartfast.metrics.extractors import MetricUnavailable
-from smartfast.networks.stylegan2 import Generator
 from smartfast.tools.generate import choose_device
 
 Settings = TypeVar("Settings", DataConfig, MetricsConfig)
@@ -81,12 +81,12 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
         UserError: An option that does not suit the checkpoint or the data, or features that cannot be had here.
     """
     device = choose_device(options.device)
-    generator = load_generator(options.checkpoint, device)
-    plan = _make_plan(options, generator)
+    sampler = open_sampler(options.checkpoint, device)
+    plan = _make_plan(options, sampler)
     dataset = open_dataset(plan.data)
-    _check_match(generator, dataset)
+    _check_match(sampler, dataset)
     labels = None if dataset.labels is None else dataset.labels.to(device)
-    sampler = Sampler(generator, labels, seed=plan.seed, truncation_psi=options.truncation_psi)
+    sampler = sampler.of_data(labels, seed=plan.seed, look=Look(options.truncation_psi))
     try:
         values = evaluate(sampler, dataset, plan.metrics, device=device)
     except MetricUnavailable as error:
@@ -102,13 +102,13 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
     return values
 
 
-def _make_plan(options: EvaluateOptions, generator: Generator) -> _Plan:
+def _make_plan(options: EvaluateOptions, sampler: Sampler) -> _Plan:
     """The run's settings, or the defaults if the checkpoint lies in no run folder, with the options over them."""
     config_file = _run_config_file(Path(options.checkpoint))
     if config_file is None:
         if options.data.path is None:
             raise UserError(f"data.path: not given, and {options.checkpoint} lies in no run folder with a config.yaml")
-        data = DataConfig(resolution=generator.resolution, labels=generator.c_dim > 0)
+        data = DataConfig(resolution=sampler.image_shape[2], labels=sampler.num_classes > 0)
         metrics, seed = MetricsConfig(), 0
     else:
         config = load_config(config_file)
@@ -135,11 +135,11 @@ def _run_config_file(checkpoint: Path) -> Path | None:
     return next((run / "config.yaml" for run in runs if (run / "config.yaml").is_file()), None)
 
 
-def _check_match(generator: Generator, dataset: ImageDataset) -> None:
+def _check_match(sampler: Sampler, dataset: ImageDataset) -> None:
     for name, of_generator, of_data in (
-        ("resolution", generator.resolution, dataset.resolution),
-        ("channels", generator.channels, dataset.channels),
-        ("classes", generator.c_dim, dataset.num_classes),
+        ("resolution", sampler.image_shape[2], dataset.resolution),
+        ("channels", sampler.image_shape[0], dataset.channels),
+        ("classes", sampler.num_classes, dataset.num_classes),
     ):
         if of_generator != of_data:
             raise UserError(f"data.path: {dataset.name} has {name} {of_data}, expected {of_generator} as the generator")

@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from smartfast.core.checkpoint import load_generator
-from smartfast.core.draws import Purpose, one_hot
 from smartfast.core.grids import grid_shape, save_grid
 from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
-from smartfast.kernels import philox_normal
-from smartfast.networks.stylegan2 import Generator
+from smartfast.families.sampling import Look, Sampler, label_vectors, seeded_latents
+from smartfast.families.saved import open_sampler
 
 MAX_SEED = 2**32 - 1
 
@@ -70,13 +67,13 @@ def generate(options: GenerateOptions) -> list[Path]:
     for name in ("batch", "columns"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"{name}: found {value}, expected at least 1")
-    generator = load_generator(options.checkpoint, choose_device(options.device))
-    request = make_request(generator, seeds, options.classes)
-    images = torch.cat(list(_draw(generator, request, options)))
+    sampler = open_sampler(options.checkpoint, choose_device(options.device))
+    request = make_request(sampler.num_classes, seeds, options.classes)
+    images = torch.cat(list(_draw(sampler, request, options)))
     out = Path(options.out)
     if out.suffix.lower() == ".png":
         classes = 1 if request.labels is None else len(request.labels.unique())
-        columns = options.columns or min(len(images), grid_shape(generator.resolution, classes).columns)
+        columns = options.columns or min(len(images), grid_shape(sampler.image_shape[2], classes).columns)
         save_grid(images, out, columns)
         print(f"{len(images)} images: {out}")
         return [out]
@@ -87,20 +84,20 @@ def generate(options: GenerateOptions) -> list[Path]:
     return files
 
 
-def make_request(generator: Generator, seeds: list[int], classes: str | None) -> Request:
+def make_request(num_classes: int, seeds: list[int], classes: str | None) -> Request:
     """Which images to draw: the first seed in every wanted class, then the second seed, ...
 
     Raises:
         UserError: Classes that the generator does not have.
     """
-    if not generator.c_dim:
+    if not num_classes:
         if classes is not None:
             raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
         return Request(torch.tensor(seeds), None)
     if classes is None:
         numbers = torch.tensor(seeds)
-        return Request(numbers, numbers % generator.c_dim)
-    wanted = parse_numbers(classes, "classes", generator.c_dim - 1)
+        return Request(numbers, numbers % num_classes)
+    wanted = parse_numbers(classes, "classes", num_classes - 1)
     return Request(torch.tensor(seeds).repeat_interleave(len(wanted)), torch.tensor(wanted).repeat(len(seeds)))
 
 
@@ -126,12 +123,6 @@ def parse_numbers(text: str, name: str, largest: int) -> list[int]:
     return numbers
 
 
-def latents(seeds: Tensor, z_dim: int) -> Tensor:
-    """Unit-normal latents float32 [N, z_dim] of seeds int64 [N] in 0..2**32-1, each a function of its seed alone."""
-    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds.tolist()]
-    return torch.from_numpy(np.stack(rows)).to(torch.float32)
-
-
 def choose_device(name: str) -> torch.device:
     """The device of an option `device`; `auto` takes a GPU where there is one.
 
@@ -148,24 +139,16 @@ def choose_device(name: str) -> torch.device:
 
 
 @torch.no_grad()
-def _draw(generator: Generator, request: Request, options: GenerateOptions) -> Iterator[Tensor]:
+def _draw(sampler: Sampler, request: Request, options: GenerateOptions) -> Iterator[Tensor]:
     """uint8 [n, C, H, W] on the CPU, batch by batch."""
-    device = next(generator.parameters()).device
+    look = Look(options.truncation_psi, options.truncation_cutoff, options.noise)
     for start in range(0, len(request.seeds), options.batch):
         part = slice(start, start + options.batch)
         seeds = request.seeds[part]
-        labels = None if request.labels is None else request.labels[part].to(device)
-        z = latents(seeds, generator.z_dim).to(device)
-        c = one_hot(labels, generator.c_dim)
-        noise = _seeded_noise(generator, seeds.to(device)) if options.noise == "random" else options.noise
-        yield to_uint8(generator(z, c, options.truncation_psi, options.truncation_cutoff, noise)).cpu()
-
-
-def _seeded_noise(generator: Generator, seeds: Tensor) -> list[Tensor]:
-    shapes = generator.synthesis.noise_shapes
-    sizes = [height * width for height, width in shapes]
-    noise = philox_normal(0, seeds, sum(sizes), Purpose.SAMPLE).split(sizes, dim=1)
-    return [values.view(-1, 1, *shape) for values, shape in zip(noise, shapes, strict=True)]
+        labels = None if request.labels is None else request.labels[part]
+        z = seeded_latents(seeds, sampler.z_shape).to(sampler.device)
+        c = label_vectors(labels, sampler.num_classes, sampler.device)
+        yield to_uint8(sampler.images(z, c, seeds, look)).cpu()
 
 
 def _save_single(image: Tensor, request: Request, index: int, folder: Path) -> Path:

@@ -12,14 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from smartfast.core.checkpoint import load_generator
-from smartfast.core.draws import one_hot
 from smartfast.core.files import write_atomically
 from smartfast.core.grids import save_grid, to_pillow
-from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
-from smartfast.networks.stylegan2 import Generator
-from smartfast.tools.generate import MAX_SEED, choose_device, latents, parse_numbers
+from smartfast.families.sampling import Look, draw_path
+from smartfast.families.saved import open_sampler
+from smartfast.tools.generate import MAX_SEED, choose_device, parse_numbers
 
 FORMATS = (".gif", ".mp4", ".png")
 
@@ -36,8 +34,9 @@ class InterpolateOptions:
     """Seeds of the images that the path visits, in this order, such as `0-7` or `3,1,4`."""
     steps: int = 16
     """Images from one seed to just before the next."""
-    space: Literal["z", "w"] = "w"
-    """Where to interpolate: on the sphere of latents (z) or linearly in the mapping network's output (w)."""
+    space: Literal["auto", "z", "w"] = "auto"
+    """Where to interpolate: on the sphere of latents (z) or linearly in the mapping network's output (w); auto takes w
+    where there is one."""
     loop: bool = True
     """Return from the last seed to the first."""
     classes: str | None = None
@@ -76,9 +75,18 @@ def interpolate(options: InterpolateOptions) -> Path:
             raise UserError(f"{name}: found {getattr(options, name)}, expected at least 1")
     if out.suffix.lower() == ".mp4":
         _video_writer()
-    generator = load_generator(options.checkpoint, choose_device(options.device))
-    labels = _key_labels(generator, seeds, options.classes)
-    images = draw_path(generator, torch.tensor(seeds), labels, options)
+    sampler = open_sampler(options.checkpoint, choose_device(options.device))
+    labels = _key_labels(sampler.num_classes, seeds, options.classes)
+    images = draw_path(
+        sampler,
+        torch.tensor(seeds),
+        labels,
+        steps=options.steps,
+        loop=options.loop,
+        space=options.space,
+        look=Look(options.truncation_psi, options.truncation_cutoff, options.noise),
+        batch=options.batch,
+    )
     match out.suffix.lower():
         case ".png":
             save_grid(images, out, columns=options.steps)
@@ -90,70 +98,14 @@ def interpolate(options: InterpolateOptions) -> Path:
     return out
 
 
-@torch.no_grad()
-def draw_path(generator: Generator, seeds: Tensor, labels: Tensor | None, options: InterpolateOptions) -> Tensor:
-    """The images of the path.
-
-    Args:
-        seeds: Key points, int64 [K], K >= 2.
-        labels: Their classes, int64 [K]; None for unconditional generators. Between two key points of different
-            class the label vectors (space z) or the latents (space w) are mixed.
-        options: steps, space, loop, truncation, noise and batch are used.
-
-    Returns:
-        uint8 [F, C, H, W] on the CPU with F = K * steps, or (K - 1) * steps + 1 without `loop`.
-    """
-    device = next(generator.parameters()).device
-    z, c = latents(seeds, generator.z_dim).to(device), one_hot(labels, generator.c_dim)
-    c = None if c is None else c.to(device)
-    position = torch.arange(len(seeds) * options.steps if options.loop else (len(seeds) - 1) * options.steps + 1)
-    start = position // options.steps % len(seeds)
-    end = (start + 1) % len(seeds)
-    fraction = (position % options.steps / options.steps).to(device)
-    truncation = (options.truncation_psi, options.truncation_cutoff)
-    pieces = []
-    if options.space == "w":
-        keys = generator.mapping(z, c, *truncation)
-    for piece in torch.arange(len(position)).split(options.batch):
-        a, b, f = start[piece], end[piece], fraction[piece.to(device)]
-        if options.space == "w":
-            ws = keys[a].lerp(keys[b], f[:, None, None])
-        else:
-            mixed = None if c is None else c[a].lerp(c[b], f[:, None])
-            ws = generator.mapping(slerp(z[a], z[b], f), mixed, *truncation)
-        pieces.append(to_uint8(generator.synthesis(ws, options.noise)).cpu())
-    return torch.cat(pieces)
-
-
-def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
-    """Spherical interpolation of the directions of a and b [N, F] (Shoemake, SIGGRAPH 1985), linear in their lengths.
-
-    Directions less than about 0.01 degrees apart, or opposite, which has no unique arc, are mixed linearly.
-
-    Args:
-        fraction: [N], 0 gives a, 1 gives b.
-    """
-    fraction = fraction[:, None]
-    length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
-    direction_a, direction_b = a / length_a, b / length_b
-    difference, total = direction_a - direction_b, direction_a + direction_b
-    angle = 2 * torch.atan2(difference.norm(dim=1, keepdim=True), total.norm(dim=1, keepdim=True))
-    sine = torch.sin(angle)
-    is_arc = sine > 1e-4
-    safe_sine = torch.where(is_arc, sine, 1.0)
-    weight_a = torch.where(is_arc, torch.sin((1 - fraction) * angle) / safe_sine, 1 - fraction)
-    weight_b = torch.where(is_arc, torch.sin(fraction * angle) / safe_sine, fraction)
-    return (direction_a * weight_a + direction_b * weight_b) * length_a.lerp(length_b, fraction)
-
-
-def _key_labels(generator: Generator, seeds: list[int], classes: str | None) -> Tensor | None:
-    if not generator.c_dim:
+def _key_labels(num_classes: int, seeds: list[int], classes: str | None) -> Tensor | None:
+    if not num_classes:
         if classes is not None:
             raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
         return None
     if classes is None:
-        return torch.tensor(seeds) % generator.c_dim
-    labels = parse_numbers(classes, "classes", generator.c_dim - 1)
+        return torch.tensor(seeds) % num_classes
+    labels = parse_numbers(classes, "classes", num_classes - 1)
     if len(labels) not in (1, len(seeds)):
         raise UserError(f"classes: found {len(labels)} classes, expected 1 or as many as seeds ({len(seeds)})")
     return torch.tensor(labels).expand(len(seeds))

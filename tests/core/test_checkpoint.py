@@ -1,13 +1,11 @@
 """Checkpoints: atomic, verified, newest first, and free of code."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from smartfast.core.checkpoint import find_checkpoint, load_generator, load_newest, save_checkpoint
-from smartfast.errors import UserError
+from smartfast.core.checkpoint import find_checkpoint, load_newest, save_checkpoint
 from smartfast.networks.stylegan2 import Generator
 
 OPTIONS = dict(z_dim=4, c_dim=0, w_dim=4, resolution=8, channels=1, mapping_layers=1, channel_base=32, channel_max=4)
@@ -79,19 +77,3 @@ def test_a_partly_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
     assert load_newest(tmp_path).info["images"] == 1000
     save(tmp_path, 2000)
     assert load_newest(tmp_path).info["images"] == 2000 and not partial.exists()
-
-
-def test_load_generator_from_run_checkpoint_and_file(tmp_path: Path) -> None:
-    folder = save(tmp_path, 1000)
-    z = torch.randn(2, 4)
-    images = [load_generator(p)(z) for p in (tmp_path, folder, folder / "generator_ema.safetensors")]
-    assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
-
-
-def test_load_generator_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected a run folder, a checkpoint folder or a generator .safetensors"):
-        load_generator(tmp_path)
-    folder = save(tmp_path, 1000)
-    (folder / "generator_ema.json").write_text(json.dumps(OPTIONS | {"z_dim": 5}))
-    with pytest.raises(UserError, match="generator_ema.safetensors: expected a generator"):
-        load_generator(folder / "generator_ema.safetensors")

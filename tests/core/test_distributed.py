@@ -1,5 +1,6 @@
-"""Averages over processes: two of them on the CPU, each of which runs this file, against the closed form."""
+"""Averages over processes, and their number: two of them on the CPU, each of which runs this file."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from smartfast.core.distributed import average_over_processes_, mean_over_processes
+from smartfast.core.distributed import average_over_processes_, mean_over_processes, processes_on_this_machine
 
 VALUES, WEIGHTS = (1.0, 4.0), (1.0, 3.0)
 
@@ -26,6 +27,9 @@ def work(folder: Path) -> None:
     compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
     mean = average_over_processes_(value.detach().clone())
     torch.save([mean, mean_over_processes(value).detach(), gradient(value), compiled(value)], folder / str(rank))
+    named = processes_on_this_machine()
+    del os.environ["LOCAL_WORLD_SIZE"]
+    (folder / f"{rank}.processes").write_text(f"{named} {processes_on_this_machine()}")
     dist.destroy_process_group()
 
 
@@ -39,6 +43,7 @@ def test_mean_and_its_gradient_over_two_processes(tmp_path: Path) -> None:
         expected = direct[rank] - sum(direct) / 2
         result = [value.item() for value in torch.load(tmp_path / str(rank), weights_only=True)]
         assert result == [mean, mean, expected, expected]
+        assert (tmp_path / f"{rank}.processes").read_text() == "2 2"  # as torchrun says, and counted by host names
 
 
 if __name__ == "__main__":

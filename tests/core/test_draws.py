@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from smartfast.core.draws import LatentSampler, Purpose, batch_positions, draw_timesteps
+from smartfast.core.draws import Purpose, batch_positions, draw_timesteps
+from smartfast.families.stylegan2.latents import LatentSampler
 from smartfast.networks.stylegan2.discriminator import minibatch_std
 
 

@@ -1,6 +1,7 @@
 """`hf:` data sets. The real `datasets` library is used where it is installed, and a stand-in everywhere."""
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 
 from smartfast.config.schema import DataConfig
 from smartfast.data import open_dataset
+from smartfast.data.sources.base import ImageInfo
+from smartfast.data.sources.hub import HubSource
 from smartfast.errors import UserError
 
 Maker = Callable[..., Image.Image]
@@ -31,8 +34,9 @@ class FakeClassLabel:
 class FakeRows:
     """As much of datasets.Dataset as is used."""
 
-    def __init__(self, features: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    def __init__(self, features: dict[str, Any], rows: list[dict[str, Any]], files: tuple[Path, ...] = ()) -> None:
         self.features, self.rows = features, rows
+        self.cache_files = [{"filename": str(file)} for file in files]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -42,7 +46,8 @@ class FakeRows:
 
     def cast_column(self, column: str, kind: FakeImage) -> "FakeRows":
         assert not kind.decode
-        return FakeRows(self.features | {column: kind}, self.rows)
+        files = tuple(Path(file["filename"]) for file in self.cache_files)
+        return FakeRows(self.features | {column: kind}, self.rows, files)
 
 
 def encoded(image: Image.Image) -> bytes:
@@ -84,6 +89,51 @@ def test_default_split_is_train(fake_hub: dict[tuple[str, str], FakeRows], rando
     cell = {"bytes": encoded(random_image(0)), "path": None}
     fake_hub["owner/name", "train"] = FakeRows({"image": FakeImage()}, [{"image": cell}])
     assert len(open_dataset(DataConfig(path="hf:owner/name"))) == 1
+
+
+@pytest.fixture
+def inspections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows that were inspected."""
+    done: list[int] = []
+    inspect = HubSource.inspect
+
+    def count(source: HubSource, index: int) -> ImageInfo:
+        done.append(index)
+        return inspect(source, index)
+
+    monkeypatch.setattr(HubSource, "inspect", count)
+    return done
+
+
+def test_rows_are_inspected_again_when_the_library_has_written_them_anew(
+    fake_hub: dict[tuple[str, str], FakeRows], random_image: Maker, tmp_path: Path, inspections: list[int]
+) -> None:
+    table = tmp_path / "table.arrow"
+    table.write_bytes(b"rows")
+    cells = [{"image": {"bytes": encoded(random_image(i)), "path": None}} for i in range(3)]
+    fake_hub["owner/name", "train"] = FakeRows({"image": FakeImage()}, cells, (table,))
+    fingerprint = open_dataset(DataConfig(path="hf:owner/name")).fingerprint
+    assert sorted(inspections) == [0, 1, 2]
+    assert open_dataset(DataConfig(path="hf:owner/name")).fingerprint == fingerprint
+    open_dataset(DataConfig(path="hf:owner/name:train"))
+    assert len(inspections) == 3
+    table.write_bytes(b"other rows")
+    open_dataset(DataConfig(path="hf:owner/name"))
+    assert len(inspections) == 6
+
+
+def test_rows_that_name_files_are_inspected_when_those_change(
+    fake_hub: dict[tuple[str, str], FakeRows], random_image: Maker, tmp_path: Path, inspections: list[int]
+) -> None:
+    for i in range(3):
+        random_image(i).save(tmp_path / f"{i}.png")
+    cells = [{"image": {"bytes": None, "path": str(tmp_path / f"{i}.png")}} for i in range(3)]
+    fake_hub["owner/name", "train"] = FakeRows({"image": FakeImage()}, cells)
+    open_dataset(DataConfig(path="hf:owner/name"))
+    inspections.clear()
+    os.utime(tmp_path / "1.png", ns=(1, 1))
+    open_dataset(DataConfig(path="hf:owner/name"))
+    assert inspections == [1]
 
 
 BAD: dict[str, tuple[FakeRows, str]] = {

@@ -7,19 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from smartfast.config.schema import OptimConfig
-from smartfast.engine.phase import (
-    AveragedGenerator,
-    FlatParameters,
-    Phase,
-    Statistics,
-    TrainedNetwork,
-    run_phase,
-    with_gradients,
-)
-from smartfast.networks.stylegan2 import Generator
+from smartfast.engine.adam import AdamSettings
+from smartfast.engine.flat import FlatParameters, MovingBuffers
+from smartfast.engine.phase import Carried, Phase, PhaseSpec, TrainedNetwork, run_phase, with_gradients
+from smartfast.engine.schedules import DeviceScalars
+from smartfast.engine.statistics import Statistics
 
-OPTIM = OptimConfig(betas=(0.5, 0.9), eps=1e-8)
+CPU = torch.device("cpu")
 
 
 def network() -> nn.Module:
@@ -27,8 +21,11 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 1))
 
 
-def trained(module: nn.Module, *, lazy_interval: int | None = None, carried: int = 1, **options) -> TrainedNetwork:
-    return TrainedNetwork(module, lr=0.01, optim=OPTIM, lazy_interval=lazy_interval, carried=carried, **options)
+def trained(module: nn.Module, *, carried: int = 1, **options) -> TrainedNetwork:
+    settings = AdamSettings(lr=lambda images: 0.01, betas=(0.5, 0.9), eps=1e-8, **options)
+    return TrainedNetwork(
+        module, settings, DeviceScalars(CPU), carried=carried, moving=MovingBuffers({"n": module}, CPU)
+    )
 
 
 def squared_error(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]):
@@ -41,8 +38,9 @@ class Fit(Phase):
     """A phase that keeps what it reports after a step."""
 
     def __init__(self, network: TrainedNetwork, **options) -> None:
-        compute = with_gradients(functools.partial(squared_error, network.module), network, **options)
-        super().__init__("fit", network, compute, carried="mean", after=self.keep)
+        loss = functools.partial(squared_error, network.module)
+        spec = PhaseSpec("fit", "n", loss, carried=(Carried("mean", 3, self.keep),), **options)
+        super().__init__(spec, network, with_gradients(spec, network))
 
     def keep(self, mean: torch.Tensor, bad: torch.Tensor) -> None:
         self.mean, self.bad = mean.clone(), bad
@@ -98,7 +96,8 @@ def test_accumulated_rounds_equal_one_batch() -> None:
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_non_finite_gradients_skip_the_step_and_are_counted(poison: float) -> None:
     ours = trained(network(), carried=4)
-    phase, guard, statistics = Fit(ours), ours.guard, Statistics()
+    phase, statistics = Fit(ours), Statistics()
+    guard = phase.guard
     x, y = batch()
     run_phase(phase, [(x, y)], statistics)
     before = {name: value.clone() for name, value in ours.state().items() if "skipped" not in name}
@@ -112,44 +111,3 @@ def test_non_finite_gradients_skip_the_step_and_are_counted(poison: float) -> No
     run_phase(phase, [(x, y)], statistics)
     assert (guard.total, guard.consecutive) == (2, 0)
     assert not torch.equal(ours.module[0].weight, before["module/0.weight"])
-
-
-def test_statistics_are_means_since_the_last_read() -> None:
-    statistics = Statistics()
-    for value in (1.0, 2.0, 6.0):
-        statistics.add({"a": torch.tensor(value)})
-    statistics.add({"b": torch.tensor(5.0)})
-    assert statistics.read() == {"a": 3.0, "b": 5.0}
-    assert statistics.read() == {}
-    statistics.add({"b": torch.tensor(7.0)})
-    assert statistics.read() == {"b": 7.0}
-
-
-@pytest.mark.parametrize("both_first", [True, False])
-def test_a_statistic_of_two_phases_is_the_mean_over_both(both_first: bool) -> None:
-    rows = [{"g": torch.tensor(1.0), "score": torch.tensor(4.0)}, *[{"g": torch.tensor(9.0)}] * 7]
-    statistics = Statistics()
-    for row in rows if both_first else reversed(rows):
-        statistics.add(row)
-    assert statistics.read() == {"g": 8.0, "score": 4.0}
-
-
-def test_averaged_generator_follows_its_half_life() -> None:
-    options = dict(
-        z_dim=4, c_dim=0, w_dim=4, resolution=8, channels=1, mapping_layers=1, channel_base=32, channel_max=4
-    )
-    source = trained(Generator(**options))
-    ema = AveragedGenerator(source, half_life_kimg=0.1, rampup=None)
-    start = ema.parameters.flat.clone()
-    source.parameters.flat.data += 1.0
-    ema.set_decay(images=0, batch=100)
-    ema.move()
-    assert torch.allclose(ema.parameters.flat, start + 0.5, atol=1e-6)
-    ramped = AveragedGenerator(source, half_life_kimg=100.0, rampup=0.05)
-    source.parameters.flat.data += 1.0
-    before = ramped.parameters.flat.clone()
-    ramped.set_decay(images=2000, batch=100)  # half-life min(100000, 2000 * 0.05) = one batch
-    ramped.move()
-    assert torch.allclose(ramped.parameters.flat, before + 0.5, atol=1e-6)
-    source.module.mapping.w_avg.fill_(7.0)
-    assert ema.module.mapping.w_avg.eq(7.0).all()

@@ -7,6 +7,7 @@ from smartfast.core.grids import GridShape
 from smartfast.core.pixels import to_uint8
 from smartfast.data import open_dataset
 from smartfast.families.sampling import Sampler, column_class, real_grid
+from smartfast.families.stylegan2.sampler import StyleGan2Sampler
 from smartfast.networks.stylegan2 import Generator
 
 
@@ -15,7 +16,7 @@ def sampler(c_dim: int) -> Sampler:
     g = Generator(
         z_dim=4, c_dim=c_dim, w_dim=4, resolution=8, channels=1, mapping_layers=1, channel_base=32, channel_max=4
     )
-    return Sampler(g.eval(), torch.arange(100) % c_dim if c_dim else None, seed=1)
+    return StyleGan2Sampler(g.eval(), data_labels=torch.arange(100) % c_dim if c_dim else None, seed=1)
 
 
 def test_samples_do_not_depend_on_the_batch() -> None:

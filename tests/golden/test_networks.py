@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from smartfast.core.draws import Latents
-from smartfast.families.adversarial import discriminator_loss, generator_loss, path_length_penalty, r1_penalty
-from smartfast.families.stylegan2_phases import style_latents
+from smartfast.families.adversarial import discriminator_loss, generator_loss, r1_penalty
+from smartfast.families.stylegan2.latents import Latents
+from smartfast.families.stylegan2.phases import path_length_penalty, style_latents
 from smartfast.networks.stylegan2 import Discriminator, Generator
 
 DEVICE = torch.get_default_device().type

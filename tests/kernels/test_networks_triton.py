@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smartfast.families.adversarial import path_length_penalty, r1_penalty
+from smartfast.families.adversarial import r1_penalty
+from smartfast.families.stylegan2.phases import path_length_penalty
 from smartfast.kernels import use
 from smartfast.networks.stylegan2 import Discriminator, Generator
 

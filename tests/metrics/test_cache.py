@@ -1,12 +1,13 @@
 """The cache of real features on disk."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from smartfast.config.schema import MetricsConfig
 from smartfast.core.caches import default_cache_dir
-from smartfast.metrics import evaluate
+from smartfast.metrics import evaluate, reals
 
 SETTINGS = MetricsConfig(names=("fid", "prc", "diversity"), samples=60, features="digits")
 
@@ -48,6 +49,16 @@ def test_a_hit_gives_the_same_numbers_and_reads_no_image(counted, score):
     assert counted.reads == 150
     assert score(counted) == first
     assert counted.reads == 150
+
+
+def test_threads_are_shared_by_the_processes_of_a_machine(counted, score, monkeypatch):
+    pools = []
+    executor = reals.ThreadPoolExecutor
+    monkeypatch.setattr(reals, "ThreadPoolExecutor", lambda workers: pools.append(workers) or executor(workers))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    score(counted)
+    assert pools == [8]
 
 
 def test_another_fingerprint_is_another_entry(digits, counted, make_dataset, score):

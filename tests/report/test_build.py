@@ -11,11 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from smartfast.core.checkpoint import load_generator
 from smartfast.core.grids import save_grid
 from smartfast.errors import UserError
+from smartfast.families.base import Panel
+from smartfast.families.saved import open_sampler
+from smartfast.families.stylegan2.family import StyleGan2
 from smartfast.report.build import headline, interpolation_strip, phase_times, write_report
-from smartfast.report.plots import LOSS_PANELS, Panel, draw_panels, smooth
+from smartfast.report.plots import SPEED_PANEL, draw_panels, smooth
+
+PHASES = {"g_main": None, "g_score": "g_main", "g_path": None, "d_main": None, "d_r1": None}
+SCORE = "g_score, beyond g_main"
 
 CONFIG = """
 data: {path: "<digits>"}
@@ -133,14 +138,14 @@ def test_no_log_is_a_clear_error(tmp_path):
 
 def test_phase_times_add_up_and_isolate_the_score_term():
     slow_start = tick(1, sec_per_tick=60.0, sec_per_kimg=30.0, **{"ms/d_main": 900.0})
-    times = {time.phase: time for time in phase_times([slow_start, tick(2), tick(3)])}
-    assert list(times) == ["d_main", "d_r1", "g_main", "score term", "g_path", "everything else"]
+    times = {time.phase: time for time in phase_times([slow_start, tick(2), tick(3)], PHASES)}
+    assert list(times) == ["g_main", SCORE, "g_path", "d_main", "d_r1", "everything else"]
     assert times["d_main"].ms_per_run == pytest.approx(40.0)
     assert times["d_main"].runs_per_kimg == pytest.approx(32.0)
     assert times["g_main"].runs_per_kimg == pytest.approx(32.0)  # steps with the score term are g_main steps too
-    assert times["score term"].ms_per_run == pytest.approx(45.0)
-    assert times["score term"].sec_per_kimg == pytest.approx(4 * 0.045)
-    expected = {"d_main": 1.28, "d_r1": 0.18, "g_main": 0.96, "score term": 0.18, "g_path": 0.46}
+    assert times[SCORE].ms_per_run == pytest.approx(45.0)
+    assert times[SCORE].sec_per_kimg == pytest.approx(4 * 0.045)
+    expected = {"d_main": 1.28, "d_r1": 0.18, "g_main": 0.96, SCORE: 0.18, "g_path": 0.46}
     assert {name: times[name].sec_per_kimg for name in expected} == pytest.approx(expected)
     assert sum(time.sec_per_kimg for time in times.values()) == pytest.approx(3.2)
 
@@ -148,8 +153,14 @@ def test_phase_times_add_up_and_isolate_the_score_term():
 def test_phase_times_without_plain_generator_steps():
     always = tick(1, **{"count/g_score": 64})
     del always["count/g_main"], always["ms/g_main"]
-    times = {time.phase: time for time in phase_times([always])}
-    assert times["g_score"].ms_per_run == 75.0 and "g_main" not in times and "score term" not in times
+    times = {time.phase: time for time in phase_times([always], PHASES)}
+    assert times["g_score"].ms_per_run == 75.0 and "g_main" not in times and SCORE not in times
+
+
+def test_phases_of_a_run_that_names_none_are_those_of_its_ticks():
+    times = {time.phase: time for time in phase_times([tick(1), tick(2)], {})}
+    assert list(times) == ["d_main", "d_r1", "g_main", "g_path", "g_score", "everything else"]
+    assert sum(time.sec_per_kimg for time in times.values()) == pytest.approx(3.2)
 
 
 def test_headline_values():
@@ -162,7 +173,7 @@ def test_headline_values():
 
 @pytest.mark.parametrize(("c_dim", "channels"), [(0, 3), (3, 1)])
 def test_strip_rows_go_from_image_to_image(make_checkpoint, c_dim, channels):
-    strip = interpolation_strip(load_generator(make_checkpoint(c_dim=c_dim, channels=channels)))
+    strip = interpolation_strip(open_sampler(make_checkpoint(c_dim=c_dim, channels=channels)))
     assert isinstance(strip, Image.Image) and strip.size == (8 * (10 * 9 + 1), 8 * (5 * 9 + 1))
     pixels = np.array(strip).astype(int)
     first, second, last = pixels[8:72, 8:72], pixels[8:72, 80:144], pixels[8:72, 656:720]
@@ -180,7 +191,7 @@ def test_smoothing_against_a_direct_sum():
 
 @pytest.mark.parametrize("count", [1, 2, 300])
 def test_plots_are_valid_svg(count):
-    panels = [*LOSS_PANELS, Panel("absent", "unit", {"loss/absent": "x"})]
+    panels = [*StyleGan2.panels, SPEED_PANEL, Panel("absent", "unit", {"loss/absent": "x"})]
     drawing = draw_panels(panels, [tick(i) for i in range(1, count + 1)], smoothed=True)
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
     assert draw_panels(panels[-1:], [tick(1)], smoothed=True) is None

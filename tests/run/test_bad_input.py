@@ -11,6 +11,8 @@ from PIL import Image
 from smartfast.cli import main
 from smartfast.scorers import load_scorer
 
+pytestmark = pytest.mark.usefixtures("own_cache")  # what is found in its images is of no use to anybody else
+
 
 def images(folder: Path, size: int = 16, count: int = 4, mode: str = "L") -> Path:
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,27 @@
 """Parameters, shapes and FLOPs of the networks, and the cost of the phases against design figures and closed forms."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smartfast.config.schema import Config, GanConfig, LossConfig, SmartConfig
-from smartfast.families.stylegan2_networks import build_networks
-from smartfast.run.describe import Layer, describe_layers, describe_network, networks_summary, phase_costs
+from smartfast.config.families import StyleGan2Gan, StyleGan2Loss
+from smartfast.config.schema import Config, SmartConfig
+from smartfast.families.stylegan2.family import StyleGan2
+from smartfast.families.stylegan2.networks import build_networks
+from smartfast.run.describe import Layer, describe_layers, describe_network, networks_summary
 from smartfast.scorers import Scorer
 from smartfast.scorers.schedule import NoiseSchedule
+
+
+def family(config: Config, resolution: int = 8, channels: int = 1, num_classes: int = 0) -> StyleGan2:
+    return StyleGan2(config, SimpleNamespace(resolution=resolution, channels=channels, num_classes=num_classes))
+
+
+TINY = StyleGan2Gan(channel_base=64, channel_max=8, z_dim=8, w_dim=8, mapping_layers=1)
 
 
 class Small(nn.Module):
@@ -77,7 +87,7 @@ def test_describing_changes_nothing():
 
 def test_table_has_every_parameter_of_the_networks():
     generator, discriminator = build_networks(
-        GanConfig(channel_base=512, channel_max=32, z_dim=16, w_dim=16, mapping_layers=2),
+        StyleGan2Gan(channel_base=512, channel_max=32, z_dim=16, w_dim=16, mapping_layers=2),
         resolution=16,
         channels=1,
         num_classes=10,
@@ -101,9 +111,9 @@ def test_table_has_every_parameter_of_the_networks():
 @pytest.mark.parametrize(
     ("gan", "resolution", "num_classes", "g_gflop", "d_gflop", "step_gflop"),
     [
-        (GanConfig(channel_base=16384, mapping_layers=2), 32, 10, 8.0, 8.2, 107),
-        (GanConfig(channel_base=32768), 64, 0, 32, 33, 430),
-        (GanConfig(channel_base=16384), 256, 0, 30, 31, 405),
+        (StyleGan2Gan(channel_base=16384, mapping_layers=2), 32, 10, 8.0, 8.2, 107),
+        (StyleGan2Gan(channel_base=32768), 64, 0, 32, 33, 430),
+        (StyleGan2Gan(channel_base=16384), 256, 0, 30, 31, 405),
     ],
     ids=["cifar", "64x64", "paper256"],
 )
@@ -116,17 +126,19 @@ def test_costs_are_those_of_the_published_networks(gan, resolution, num_classes,
     d = total_flops(discriminator, [torch.zeros(1, 3, resolution, resolution), c])
     assert g / 1e9 == pytest.approx(g_gflop, rel=0.02)
     assert d / 1e9 == pytest.approx(d_gflop, rel=0.02)
-    costs = phase_costs(g, d, 0, Config())
+    costs = family(Config(gan=TINY)).costs({"g": g, "d": d})
     assert sum(cost.flops_per_image for cost in costs) / 1e9 == pytest.approx(step_gflop, rel=0.015)
 
 
 def test_cost_rules():
     config = Config(
-        loss=LossConfig(r1_interval=16, path_length_interval=4, path_length_shrink=2),
+        gan=TINY,
+        loss=StyleGan2Loss(r1_interval=16, path_length_interval=4, path_length_shrink=2),
         smart=SmartConfig(scorer="digits", frequency=8),
     )
     g, d, s = 1.0, 100.0, 10000.0
-    costs = {cost.phase: cost for cost in phase_costs(g, d, s, config)}
+    flops = {"g": g, "d": d, "scorer": s}
+    costs = {cost.phase: cost for cost in family(config).costs(flops)}
     assert {name: cost.flops for name, cost in costs.items()} == {
         "d_main": g + 6 * d,
         "g_main": 3 * g + 2 * d,
@@ -136,32 +148,25 @@ def test_cost_rules():
     }
     assert costs["score"].flops_per_image == 2 * s / 8 and costs["d_r1"].flops_per_image == 6 * d / 16
     separate = dataclasses.replace(config, smart=dataclasses.replace(config.smart, separate_pass=True))
-    assert phase_costs(g, d, s, separate)[-1].flops == 2 * s + 3 * g
+    assert family(separate).costs(flops)[-1].flops == 2 * s + 3 * g
     cheap = dataclasses.replace(separate.smart, batch_fraction=0.25, through_network=False)
-    assert phase_costs(g, d, s, dataclasses.replace(config, smart=cheap))[-1].flops == (s + 3 * g) / 4
+    assert family(dataclasses.replace(config, smart=cheap)).costs(flops)[-1].flops == (s + 3 * g) / 4
 
 
 def test_phases_that_are_off_cost_nothing():
-    off = LossConfig(r1_interval=0, path_length_weight=0.0)
-    costs = phase_costs(1.0, 1.0, 1.0, Config(loss=off, smart=SmartConfig(scorer="digits", frequency=0)))
-    assert [cost.phase for cost in costs] == ["d_main", "g_main"]
+    for off in (dict(r1_interval=0), dict(r1_gamma=0.0)):
+        loss = StyleGan2Loss(path_length_weight=0.0, **off)
+        costs = family(Config(gan=TINY, loss=loss)).costs({"g": 1.0, "d": 1.0})
+        assert [cost.phase for cost in costs] == ["d_main", "g_main"]
 
 
 def test_summary_names_networks_scorer_and_phases():
-    config = Config(smart=SmartConfig(scorer="my-scorer", frequency=4))
-    generator, discriminator = build_networks(
-        GanConfig(channel_base=64, channel_max=8, z_dim=8, w_dim=8, mapping_layers=1),
-        resolution=8,
-        channels=1,
-        num_classes=0,
-        precision="fp32",
-        seed=0,
-    )
-    text = networks_summary(generator, discriminator, SmallScorer(), config)
+    config = Config(gan=TINY, smart=SmartConfig(scorer="my-scorer", frequency=4))
+    text = networks_summary(family(config), SmallScorer(), "my-scorer")
     rows = {line.split("  ")[0]: line for line in text.splitlines()}
     assert {"Generator", "Discriminator", "Scorer", "my-scorer", "d_main", "g_main", "d_r1", "g_path", "score"} <= set(
         rows
     )
     assert rows["my-scorer"].split()[1:] == ["1", "x", "8", "x", "8", "10", "0.00"]
     assert float(rows["score"].split()[1]) == pytest.approx(2 * 2 * 64 * 9 / 1e9, rel=1e-3)
-    assert "score" not in networks_summary(generator, discriminator, None, Config()).split()
+    assert "score" not in networks_summary(family(Config(gan=TINY)), None, "").split()

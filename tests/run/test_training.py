@@ -204,7 +204,7 @@ def test_run_stops_with_a_message_when_losses_stay_non_finite(tmp_path: Path, ca
 
     arguments = options(tmp_path, 1.0, optim__lr_g=1e30, optim__lr_d=1e30, run__max_bad_steps=5)
     assert main(["train", *arguments]) == 2
-    assert "limit run.max_bad_steps: the loss or a gradient was not finite" in capsys.readouterr().err
+    assert "limit run.max_bad_steps 5: the loss or a gradient was not finite" in capsys.readouterr().err
 
 
 def test_profile_traces_iterations_of_a_training_and_leaves_nothing_else(

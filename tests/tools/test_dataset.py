@@ -14,9 +14,11 @@ from PIL import Image
 
 from smartfast.config.schema import DataConfig
 from smartfast.data import open_dataset
-from smartfast.data.fit import fit
 from smartfast.errors import UserError
 from smartfast.tools.dataset import DatasetOptions, convert
+from smartfast.tools.fit import fit
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 Maker = Callable[..., Image.Image]
 Writer = Callable[..., Path]

@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from smartfast.config.families import StyleGan2Gan
 from smartfast.config.parse import config_to_yaml, parse_options
-from smartfast.config.schema import Config, DataConfig, GanConfig, MetricsConfig, RunConfig
+from smartfast.config.schema import Config, DataConfig, MetricsConfig, RunConfig
 from smartfast.core.checkpoint import save_checkpoint
 from smartfast.data import open_dataset
 from smartfast.errors import UserError
-from smartfast.families.sampling import Sampler
-from smartfast.families.stylegan2_networks import generator_options
+from smartfast.families.saved import open_sampler
+from smartfast.families.stylegan2.networks import generator_options
 from smartfast.metrics import evaluate
 from smartfast.networks.stylegan2 import Generator
 from smartfast.tools.evaluate import DataOptions, EvaluateOptions, MetricsOptions, evaluate_command
 
-GAN = GanConfig(z_dim=8, w_dim=8, mapping_layers=1, channel_base=64, channel_max=8)
+GAN = StyleGan2Gan(z_dim=8, w_dim=8, mapping_layers=1, channel_base=64, channel_max=8)
 METRICS = MetricsConfig(names=("fid", "diversity"), samples=40, batch=16, features="digits")
 
 
@@ -51,9 +52,7 @@ def without_seconds(values: dict[str, float]) -> dict[str, float]:
 def test_repeats_the_figures_of_the_run_and_writes_them(run_dir, capsys):
     found = evaluate_command(EvaluateOptions(checkpoint=str(run_dir), device="cpu"))
     dataset = open_dataset(DataConfig(resolution=16, labels=True))
-    from smartfast.core.checkpoint import load_generator
-
-    sampler = Sampler(load_generator(run_dir), dataset.labels, seed=5)
+    sampler = open_sampler(run_dir).of_data(dataset.labels, seed=5)
     expected = evaluate(sampler, dataset, METRICS, device="cpu", progress=False)
     assert without_seconds(found) == without_seconds(expected)
     record = json.loads(capsys.readouterr().out.splitlines()[-1])

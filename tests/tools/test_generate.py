@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from smartfast.core.checkpoint import load_generator
 from smartfast.errors import UserError
-from smartfast.tools.generate import GenerateOptions, generate, latents, parse_numbers
+from smartfast.families.sampling import seeded_latents
+from smartfast.families.saved import open_sampler
+from smartfast.tools.generate import GenerateOptions, generate, parse_numbers
 
 
 def pixels(path) -> np.ndarray:
@@ -35,7 +36,7 @@ def test_bad_number_lists_name_the_option(text):
 
 def test_latents_are_those_of_stylegan_scripts():
     expected = np.random.RandomState(85).randn(1, 512)
-    assert torch.equal(latents(torch.tensor([3, 85]), 512)[1:], torch.from_numpy(expected).to(torch.float32))
+    assert torch.equal(seeded_latents(torch.tensor([3, 85]), (512,))[1:], torch.from_numpy(expected).to(torch.float32))
 
 
 @pytest.mark.parametrize("noise", ["const", "random", "none"])
@@ -52,7 +53,7 @@ def test_a_seed_alone_fixes_its_image(make_checkpoint, tmp_path, noise):
 def test_images_are_the_generators(make_checkpoint, tmp_path):
     run = make_checkpoint(channels=3)
     image = singles(run, tmp_path, seeds="7", truncation_psi=0.5, truncation_cutoff=2)["seed0007.png"]
-    generator = load_generator(run)
+    generator = open_sampler(run).module
     z = torch.from_numpy(np.random.RandomState(7).randn(1, 8)).float()
     w = generator.mapping.map(z, None)
     ws = w[:, None].repeat(1, generator.num_ws, 1)

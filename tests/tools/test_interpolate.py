@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from smartfast.core.checkpoint import load_generator
 from smartfast.errors import UserError
+from smartfast.families.sampling import Look, draw_path, slerp
+from smartfast.families.saved import open_sampler
 from smartfast.tools.generate import GenerateOptions, generate
-from smartfast.tools.interpolate import InterpolateOptions, draw_path, interpolate, slerp
+from smartfast.tools.interpolate import InterpolateOptions, interpolate
 
 
 def options(checkpoint, **changes) -> InterpolateOptions:
@@ -42,7 +43,7 @@ def test_slerp_without_an_arc_stays_finite(sign):
 def test_path_passes_through_the_seeds(make_checkpoint, tmp_path, space, loop):
     run = make_checkpoint(c_dim=3)
     seeds, labels = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2])
-    path = draw_path(load_generator(run), seeds, labels, options(run, space=space, loop=loop, truncation_psi=0.7))
+    path = draw_path(open_sampler(run), seeds, labels, steps=4, loop=loop, space=space, look=Look(0.7))
     assert path.dtype == torch.uint8 and tuple(path.shape) == (12 if loop else 9, 1, 8, 8)
     files = generate(
         GenerateOptions(checkpoint=str(run), out=str(tmp_path), seeds="0-2", truncation_psi=0.7, device="cpu")
@@ -54,8 +55,9 @@ def test_path_passes_through_the_seeds(make_checkpoint, tmp_path, space, loop):
 
 def test_w_path_is_linear_in_w(make_checkpoint):
     run = make_checkpoint()
-    generator = load_generator(run)
-    path = draw_path(generator, torch.tensor([0, 1]), None, options(run, loop=False))
+    sampler = open_sampler(run)
+    generator = sampler.module
+    path = draw_path(sampler, torch.tensor([0, 1]), None, steps=4, loop=False)
     z = torch.stack([torch.from_numpy(np.random.RandomState(seed).randn(8)).float() for seed in (0, 1)])
     ws = generator.mapping(z)
     expected = generator.synthesis((0.75 * ws[:1] + 0.25 * ws[1:]), "const")
@@ -65,7 +67,7 @@ def test_w_path_is_linear_in_w(make_checkpoint):
 
 def test_batch_size_changes_nothing(make_checkpoint):
     run = make_checkpoint(channels=3)
-    paths = [draw_path(load_generator(run), torch.tensor([3, 4]), None, options(run, batch=b)) for b in (1, 32)]
+    paths = [draw_path(open_sampler(run), torch.tensor([3, 4]), None, steps=4, loop=True, batch=b) for b in (1, 32)]
     assert (paths[0].int() - paths[1].int()).abs().max() <= 1
 
 

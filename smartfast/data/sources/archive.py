@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from smartfast.data.labels import LABEL_FILE, file_labels
-from smartfast.data.sources.base import ImageInfo, decode_image, inspect_image
+from smartfast.data.sources.base import ImageInfo, Version, decode_image, file_version, inspect_image
 from smartfast.data.sources.folder import select_images
+from smartfast.data.sources.labels import LABEL_FILE, file_labels
 from smartfast.errors import UserError
 
 
@@ -18,6 +18,7 @@ class ArchiveSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.place = str(path.resolve())
         self._open: dict[int, zipfile.ZipFile] = {}
         self.name = path.stem
         self.names = select_images([name for name in self._archive().namelist() if name[-1] != "/"], str(path))
@@ -27,6 +28,11 @@ class ArchiveSource:
 
     def item_name(self, index: int) -> str:
         return f"{self.path}/{self.names[index]}"
+
+    def versions(self) -> list[Version]:
+        """All change with the archive."""
+        archive = file_version("", self.path)
+        return [archive._replace(name=name) for name in self.names]
 
     def inspect(self, index: int) -> ImageInfo:
         width, height, mode = inspect_image(self._read(index), self.item_name(index))

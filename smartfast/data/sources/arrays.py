@@ -21,7 +21,7 @@ class ArraySource:
     def __init__(self, name: str, where: str, images: Tensor, labels: np.ndarray | None) -> None:
         """`images` is uint8 [N, H, W, C] with 1, 3 or 4 channels."""
         self.name = name
-        self._where = where
+        self.place = self._where = where
         self._images = images.contiguous()
         self._labels = labels
 
@@ -30,6 +30,9 @@ class ArraySource:
 
     def item_name(self, index: int) -> str:
         return f"{self._where}: image {index}"
+
+    def versions(self) -> None:
+        """Everything has been read."""
 
     def inspect(self, index: int) -> ImageInfo:
         height, width, channels = self._images.shape[1:]

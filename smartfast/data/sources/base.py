@@ -7,6 +7,7 @@ One-bit images become grey; palettes, CMYK and the like become colour; anything 
 known. EXIF rotation is applied. Of several frames the first is taken.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol
@@ -30,16 +31,30 @@ class ImageInfo(NamedTuple):
     """Changes (almost surely) when the content of the image changes."""
 
 
+class Version(NamedTuple):
+    """Of an image's file: an image whose version is as it was is not opened again."""
+
+    name: str
+    """The image's own name in its data set, whatever the place of that."""
+    size_bytes: int
+    mtime_ns: int
+
+
 class Source(Protocol):
     """A list of images. Safe to use from several threads, and from worker processes."""
 
     name: str
     """Short name of the data set, for messages and reports."""
+    place: str
+    """Absolute path or address of the data set."""
 
     def __len__(self) -> int: ...
 
     def item_name(self, index: int) -> str:
         """Where the image is, for messages; the same on every machine up to the folder of the data set."""
+
+    def versions(self) -> list[Version] | None:
+        """The version of every image, found without opening one; None if that is not cheaper than to read them."""
 
     def inspect(self, index: int) -> ImageInfo:
         """Read no more than needed. Raises UserError naming the item if it is not an intact image."""
@@ -49,6 +64,15 @@ class Source(Protocol):
 
     def labels(self) -> Sequence[object] | None:
         """One label per image as found, not yet checked; None if the source has none."""
+
+
+def file_version(name: str, path: str | Path) -> Version:
+    """The version of an image in a file of its own; one that never occurs if there is no such file."""
+    try:
+        state = os.stat(path)
+    except OSError:  # whoever opens it says so
+        return Version(name, -1, -1)
+    return Version(name, state.st_size, state.st_mtime_ns)
 
 
 def inspect_image(file: BinaryIO | Path, item_name: str) -> tuple[int, int, Mode]:

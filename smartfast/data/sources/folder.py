@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from smartfast.data.labels import LABEL_FILE, file_labels
-from smartfast.data.sources.base import IMAGE_SUFFIXES, ImageInfo, decode_image, inspect_image
+from smartfast.data.sources.base import IMAGE_SUFFIXES, ImageInfo, Version, decode_image, file_version, inspect_image
+from smartfast.data.sources.labels import LABEL_FILE, file_labels
 from smartfast.errors import UserError
 
 _STAMPED_BYTES = 4096
@@ -20,6 +20,7 @@ class FolderSource:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = root.resolve().name
+        self.place = str(root.resolve())
         found = [
             (Path(folder) / file).relative_to(root).as_posix()
             for folder, _, files in os.walk(root, followlinks=True)
@@ -32,6 +33,9 @@ class FolderSource:
 
     def item_name(self, index: int) -> str:
         return str(self.root / self.names[index])
+
+    def versions(self) -> list[Version]:
+        return [file_version(name, self.root / name) for name in self.names]
 
     def inspect(self, index: int) -> ImageInfo:
         path = self.root / self.names[index]

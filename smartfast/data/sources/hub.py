@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from smartfast.data.sources.base import ImageInfo, decode_image, inspect_image
+from smartfast.data.sources.base import ImageInfo, Version, decode_image, file_version, inspect_image
 from smartfast.errors import UserError
 
 PREFIX = "hf:"
@@ -37,6 +37,7 @@ class HubSource:
         classes = [key for key, kind in columns.items() if isinstance(kind, datasets.ClassLabel)]
         label_columns = classes + [key for key in ("label", "labels") if key in columns]
         self.name = name.rsplit("/", 1)[-1]
+        self.place = f"{PREFIX}{name}:{split or _DEFAULT_SPLIT}"
         self._address = address
         self._image_column = image_column
         self._label_column = label_columns[0] if label_columns else None
@@ -49,6 +50,21 @@ class HubSource:
 
     def item_name(self, index: int) -> str:
         return f"{self._address}: row {index}"
+
+    def versions(self) -> list[Version] | None:
+        """Rows either hold their images, and change with the library's files on this machine, or all name files.
+
+        The first row tells which; so do the libraries that write such data sets.
+        """
+        first = self._rows[0][self._image_column]
+        if first is not None and first["bytes"] is None:
+            paths = [cell and cell["path"] for cell in self._rows[self._image_column]]
+            return [file_version(f"row {index} {path}", path or "") for index, path in enumerate(paths)]
+        files = [file_version("", file["filename"]) for file in self._rows.cache_files]
+        if not files:  # rows in memory
+            return None
+        size_bytes, mtime_ns = sum(file.size_bytes for file in files), max(file.mtime_ns for file in files)
+        return [Version(f"row {index}", size_bytes, mtime_ns) for index in range(len(self))]
 
     def inspect(self, index: int) -> ImageInfo:
         content = self._read(index)

@@ -1,17 +1,16 @@
-"""The networks of a configuration, and a generator from the JSON beside its weights."""
+"""The networks of a configuration, as arguments of their classes."""
 
 from typing import Any
 
 import torch
 
-from smartfast.config.schema import GanConfig
-from smartfast.networks.stylegan2.discriminator import Discriminator
-from smartfast.networks.stylegan2.generator import Generator
+from smartfast.config.families import StyleGan2Gan
+from smartfast.networks.stylegan2 import Discriminator, Generator
 
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def generator_options(gan: GanConfig, *, resolution: int, channels: int, num_classes: int) -> dict[str, Any]:
+def generator_options(gan: StyleGan2Gan, *, resolution: int, channels: int, num_classes: int) -> dict[str, Any]:
     """Arguments of `Generator`, all of which JSON can hold; precision is left out, it is a property of the run."""
     return dict(
         z_dim=gan.z_dim,
@@ -29,7 +28,7 @@ def generator_options(gan: GanConfig, *, resolution: int, channels: int, num_cla
     )
 
 
-def discriminator_options(gan: GanConfig, *, resolution: int, channels: int, num_classes: int) -> dict[str, Any]:
+def discriminator_options(gan: StyleGan2Gan, *, resolution: int, channels: int, num_classes: int) -> dict[str, Any]:
     """Arguments of `Discriminator`, all of which JSON can hold."""
     return dict(
         c_dim=num_classes,
@@ -46,7 +45,7 @@ def discriminator_options(gan: GanConfig, *, resolution: int, channels: int, num
     )
 
 
-def half_precision_options(gan: GanConfig, precision: str) -> dict[str, Any]:
+def half_precision_options(gan: StyleGan2Gan, precision: str) -> dict[str, Any]:
     """The arguments of both networks that `perf.precision` adds; none in fp32 and tf32."""
     if precision not in _HALF_DTYPES:
         return {}
@@ -54,7 +53,7 @@ def half_precision_options(gan: GanConfig, precision: str) -> dict[str, Any]:
 
 
 def build_networks(
-    gan: GanConfig, *, resolution: int, channels: int, num_classes: int, precision: str, seed: int
+    gan: StyleGan2Gan, *, resolution: int, channels: int, num_classes: int, precision: str, seed: int
 ) -> tuple[Generator, Discriminator]:
     """Both networks on the CPU, initialised from `seed` without touching the global generator's state.
 

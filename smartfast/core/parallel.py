@@ -9,15 +9,22 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from smartfast.core.distributed import processes_on_this_machine
+
 T = TypeVar("T")
 R = TypeVar("R")
 _IN_FLIGHT_PER_WORKER = 4
 _SECONDS_BEFORE_BAR = 2.0
 
 
-def default_workers() -> int:
-    """Threads that keep this machine busy: one per core and a few that wait for the disk."""
-    return min(32, (os.cpu_count() or 1) + 4)
+def default_workers(*, shared: bool = False) -> int:
+    """Threads that keep this machine busy: one per core and a few that wait for the disk.
+
+    Args:
+        shared: All processes of the run call this and work at once, so that each takes its share of the cores.
+    """
+    processes = processes_on_this_machine() if shared else 1
+    return min(32, (os.cpu_count() or 1) // processes + 4)
 
 
 def ordered_map(

@@ -1,0 +1,28 @@
+"""Durations and tables for people."""
+
+from collections.abc import Sequence
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people: `8s`, `3m 08s`, `2h 03m 08s`, `1d 02h 03m`."""
+    minutes, sec = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02}h {minutes:02}m"
+    if hours:
+        return f"{hours}h {minutes:02}m {sec:02}s"
+    return f"{minutes}m {sec:02}s" if minutes else f"{sec}s"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Text columns: the first left-aligned, the others right-aligned, a rule below the header."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

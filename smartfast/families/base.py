@@ -1,0 +1,163 @@
+"""What a trained model says of itself: networks, optimizers, phases, samples. All that a run knows of it.
+
+A family is one kind of model, a `Family` object the model of one run. `smartfast.families.FAMILIES` holds them by the
+name that gan.family takes; docs/adding_a_family.md adds one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from smartfast.config.schedule import value_at
+from smartfast.config.schema import Config
+from smartfast.core.distributed import mean_over_processes
+from smartfast.data import ImageDataset
+from smartfast.data.holdout import DatasetPart, TrainingImages
+from smartfast.engine.adam import AdamSettings
+from smartfast.engine.averages import half_life_step
+from smartfast.engine.phase import PhaseSpec
+from smartfast.engine.schedules import DeviceScalars
+from smartfast.families.sampling import Sampler
+from smartfast.families.score import ScoreRegularity
+
+
+class Panel(NamedTuple):
+    """One plot of the report. curves: key of metrics.jsonl -> name in the legend (only shown for two or more)."""
+
+    title: str
+    unit: str
+    curves: dict[str, str]
+
+
+class Cost(NamedTuple):
+    """What a phase costs: FLOPs of one run per image of the batch, and the iterations between two runs."""
+
+    phase: str
+    flops: float
+    interval: int
+
+    @property
+    def flops_per_image(self) -> float:
+        """FLOPs per training image, averaged over the iterations."""
+        return self.flops / self.interval
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What phases work with, on the device of the run.
+
+    data_labels: Labels of the training images int64 [M], None = unconditional. scalars: Makes scheduled numbers scalars
+    on the device. score: The score term, None = off. num_processes: Processes that share a batch.
+    """
+
+    data_labels: Tensor | None
+    scalars: DeviceScalars
+    score: ScoreRegularity | None
+    num_processes: int
+
+    def mean_over_processes(self, value: Tensor) -> Tensor:
+        """Mean over the processes, differentiable to any order."""
+        return mean_over_processes(value) if self.num_processes > 1 else value
+
+
+class Family(ABC):
+    """The model of one run.
+
+    Args:
+        config: Checked configuration; `gan` and `loss` are this family's.
+        dataset: Training images, of which shape, classes and labels matter here.
+        held_out: Images kept out of the training, None = none.
+
+    Attributes:
+        name: Its key in FAMILIES, also in the files.
+        averaged: The network whose running average is sampled and saved for use.
+        panels: Plots of its statistics in the report.
+        modules: The networks by name, on the CPU, initialised from run.seed without touching torch's generator.
+        variables: Further tensors that the next iterations depend on, saved by name.
+        interacting: Images of a batch that one pass lets depend on one another; the batch is cut so that each part
+            holds whole groups of them, see `batch_positions`.
+        class_group: Reals are ordered so that each of these groups holds one class, 1 = as they come.
+    """
+
+    name: ClassVar[str]
+    averaged: ClassVar[str]
+    panels: ClassVar[tuple[Panel, ...]] = ()
+    modules: dict[str, nn.Module]
+    interacting: int = 1
+    class_group: int = 1
+
+    def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
+        self.config = config
+        self.resolution, self.channels = dataset.resolution, dataset.channels
+        self.num_classes = dataset.num_classes
+        self.held_out = held_out
+        self.variables: dict[str, Tensor] = {}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.channels, self.resolution, self.resolution
+
+    @classmethod
+    @abstractmethod
+    def check_settings(cls, config: Config, images_at_a_time: int) -> None:
+        """Raise UserError, one line, for the first of its settings that cannot work whatever the data.
+
+        images_at_a_time: Images of a round of gradient accumulation in one process.
+        """
+
+    @classmethod
+    @abstractmethod
+    def check_data(cls, config: Config, dataset: ImageDataset) -> None:
+        """Raise UserError, one line, for the first of its settings that does not fit the data."""
+
+    @abstractmethod
+    def adam(self, network: str) -> AdamSettings:
+        """How a network is optimized."""
+
+    @abstractmethod
+    def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
+        """The phases that the configuration runs, in the order in which an iteration runs those that are due."""
+
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """The arguments of `build`, all of which JSON can hold."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, options: dict[str, Any]) -> nn.Module:
+        """The averaged network, without its weights; raises TypeError or ValueError for options that do not fit."""
+
+    @classmethod
+    @abstractmethod
+    def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> Sampler:
+        """What draws images from the averaged network; data_labels int64 [M], None = labels 0.. in turn."""
+
+    @abstractmethod
+    def example_inputs(self) -> dict[str, Sequence[Tensor | None]]:
+        """Arguments of each network for a batch of one, of which only shapes and dtypes matter."""
+
+    @abstractmethod
+    def costs(self, flops: dict[str, float]) -> list[Cost]:
+        """Estimated cost of each phase from the FLOPs of a forward pass, by network and `scorer`, per image."""
+
+    def average_step(self, images: int, batch: int) -> float:
+        """Share of the way to the trained weights that the average goes after an iteration of `batch` images.
+
+        images: Seen before it.
+        """
+        optim = self.config.optim
+        half_life = value_at(optim.ema_kimg, images)
+        return half_life_step(images, batch=batch, half_life_kimg=half_life, rampup=optim.ema_rampup)
+
+    def measure(self, module: nn.Module, device: torch.device) -> dict[str, float]:
+        """What else is measured of the averaged network at a snapshot, by name; the first process alone asks."""
+        return {}
+
+    def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:  # noqa: B027, most have no other format
+        """Write the averaged network's weights in another format as well, beside each checkpoint."""

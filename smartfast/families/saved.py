@@ -1,0 +1,34 @@
+"""An averaged network from the files of a run, whatever its family."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from smartfast.core.checkpoint import find_weights
+from smartfast.errors import UserError
+from smartfast.families import FAMILIES
+from smartfast.families.sampling import Sampler
+
+
+def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sampler:
+    """What draws images from a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file.
+
+    Raises:
+        UserError: Nothing is there, or it is damaged.
+    """
+    weights = find_weights(Path(path))
+    options_file = weights.with_suffix(".json")
+    try:
+        options = json.loads(options_file.read_text())
+        family = FAMILIES[options.pop("family", "stylegan2")]
+        module = family.build(options)
+        module.load_state_dict(load_file(weights))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{weights}: expected a generator with {options_file.name} beside it, found: {reason}"
+        ) from error
+    return family.sampler(module.eval().requires_grad_(False).to(device))

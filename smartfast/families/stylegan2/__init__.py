@@ -1,0 +1,1 @@
+"""StyleGAN2 (Karras et al., arXiv 1912.04958), with stylegan2-ada-pytorch's configurations."""

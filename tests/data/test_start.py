@@ -1,0 +1,58 @@
+"""A whole run on a folder of images: what its resume opens."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from smartfast.config.parse import parse_config
+from smartfast.run.launch import launch
+
+SETTINGS = {
+    "data.labels": "false",
+    "gan.z_dim": 8,
+    "gan.w_dim": 8,
+    "gan.mapping_layers": 1,
+    "gan.channel_base": 64,
+    "gan.channel_max": 8,
+    "gan.mbstd_by_class": "false",
+    "optim.batch": 8,
+    "smart.frequency": 0,
+    "metrics.every_ticks": 1,
+    "metrics.names": "[fid]",
+    "metrics.samples": 16,
+    "metrics.batch": 16,
+    "metrics.features": "digits",
+    "run.tracker": "none",
+    "run.tick_kimg": 0.008,
+    "run.snapshot_ticks": 1,
+    "perf.cpu_threads": 1,
+}
+
+
+@pytest.mark.parametrize("cache", ["device", "stream"])
+def test_a_resume_opens_only_what_it_streams(
+    cache: str,
+    tmp_path: Path,
+    random_image: Callable[..., Image.Image],
+    write_files: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = write_files({f"{i:02d}.png": random_image(i, (16, 16), "L") for i in range(60)})
+    opened: Counter[str] = Counter()
+    original = Image.open
+
+    def count(file: Any, *args: Any, **options: Any) -> Image.Image:
+        if isinstance(file, Path) and file.parent == folder:
+            opened[file.name] += 1
+        return original(file, *args, **options)
+
+    monkeypatch.setattr(Image, "open", count)
+    settings = SETTINGS | {"data.path": folder, "data.cache": cache, "data.workers": 0, "run.dir": tmp_path / "run"}
+    for kimg in (0.008, 0.016):
+        opened.clear()
+        assert launch(parse_config([f"--{name}={value}" for name, value in (settings | {"run.kimg": kimg}).items()]))
+    assert sum(opened.values()) == (0 if cache == "device" else 16)  # the last batch, and the one read ahead of use
