@@ -1,89 +1,73 @@
-"""What measurements read of a training, whatever it trains: when its phases run, its networks, a generator's images.
+"""What measurements read of a training, whatever it trains: when its phases run, its networks, a generator's images."""
 
-Nothing else in bench knows the names of phases or how the networks are built.
-"""
-
-import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from smartfast import kernels
 from smartfast.config.schema import Config
-from smartfast.core.draws import one_hot
-from smartfast.engine.phase import TrainedNetwork
-from smartfast.families.stylegan2_networks import build_networks
+from smartfast.core.draws import Purpose
+from smartfast.data.holdout import TrainingImages
+from smartfast.engine.phase import ComputedPhase
+from smartfast.families import FAMILIES
 from smartfast.run.training import Training
 from smartfast.scorers import Scorer
 
 
-class Scheduled(NamedTuple):
-    """When a phase runs: `repeat` times in every `interval`-th iteration, there in place of the phase `replaces`."""
-
-    name: str
-    interval: int
-    replaces: str | None = None
-    repeat: int = 1
-
-
-def schedule(training: Training) -> list[Scheduled]:
-    """The phases that run at all, in the training's order."""
-    loss, smart = training.config.loss, training.config.smart
-    path_interval = loss.path_length_interval if loss.path_length_weight else 0
-    intervals = {"g_score": smart.frequency, "g_path": path_interval, "d_r1": loss.r1_interval}
-    phases = [
-        Scheduled(name, intervals.get(name, 1), "g_main" if name == "g_score" else None) for name in training.phases
-    ]
-    return [phase for phase in phases if phase.interval]
-
-
 def runs_per_iteration(training: Training) -> dict[str, float]:
     """How often each phase runs that runs at all; below 1 for lazy phases and for those that are replaced."""
-    phases = schedule(training)
-    runs = {phase.name: phase.repeat / phase.interval for phase in phases}
-    for phase in phases:
-        if phase.replaces is not None:
-            runs[phase.replaces] -= 1 / phase.interval
+    runs = {spec.name: spec.repeat / spec.interval for spec in training.specs}
+    for spec in training.specs:
+        if spec.replaces is not None:
+            runs[spec.replaces] -= 1 / spec.interval
     return {name: share for name, share in runs.items() if share}
-
-
-def period(training: Training) -> int:
-    """Iterations after which the schedule of the phases repeats."""
-    return math.lcm(*(phase.interval for phase in schedule(training)))
 
 
 def replacements(training: Training) -> dict[str, str]:
     """The phases that run in place of another, which they extend by the score term, and that other."""
-    return {phase.name: phase.replaces for phase in schedule(training) if phase.replaces is not None}
-
-
-def networks(training: Training) -> dict[str, TrainedNetwork]:
-    """The trained networks by name."""
-    return {"g": training.g, "d": training.d}
+    return {spec.name: spec.replaces for spec in training.specs if spec.replaces is not None}
 
 
 def modules(training: Training, scorer: Scorer | None) -> dict[str, nn.Module]:
     """Every network that a phase runs, by the prefix that the names of its layers get."""
-    found: dict[str, nn.Module] = {name: network.module for name, network in networks(training).items()}
+    found: dict[str, nn.Module] = {name: network.module for name, network in training.networks.items()}
     return found if scorer is None else found | {"scorer": scorer}
 
 
 def skipped_steps(training: Training) -> int:
     """Optimizer steps so far that were skipped because something was not finite."""
-    return int(sum(network.guard.total for network in networks(training).values()))
+    return int(sum(phase.guard.total for phase in training.phases.values()))
+
+
+def computed(training: Training, name: str) -> ComputedPhase:
+    """A phase of the first round of the batch that is loaded, its gradients without the loss scale."""
+    phase = training.phases[name]
+    loss, statistics, gradients = phase.compute(training.rounds[0])
+    return loss, statistics, tuple(gradient / phase.spec.loss_scale for gradient in gradients)
 
 
 class ImageSource(NamedTuple):
-    """A generator with float32 weights. images: Runs it on `batch` latents, the same ones every time, [N, C, H, W]."""
+    """A generator with float32 weights. images: Runs it on the same random numbers every time, [N, C, H, W]."""
 
     module: nn.Module
     images: Callable[[], Tensor]
 
 
+@dataclass(frozen=True)
+class _Shapes:
+    """Of the images that a family is made for, where there are none."""
+
+    resolution: int
+    channels: int
+    num_classes: int
+    labels: None = None
+
+
 def image_source(config: Config, scorer: Scorer, labels: Tensor, *, resolution: int) -> ImageSource:
-    """The generator of a configuration, with the channels and the classes of a scorer; in plain PyTorch.
+    """The averaged network of a configuration, with the channels and classes of a scorer, in plain PyTorch.
 
     Args:
         config: Of the trainer.
@@ -91,21 +75,14 @@ def image_source(config: Config, scorer: Scorer, labels: Tensor, *, resolution: 
         labels: int64 [N], the images' classes; their device is the generator's.
         resolution: Of the images, which need not be the configuration's.
     """
-    generator, _ = build_networks(
-        config.gan,
-        resolution=resolution,
-        channels=scorer.channels,
-        num_classes=scorer.num_classes,
-        precision="fp32",
-        seed=config.run.seed,
-    )
-    generator = generator.to(labels.device)
-    z = torch.randn(len(labels), generator.z_dim, device=labels.device)
-    c = one_hot(labels, generator.c_dim) if generator.c_dim else None
+    config = replace(config, perf=replace(config.perf, precision="fp32"))
+    shapes = cast(TrainingImages, _Shapes(resolution, scorer.channels, scorer.num_classes))
+    family = FAMILIES[config.gan.family](config, shapes)
+    generator = family.modules[family.averaged].to(labels.device)
+    sampler, numbers = family.sampler(generator, seed=config.run.seed), torch.arange(len(labels), device=labels.device)
 
     def images() -> Tensor:
-        torch.manual_seed(config.run.seed)
         with kernels.use("reference"):
-            return generator(z, c, noise="random")
+            return sampler.draw(Purpose.G_MAIN, numbers, labels if scorer.num_classes else None)[0]
 
     return ImageSource(generator, images)

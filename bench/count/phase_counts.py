@@ -15,18 +15,18 @@ from pathlib import Path
 
 import torch
 
-from bench.base.family import runs_per_iteration
+from bench.base.family import replacements, runs_per_iteration
 from bench.base.jobs import Job, job_config
 from bench.base.machine import provenance, versions
 from bench.base.paper_jobs import open_paper_job
 from bench.base.results import RESULTS, write_tables
 from bench.count.counter import Counts, count_compiled, count_eager
 from bench.report.table import markdown_table
-from smartfast.core.draws import one_hot
 from smartfast.engine.compiling import Compiler
-from smartfast.engine.phase import Phase, Statistics, run_phase
+from smartfast.engine.phase import Phase, run_phase
+from smartfast.engine.statistics import Statistics
 from smartfast.errors import UserError
-from smartfast.run.describe import describe_layers, phase_costs
+from smartfast.run.describe import describe_layers
 from smartfast.run.training import Training
 
 COMMAND = "python -m bench.count.phase_counts"
@@ -62,21 +62,19 @@ class Row:
 
 def estimated_flops(job: Job, training: Training) -> dict[str, float]:
     """FLOPs of one run of each phase as `smartfast.run.describe` estimates them."""
-    g, d = training.g.module, training.d.module
-    images, c = training.rounds[0].images[:1], one_hot(training.rounds[0].labels, job.dataset.num_classes)
-    c = None if c is None else c[:1]
-    networks = (describe_layers(g, [torch.empty(1, job.config.gan.z_dim), c]), describe_layers(d, [images, c]))
-    g_flops, d_flops = (sum(layer.flops for layer in layers) for layers in networks)
-    scorer_flops = 0.0
+    flops = {
+        name: float(sum(layer.flops for layer in describe_layers(training.family.modules[name], inputs)))
+        for name, inputs in training.family.example_inputs().items()
+    }
     if job.scorer is not None:
         t = torch.zeros(1, dtype=torch.int64)
         size = job.scorer.resolution
         images = torch.empty(1, job.scorer.channels, size, size, dtype=job.scorer.dtype)
-        scorer_flops = count_eager(job.scorer.network, images, t, t if job.scorer.num_classes else None).flops
-    costs = {cost.phase: cost.flops for cost in phase_costs(g_flops, d_flops, scorer_flops, job.config)}
-    if "score" in costs:
-        costs["g_score"] = costs["g_main"] + costs.pop("score")
-    return {name: flops * job.config.optim.batch for name, flops in costs.items()}
+        flops["scorer"] = count_eager(job.scorer.network, images, t, t if job.scorer.num_classes else None).flops
+    costs = {cost.phase: cost.flops for cost in training.family.costs(flops)}
+    for phase, replaced in replacements(training).items():
+        costs[phase] = costs[replaced] + costs.pop("score")
+    return {name: cost * job.config.optim.batch for name, cost in costs.items()}
 
 
 def count_phase(phase: Phase, training: Training, compiler: Compiler) -> tuple[Counts, Counts, Counts]:

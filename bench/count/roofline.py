@@ -230,7 +230,7 @@ def count_job(job: Job, *, tf32: bool) -> CountedJob:
         for name in runs
     }
     replaces = family.replacements(training)
-    return CountedJob(work, runs | {"ema": 1.0}, gradient_bytes, job.config.optim.batch, tf32, replaces)
+    return CountedJob(work, runs | {"ema": 1.0}, gradient_bytes, training.images_per_iteration, tf32, replaces)
 
 
 @functools.cache

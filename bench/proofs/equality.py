@@ -18,14 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.base.family import networks
 from bench.base.jobs import EAGER, Job, Loop, job_config
 from bench.base.machine import machine, provenance
 from bench.base.paper_jobs import open_paper_job
 from bench.base.results import RESULTS, write_tables
 from bench.report.table import markdown_table
 from smartfast.errors import UserError
-from smartfast.families.sampling import Sampler
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.run.training import Training
 
@@ -48,7 +46,7 @@ def measure_equality(job: Job, *, iterations: int) -> dict[str, Any]:
         "compiled": Loop(job, **job.fast_perf()),
         "rounding": Loop(job, **EAGER),
     }
-    for moved in networks(runs["rounding"].training).values():
+    for moved in runs["rounding"].training.networks.values():
         move_by_one_rounding_(moved.parameters.flat, seed=job.config.run.seed)
     marks = sorted({mark for mark in _MARKS if mark < iterations} | {iterations})
     series: dict[str, dict[str, list[float]]] = {}
@@ -85,7 +83,7 @@ def drift_of(training: Training, eager: Training) -> dict[str, float]:
 
 
 def _weights(training: Training) -> dict[str, Tensor]:
-    flat = {name: network.parameters.flat for name, network in networks(training).items()}
+    flat = {name: network.parameters.flat for name, network in training.networks.items()}
     return flat | {"ema": training.ema.parameters.flat}
 
 
@@ -101,7 +99,7 @@ def _frechet_distances(job: Job, runs: dict[str, Loop]) -> dict[str, float]:
         return {}
     try:
         return {
-            name: evaluate(Sampler.of(run.training), job.dataset, metrics, device=job.device, progress=False)["fid"]
+            name: evaluate(run.training.sampler(), job.dataset, metrics, device=job.device, progress=False)["fid"]
             for name, run in runs.items()
         }
     except MetricUnavailable as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.base.family import replacements
+from bench.base.family import computed, replacements
 from bench.base.machine import provenance, versions
 from bench.base.results import RESULTS, write_tables
 from bench.report.table import markdown_table
@@ -116,7 +116,7 @@ def measure(warm_up: int, repeats: int) -> Iterator[Row]:
             for run in (reference, other):
                 run.load(batch)
             for name, values in found.items():
-                values.append(compare(*(run.phases[name].compute(run.rounds[0]) for run in (reference, other))))
+                values.append(compare(*(computed(run, name) for run in (reference, other))))
             reference.images = other.images = reference.images + len(batch.images)
         for name, values in found.items():
             yield Row(precision, name, *(statistics.median(column) for column in zip(*values, strict=True)))
@@ -141,7 +141,7 @@ def measure_score(resolution: int = SCORE_RESOLUTION, batch: int = SCORE_BATCH) 
 
 def _added(run: Training, phase: str, replaced: str) -> ComputedPhase:
     """A phase less the one that it runs in place of, which draws the same numbers."""
-    (loss, _, gradients), (other, _, others) = (run.phases[name].compute(run.rounds[0]) for name in (phase, replaced))
+    (loss, _, gradients), (other, _, others) = (computed(run, name) for name in (phase, replaced))
     return loss - other, {}, tuple(a.double() - b.double() for a, b in zip(gradients, others, strict=True))
 
 

@@ -32,14 +32,14 @@ from bench.count.counter import count_eager
 from bench.report.table import markdown_table
 from smartfast.config.schema import DataConfig
 from smartfast.core.checkpoint import load_newest
-from smartfast.core.draws import Purpose
 from smartfast.data.sources.digits import load_digits
 from smartfast.engine.phase import ComputedPhase, with_gradients
 from smartfast.errors import UserError
-from smartfast.families.stylegan2_recipe import Recipe, Round
+from smartfast.families.base import Parts
+from smartfast.families.rounds import Round
+from smartfast.families.score import ScoreRegularity
 from smartfast.run.training import Training
-from smartfast.scorers import Scorer, TimestepRange, load_scorer, timestep_range
-from smartfast.scorers.term import ScoreTerm
+from smartfast.scorers import Scorer, load_scorer, timestep_range
 from smartfast.scorers.train import train_scorer
 from smartfast.scorers.train_options import TrainScorerOptions, UNetOptions
 
@@ -104,23 +104,16 @@ def variants(reduced: Scorer) -> list[Variant]:
 
 def phase(training: Training, variant: Variant | None, interval: tuple[int, int]) -> Callable[[Round], ComputedPhase]:
     """g_score with a variant of the term, or g_main without it: from a round to loss, statistics and gradients."""
-    config = training.config
-    score_term: tuple[ScoreTerm, TimestepRange] | None = None
+    score: ScoreRegularity | None = None
     if variant is not None:
         changes = {"timesteps": interval, "noise_to_signal": None, **variant.smart}
-        config = replace(config, smart=replace(config.smart, **changes))
-        term = ScoreTerm(
-            variant.scorer,
-            weight=config.smart.weight,
-            seed=config.run.seed + variant.noise_seed,
-            purpose=int(Purpose.SCORE_NOISE),
-            through_network=config.smart.through_network,
-            downscale=config.smart.downscale,
-        )
-        score_term = term, timestep_range(variant.scorer, config.smart)
-    g, d = training.g.module, training.d.module
-    recipe = Recipe(config, g, d, training.latents, training.path_mean, score_term, 1)
-    return with_gradients(recipe.g_main if variant is None else recipe.g_score, training.g)
+        smart, seed = replace(training.config.smart, **changes), training.config.run.seed
+        score = ScoreRegularity(variant.scorer, timestep_range(variant.scorer, smart), smart, seed)
+        score.term = replace(score.term, seed=seed + variant.noise_seed)
+    specs = training.family.phases(Parts(training.data_labels, training.scalars, score, 1))
+    scored = next((spec.replaces for spec in training.specs if spec.replaces), None)
+    spec = next(spec for spec in specs if spec.replaces or (variant is None and spec.name == scored))
+    return with_gradients(spec, training.networks[spec.network])
 
 
 def rounds(job: Job, training: Training, count: int) -> list[Round]:

@@ -113,7 +113,8 @@ def _measure_phase(
     for provider, outcome in measure(ways, device=options.device, check=check, **options.trial).items():
         row = {**about, "provider": provider, **outcome.row()}
         if isinstance(outcome, Timing):
-            row["sec_per_kimg"] = outcome.median_sec * about["runs_per_iteration"] * 1000 / about["batch"]
+            images = trainings[REFERENCE].images_per_iteration
+            row["sec_per_kimg"] = outcome.median_sec * about["runs_per_iteration"] * 1000 / images
             is_captured = provider == "cuda_graph"
             if is_captured:
                 row["peak_bytes"] = None  # a replay allocates nothing: what it needs was taken at the capture

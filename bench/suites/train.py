@@ -50,7 +50,9 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
     if not options.quick:
         providers["cuda_graph" if on_gpu else "compiled"] = job.fast_perf()
     # Of both jobs: a call with the score term and one without differ in nothing else.
-    iterations = 1 if options.quick else family.period(job.training(**EAGER))
+    start = job.training(**EAGER)
+    iterations, images = 1 if options.quick else start.period, start.images_per_iteration
+    del start
     trainings = {
         (provider, score): TimedTraining(job if score else bare, iterations, perf)
         for provider, perf in providers.items()
@@ -66,7 +68,7 @@ def _measure_job(name: str, job: Job, overrides: tuple[str, ...], options: Optio
         return too_many_skipped(trainings[names[label]])
 
     outcomes = measure(calls, device=options.device, check=check, peak=not on_gpu, **timing)
-    images = job.config.optim.batch * iterations
+    images *= iterations
     captured: dict[int, TimedTraining] = {}
     for label, outcome in outcomes.items():
         provider, score = names[label]
@@ -144,7 +146,7 @@ class TimedTraining:
     @property
     def iterations_done(self) -> int:
         """Since the start, those that compile and capture included."""
-        return 0 if self.loop is None else self.loop.training.images // self.job.config.optim.batch
+        return 0 if self.loop is None else self.loop.training.images // self.loop.training.images_per_iteration
 
 
 def _figures(timing: Timing, timed: TimedTraining, images: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.base.family import period, replacements, runs_per_iteration
+from bench.base.family import replacements, runs_per_iteration
 from bench.base.jobs import EAGER, job_config, open_job
 
 
@@ -15,14 +15,14 @@ def test_period_of_the_schedule(intervals: tuple[int, int, int], expected: int) 
     options = [f"--smart.frequency={score}", "--loss.path_length_weight=2", "--perf.cpu_threads=1"]
     options += [f"--loss.path_length_interval={path}", f"--loss.r1_interval={r1}"]
     job = open_job(job_config("digits", options), device=torch.device("cpu"))
-    assert period(job.training(**EAGER)) == expected
+    assert job.training(**EAGER).period == expected
 
 
 def test_shares_are_runs_per_iteration_of_a_whole_period() -> None:
     options = ["--smart.frequency=3", "--loss.r1_interval=6", "--loss.path_length_weight=0", "--perf.cpu_threads=1"]
     opened = open_job(job_config("digits", options), device=torch.device("cpu"))
     training = opened.training(**EAGER)
-    assert period(training) == 6 and replacements(training) == {"g_score": "g_main"}
+    assert training.period == 6 and replacements(training) == {"g_score": "g_main"}
     assert {name: round(6 * share) for name, share in runs_per_iteration(training).items()} == {
         "g_main": 4,
         "g_score": 2,

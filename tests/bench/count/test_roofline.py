@@ -131,15 +131,15 @@ def test_every_pass_belongs_to_its_layer(work: dict[str, list[Work]]) -> None:
 
 
 def test_steps_read_and_write_every_parameter(work: dict[str, list[Work]], training: Training) -> None:
-    parameters = sum(p.numel() for p in training.d.module.parameters())
+    parameters = sum(p.numel() for p in training.networks["d"].module.parameters())
     assert [w.bytes for w in work["d_main"] if w.operation == STEP] == [7 * parameters * F32]
-    parameters = sum(p.numel() for p in training.g.module.parameters())
+    parameters = sum(p.numel() for p in training.networks["g"].module.parameters())
     assert [w.bytes for w in work["ema"]] == [3 * parameters * F32]
 
 
 def test_counting_changes_nothing(training: Training, work: dict[str, list[Work]]) -> None:
-    assert not training.g.buffer.any() and not training.d.buffer.any()
-    assert not any(module._forward_hooks for module in training.d.module.modules())
+    assert not any(network.buffer.any() for network in training.networks.values())
+    assert not any(module._forward_hooks for module in training.networks["d"].module.modules())
 
 
 def test_layer_takes_the_longest_of_matrix_filter_and_memory() -> None:

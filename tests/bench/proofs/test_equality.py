@@ -78,7 +78,7 @@ def test_equal_runs_differ_by_nothing_and_rounding_by_something(job: Job, compil
 
 def test_drift_is_relative_to_the_eager_run(job: Job) -> None:
     a, b = job.training(), job.training()
-    a.g.parameters.flat.mul_(1.5)
+    a.networks["g"].parameters.flat.mul_(1.5)
     drift = drift_of(a, b)
     assert drift["g"] == pytest.approx(0.5)
     assert drift["d"] == drift["ema"] == 0

@@ -82,14 +82,14 @@ def test_training_that_skips_many_steps_gets_no_time(tmp_path: Path, monkeypatch
     timed = suite_train.TimedTraining(job, 19, EAGER)
     assert suite_train.too_many_skipped(timed) is None
     timed()
-    timed.loop.training.g.guard.total += 1
+    timed.loop.training.phases["g_main"].guard.total += 1
     assert suite_train.too_many_skipped(timed) is None  # a first iteration
-    timed.loop.training.g.guard.total -= 1
+    timed.loop.training.phases["g_main"].guard.total -= 1
     timed()
     assert (timed.skipped_steps, timed.iterations_done) == (0, 20)
-    timed.loop.training.d.guard.total += 2
+    timed.loop.training.phases["d_main"].guard.total += 2
     assert suite_train.too_many_skipped(timed) is None
-    timed.loop.training.g.guard.total += 1
+    timed.loop.training.phases["g_main"].guard.total += 1
     assert suite_train.too_many_skipped(timed) == "wrong: 3 optimizer steps in 20 iterations were not finite"
 
     monkeypatch.setattr(suite_train.TimedTraining, "skipped_steps", property(lambda timed: 5))
