@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from bench.base import family
 from bench.base.jobs import Job
@@ -105,7 +105,8 @@ class _Recorder:
         return _PLAIN_FILTER(x, f, up, down, pads, flip, gain)
 
     def _add(self, op: str, layer: str, arguments: dict[str, Any]) -> None:
-        values = {name: _without_data(value) for name, value in arguments.items()}
+        with unset_fake_temporarily():  # a fake tensor would make what is measured later fake as well
+            values = {name: _without_data(value) for name, value in arguments.items()}
         known = self.cases.setdefault((op, layer), Case(op, self.resolution, layer, values))
         for name, value in values.items():
             if isinstance(value, Tensor) and value.requires_grad:

@@ -76,6 +76,7 @@ def test_recorded_calls_are_those_of_the_list(precision: str) -> None:
 
 def test_layers_bear_the_names_of_the_modules_and_the_layout_of_the_memory() -> None:
     found = {(case.op, case.layer): case for case in recorded_cases(job("--perf.channels_last=true"))}
+    assert {type(v) for case in found.values() for v in case.arguments.values() if isinstance(v, Tensor)} == {Tensor}
     convolution = found["modulated_conv2d", "g.synthesis.b16.conv1"]
     assert memory_format(convolution.x) == torch.channels_last and convolution.x.requires_grad
     assert found["conv2d_resample", "d.b16.fromrgb"].x.requires_grad  # in g_main and d_r1, not where D trains on reals

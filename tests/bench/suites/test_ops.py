@@ -127,6 +127,13 @@ def test_rows_of_a_layer(results: Run) -> None:
             assert math.isclose(row["tflop_per_sec"], row["flops"] / row["median_sec"] / 1e12)
 
 
+def test_recorded_layers_are_measured(results: Run) -> None:
+    suite_ops.run(replace(TRIAL, overrides=("--gan.channel_max=16", "--smart.frequency=0")), results)
+    assert {row["layer"] for row in results.rows} > {"g.synthesis.b16.conv1"}
+    assert {row["mode"] for row in results.rows} == {"forward", "forward_backward", "second_order"}
+    assert all(row["median_sec"] > 0 for row in results.rows)
+
+
 def test_ops_without_products_stand_beside_a_copy(results: Run) -> None:
     case = small_case("bias_act", "D b8.conv0")
     reference, copy = suite_ops.measure_case(case, "forward", TRIAL, results, compiles=False)
