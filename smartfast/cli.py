@@ -75,6 +75,16 @@ def train_scorer(arguments: Sequence[str]) -> int:
     return 0
 
 
+def presets(arguments: Sequence[str]) -> int:
+    """Print all presets side by side, and what each one leaves to you."""
+    from smartfast.tools.presets import presets_table
+
+    if arguments:
+        raise UserError(f"presets takes no arguments, found {' '.join(arguments)}")
+    print(presets_table())
+    return 0
+
+
 def doctor(arguments: Sequence[str]) -> int:
     """Print versions, devices, and which implementation each op takes and why."""
     from smartfast.tools.doctor import doctor
@@ -93,6 +103,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": evaluate,
     "dataset": dataset,
     "train-scorer": train_scorer,
+    "presets": presets,
     "doctor": doctor,
 }
 

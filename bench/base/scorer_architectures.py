@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 from smartfast.errors import UserError
 from smartfast.scorers import Scorer, UNetScorer, load_scorer
 from smartfast.scorers.loading import BUNDLED
-from smartfast.scorers.schedule import NoiseSchedule, schedule_from_config
+from smartfast.scorers.schedule import NoiseSchedule, edm_schedule, schedule_from_config
 
 SEED = 0
 _PLAIN, _ATTENTION = "ResnetDownsampleBlock2D", "AttnDownBlock2D"
@@ -23,7 +23,7 @@ _PLAIN, _ATTENTION = "ResnetDownsampleBlock2D", "AttnDownBlock2D"
 class Architecture:
     """A scorer's network.
 
-    name: For people. unet: Arguments of diffusers' UNet2DModel. schedule: Of its DDPMScheduler. gflop: Of a forward
+    name: For people. unet: Arguments of diffusers' UNet2DModel. schedule: edm or a DDPMScheduler's. gflop: Of a forward
     pass for one image, 10^9 multiplications and additions, counted on the original network (design.md, section 2).
     batch: Images that fit on an 80 GB GPU in float32 with attention written out.
     """
@@ -62,6 +62,7 @@ ARCHITECTURES = {
             attention_head_dim=256,
             num_class_embeds=10,
         ),
+        schedule="edm",
     ),
     64: Architecture(
         "ADM ImageNet 64",
@@ -109,6 +110,8 @@ def random_scorer(architecture: Architecture, resolution: int, device: torch.dev
 
 def paper_schedule(architecture: Architecture) -> NoiseSchedule:
     """The noise schedule that the network was trained with."""
+    if architecture.schedule == "edm":
+        return edm_schedule()
     return schedule_from_config({"beta_schedule": architecture.schedule}, architecture.name)
 
 

@@ -87,6 +87,9 @@ class FamilySettings(NamedTuple):
     loss: type[LossSettings]
 
 
+DEFAULT_FAMILY = "stylegan2"
+"""Where nothing names one, as in files of before there were others."""
+
 FAMILY_SETTINGS: dict[str, FamilySettings] = {
     "stylegan2": FamilySettings(StyleGan2Gan, StyleGan2Loss),
 }

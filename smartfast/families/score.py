@@ -44,6 +44,7 @@ class ScoreRegularity:
             purpose=int(Purpose.SCORE_NOISE),
             through_network=smart.through_network,
             downscale=smart.downscale,
+            distance=smart.distance,
         )
 
     def choose(self, batch: Round) -> Chosen:

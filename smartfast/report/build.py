@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.core.checkpoint import find_checkpoint
 from smartfast.core.files import write_atomically
 from smartfast.core.grids import to_pillow
@@ -154,7 +155,7 @@ def _metrics_section(evaluations: Sequence[Row]) -> str:
 
 
 def _losses_section(ticks: Sequence[Row], config: Mapping[str, Any]) -> str:
-    family = FAMILIES.get(config.get("gan", {}).get("family", "stylegan2"))
+    family = FAMILIES.get(config.get("gan", {}).get("family", DEFAULT_FAMILY))
     panels = [*(family.panels if family else ()), SPEED_PANEL]
     caption = "Mean per tick; where there are 20 ticks or more, the strong line is a running mean."
     return html.section("Losses", _plot(panels, ticks, smoothed=True, caption=caption))

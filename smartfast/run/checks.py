@@ -1,6 +1,5 @@
 """Checks of a configuration that need more than one field; all of them before anything is trained."""
 
-import dataclasses
 import importlib.util
 import os
 
@@ -28,24 +27,6 @@ def check_config(config: Config, dataset: ImageDataset, *, device: torch.device)
     if not config.run.dry_run:
         _check_performance(config, device)
         _check_tracker(config)
-
-
-def check_resumed_config(saved: Config, config: Config, run_dir: str) -> None:
-    """Raise UserError if networks, data or seed differ from those of the run that is to be continued."""
-    if saved.run.seed != config.run.seed:
-        raise UserError(
-            f"run.seed is {config.run.seed}, but the run in {run_dir} was started with {saved.run.seed}; "
-            "choose another run.dir or the old value"
-        )
-    for group in ("gan", "data"):
-        before, now = getattr(saved, group), getattr(config, group)
-        for field in dataclasses.fields(before):
-            old, new = getattr(before, field.name), getattr(now, field.name)
-            if old != new and field.name not in ("cache", "workers", "path"):
-                raise UserError(
-                    f"{group}.{field.name} is {new}, but the run in {run_dir} was started with {old}; "
-                    "choose another run.dir or the old value"
-                )
 
 
 def _check_ranges(config: Config) -> None:

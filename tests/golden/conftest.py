@@ -40,6 +40,7 @@ SUPPORTED_TOPICS = (
     "stylegan2_generator",
     "stylegan2_discriminator",
     "stylegan2_losses",
+    "smart_loss",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2
