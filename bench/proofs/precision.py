@@ -42,7 +42,12 @@ SCORE_RESOLUTION, SCORE_BATCH, SCORE_WEIGHT = 256, 64, 0.1
 """2 * weight / (batch * pixels) is 5e-8; fp16's smallest number is 6e-8."""
 NARROW = (
     *("--gan.z_dim=16", "--gan.w_dim=16", "--gan.mapping_layers=1", "--gan.channel_base=1024", "--gan.channel_max=16"),
-    *("--gan.mbstd_group=4", "--gan.mbstd_by_class=false", "--gan.conv_clamp=256", "--smart.timesteps=[25, 35]"),
+    *(
+        "--gan.mbstd_group=4",
+        "--gan.mbstd_by_class=false",
+        "--gan.conv_clamp=256",
+        "--smart.noise_to_signal=[0.1, 0.13]",
+    ),
 )
 
 
