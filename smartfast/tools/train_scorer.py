@@ -6,6 +6,7 @@ uninterrupted one computes (not with dropout, whose random numbers are torch's o
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -107,7 +108,17 @@ def train_scorer(options: TrainScorerOptions) -> Path | None:
             f"dir: {folder} holds the state of a training by version 0.1.0 (state.safetensors), which this version "
             "cannot continue, expected another folder; its scorer/ stays usable"
         )
-    return folder / SCORER_FOLDER if launch(config_of(options)) else None
+    try:
+        return folder / SCORER_FOLDER if launch(config_of(options)) else None
+    except UserError as error:
+        raise UserError(_in_own_words(str(error))) from error
+
+
+def _in_own_words(message: str) -> str:
+    """A message about settings of `smartfast train`, with this command's names for them."""
+    message = message.replace("optim.lr_g", "lr").replace("perf.precision", "precision").replace("gan.", "unet.")
+    names = "|".join(field.name for field in dataclasses.fields(TrainScorerOptions))
+    return re.sub(rf"\b(?:run|data|loss|optim)\.({names})\b", r"\1", message)
 
 
 def config_of(options: TrainScorerOptions) -> Config:
