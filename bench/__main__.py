@@ -2,7 +2,7 @@
 
     python -m bench SUITE [--config digits ...] [--device cuda] [--quick] [--budget_sec 480] [--optim.batch=32 ...]
     python -m bench all            every suite, each in a process of its own, then the report
-    python -m bench report         bench/RESULTS.md, its plots and the table in README.md, from bench/results
+    python -m bench report         bench/RESULTS.md, its plots and the table in docs/speed.md, from bench/results
     python -m bench --compare A B  two files of results side by side
 
 Any option of `smartfast train` works for the configurations. Results go to bench/results, those of --quick to
@@ -160,8 +160,8 @@ def _report(output: Path | None) -> int:
     from bench.base.results import load_all
     from bench.report.report import write_report
 
-    readme = None if output else ROOT / "README.md"
-    for path in write_report(load_all(), output or Path(__file__).parent, readme):
+    page = None if output else ROOT / "docs" / "speed.md"
+    for path in write_report(load_all(), output or Path(__file__).parent, page):
         print(path)
     return 0
 

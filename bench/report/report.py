@@ -1,4 +1,4 @@
-"""bench/RESULTS.md, its plots and the table in the README, from the files of bench/results alone."""
+"""bench/RESULTS.md, its plots and the table in docs/speed.md, from the files of bench/results alone."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ CAMPAIGN_COMMAND = "python -m bench all --device cuda"
 PREDICTED_DEVICE = "H100 SXM"
 SPREAD = "Medians, quantiles 0.2 to 0.8 in brackets; noise: the brackets overlap:"
 START, END = "<!-- bench -->", "<!-- /bench -->"
-_README_SUITES = ("train", "regularizer")
+_PAGE_SUITES = ("train", "regularizer")
 
 _SECTIONS: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
     "regularizer": ("The score term, one change at a time", regularizer_section),
@@ -40,19 +40,19 @@ _SECTIONS: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
 }
 
 
-def write_report(results: Sequence[Result], output: Path, readme: Path | None) -> list[Path]:
+def write_report(results: Sequence[Result], output: Path, page: Path | None) -> list[Path]:
     """Render the report.
 
     Args:
         results: Files to render, oldest first; trials are left out.
         output: Folder for RESULTS.md and plots/.
-        readme: File whose text between the markers is replaced; None for none.
+        page: File whose text between the markers is replaced; None for none.
 
     Returns:
         What was written.
 
     Raises:
-        UserError: There is nothing to render, or the README has no markers.
+        UserError: There is nothing to render, or the page has no markers.
     """
     measured = campaigns(results)
     files, predicted = predictions(results)
@@ -73,8 +73,8 @@ def write_report(results: Sequence[Result], output: Path, readme: Path | None) -
     if predicted:
         text += _prediction_sections(files, predicted)
     write_atomically(written[0], ("\n\n".join(text) + "\n").encode())
-    if readme is not None:
-        written.append(_refresh(readme, readme_text(measured, predicted)))
+    if page is not None:
+        written.append(_refresh(page, page_text(measured, predicted)))
     return written
 
 
@@ -148,12 +148,12 @@ def _beyond_targets(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def readme_text(measured: Sequence[Campaign], predicted: Sequence[Row]) -> str:
-    """What stands between the README's markers."""
+def page_text(measured: Sequence[Campaign], predicted: Sequence[Row]) -> str:
+    """What stands between the markers of docs/speed.md."""
     text = []
     for campaign in measured:
-        if table := _readme_table(campaign):
-            commands = ", ".join(f"`{result.command}`" for result in campaign.results if result.suite in _README_SUITES)
+        if table := _page_table(campaign):
+            commands = ", ".join(f"`{result.command}`" for result in campaign.results if result.suite in _PAGE_SUITES)
             about = f"Measured on {campaign.device['name']}"
             threads = campaign.device.get("threads")
             text += [f"{about}{f', {threads} threads' if threads else ''}; from {commands}. {SPREAD}", table]
@@ -163,11 +163,11 @@ def readme_text(measured: Sequence[Campaign], predicted: Sequence[Row]) -> str:
             f"datasheet's ceilings. `{CAMPAIGN_COMMAND}` on a GPU measures the real times.",
             predictions_section(predicted, PREDICTED_DEVICE, 1),
         ]
-    text.append("More in [bench/RESULTS.md](bench/RESULTS.md).")
+    text.append("More in [bench/RESULTS.md](../bench/RESULTS.md).")
     return "\n\n".join(text)
 
 
-def _readme_table(campaign: Campaign) -> str | None:
+def _page_table(campaign: Campaign) -> str | None:
     """A line for each configuration; None where no training was measured."""
     cells = []
     for (config,), members in group(campaign.rows.get("train", []), "config").items():
@@ -194,10 +194,10 @@ def _readme_table(campaign: Campaign) -> str | None:
     return markdown_table([*header, "score term against the paper's recipe"], cells) if cells else None
 
 
-def _refresh(readme: Path, text: str) -> Path:
-    content = readme.read_text()
+def _refresh(page: Path, text: str) -> Path:
+    content = page.read_text()
     if content.count(START) != 1 or content.count(END) != 1 or content.index(START) > content.index(END):
-        raise UserError(f"{readme}: expected the markers {START} and {END}, each once and in this order")
+        raise UserError(f"{page}: expected the markers {START} and {END}, each once and in this order")
     before, rest = content.split(START)
-    write_atomically(readme, f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}".encode())
-    return readme
+    write_atomically(page, f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}".encode())
+    return page
