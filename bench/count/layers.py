@@ -22,8 +22,7 @@ from bench.base.shapes import FUNCTIONS, Case
 from bench.count.counter import half_as_on_gpu
 from bench.count.tracing import Trace
 from smartfast import kernels
-from smartfast.kernels import reference
-from smartfast.kernels import memory_format
+from smartfast.kernels import memory_format, reference
 
 COMPOSITES = ("conv2d_resample", "modulated_conv2d")
 """Ops whose resampling filters are listed by themselves too: what the filter alone costs at that layer."""

@@ -4,7 +4,7 @@ import importlib.util
 
 import torch
 
-from smartfast.config.ranges import require_not_negative, require_positive
+from smartfast.config.ranges import require_not_negative, require_positive, require_schedules
 from smartfast.config.schedule import values_of
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
@@ -44,6 +44,8 @@ def _check_ranges(config: Config) -> None:
         raise UserError(f"smart.batch_fraction is {smart.batch_fraction}, expected more than 0 and at most 1")
     if smart.downscale < 1:
         raise UserError(f"smart.downscale is {smart.downscale}, expected 1 or more")
+    require_schedules({"optim.betas": optim.betas[0]})
+    require_schedules({"optim.betas": optim.betas[1]})
     if not all(0 <= value < 1 for beta in optim.betas for value in values_of(beta)):
         raise UserError(f"optim.betas is {list(optim.betas)}, expected two numbers of at least 0 and below 1")
 

@@ -155,6 +155,20 @@ CASES = {
     "no threads": (["--perf.cpu_threads=0"], "perf.cpu_threads is 0"),
     "no mapping layers": (["--gan.mapping_layers=0"], "gan.mapping_layers is 0"),
     "beta of one": (["--optim.betas=[0.0, 1.0]"], "optim.betas is [0.0, 1.0], expected"),
+    "schedule without an end": (
+        ["--optim.lr_g={kind: cosine, kimg: [0, 10], values: [1]}"],
+        "optim.lr_g is a schedule of 2 kimg and 1 values, expected as many",
+    ),
+    "schedule of another kind": (["--loss.r1_gamma={kind: sine, kimg: [0], values: [1]}"], "loss.r1_gamma"),
+    "schedule that ends beyond": (
+        ["--optim.betas=[0.0, {kind: linear, kimg: [0, 10], values: [0.9, 1.0]}]"],
+        "expected two numbers of at least 0 and below 1",
+    ),
+    "another family": (["--gan.family=gpt"], "gan.family is gpt, expected one of denoiser, stylegan2"),
+    "a diffusion model with a score term": (
+        ["--gan.family=denoiser", "--smart.frequency=8"],
+        "smart.frequency is 8, expected 0: a diffusion model has no fakes",
+    ),
     "statistics that do not divide": (["--gan.mbstd_channels=3"], "expected a divisor of the 64 feature maps"),
     "no length": (["--run.kimg=0"], "run.kimg is 0"),
     "CUDA graphs": (["--perf.cuda_graphs=true"], "perf.cuda_graphs is true"),

@@ -187,6 +187,10 @@ def test_finished_run_does_nothing_more(finished: Path) -> None:
             "unet.block_out_channels has 5 levels, expected fewer for 8 pixels",
         ),
         ({"unet": replace(TINY, norm_groups=3), "dir": "new"}, "unet.block_out_channels has 4, expected multiples of"),
+        (
+            {"unet": replace(TINY, attention_head_dim=3), "dir": "new"},
+            "unet.attention_head_dim is 3, expected",
+        ),
         ({"grad_clip": 0.0, "dir": "new"}, "grad_clip is 0.0, expected more than 0"),
     ],
 )

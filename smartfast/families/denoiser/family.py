@@ -80,6 +80,14 @@ class DenoiserFamily(Family):
             raise UserError(
                 f"gan.block_out_channels has {levels} levels, expected fewer for {dataset.resolution} pixels"
             )
+        attends = [dataset.resolution >> level in config.gan.attention for level in range(levels)]
+        attends[-1] = True  # the middle block always does
+        for channels, here in zip(config.gan.block_out_channels, attends, strict=True):
+            if here and channels % config.gan.attention_head_dim:
+                raise UserError(
+                    f"gan.attention_head_dim is {config.gan.attention_head_dim}, expected a divisor of the {channels} "
+                    "feature maps that attend"
+                )
 
     def adam(self, network: str) -> AdamSettings:
         optim = self.config.optim
