@@ -183,9 +183,11 @@ class DenoiserFamily(Family):
 
     def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:
         """Write `scorer/`, a diffusers folder that smart.scorer takes; each of its files appears whole."""
-        module = self.build(**self.options())
+        module = Denoiser(**self.options())
         module.load_state_dict(weights)
-        unet = module.unet.half() if self.loss.save_precision == "fp16" else module.unet
+        unet = module.unet
+        if self.loss.save_precision == "fp16":
+            nn.Module.half(unet)  # nn.Module's own: diffusers' logs a warning
         partial, final = run_dir / f"{SCORER_FOLDER}.partial", run_dir / SCORER_FOLDER
         unet.save_pretrained(partial, safe_serialization=True)
         DDPMScheduler.from_config(module.scheduler).save_config(partial)
