@@ -56,8 +56,8 @@ class Generator(nn.Sequential):
     """Images [N, channels, 16, 16] of latents [N, z_dim] and label vectors [N, classes], None without classes."""
 
     def __init__(self, z_dim: int, width: int, classes: int, channels: int) -> None:
-        at4 = [nn.ConvTranspose2d(z_dim + classes, 2 * width, 4), nn.BatchNorm2d(2 * width), nn.ReLU()]
-        at8 = [nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        at4 = [nn.ConvTranspose2d(z_dim + classes, 2 * width, 4, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()]
+        at8 = [nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         super().__init__(*at4, *at8, nn.ConvTranspose2d(width, channels, 4, 2, 1), nn.Tanh())
         self.z_dim, self.classes, self.channels = z_dim, classes, channels
 

@@ -287,9 +287,7 @@ def test_two_processes_are_one_that_accumulates_but_for_the_mean_of_their_statis
     rounds = [f"--run.dir={tmp_path / 'one'}", f"--optim.batch_gpu={BATCH // 2}"]
     assert main(["train", *arguments, *rounds]) == 0
     one = load_newest(tmp_path / "one").state
-    for name, value in one.items():
-        if "running" not in name and "num_batches" not in name:
-            assert torch.allclose(two[name], value, rtol=1e-3, atol=1e-5), name
+    assert {name for name in differing(two, one) if "running" not in name and "num_batches" not in name} == set()
     assert_moved(two, passes[0], processes=2)
     assert not torch.allclose(one["g/module/1.running_mean"], two["g/module/1.running_mean"], rtol=1e-3)
 
