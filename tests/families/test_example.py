@@ -204,9 +204,10 @@ def test_running_statistics_move_once_per_forward_pass(example: ModuleType) -> N
 
 @pytest.mark.parametrize("phase", ["d_main", "g_main", "g_score"])
 def test_a_skipped_step_changes_nothing(example: ModuleType, phase: str) -> None:
-    """The generator's passes are good, the discriminator's logits are not."""
-    training = make_training(example)
-    training.run_iteration(reals())
+    """The generator's passes are good, the discriminator's logits are not; the run has just been resumed."""
+    earlier, training = make_training(example), make_training(example)
+    earlier.run_iteration(reals())
+    training.restore(earlier.state(), images=earlier.images)
     training.load(reals())
     with torch.no_grad():
         training.family.modules["d"][-1].bias.fill_(torch.nan)
