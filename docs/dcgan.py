@@ -1,7 +1,7 @@
 """A family of its own in one file: DCGAN (Radford et al., arXiv 1511.06434) with hinge loss and the score term.
 
-`python docs/dcgan.py` trains it on the bundled digits and takes every option of `smartfast train`; any other command of
-smartfast, such as `python docs/dcgan.py generate runs/dcgan`, knows it as well. docs/adding_a_family.md explains it.
+`python docs/dcgan.py` trains it on the bundled digits and takes every option of `smartfast train`; the other commands
+know it as well: `python docs/dcgan.py generate --checkpoint runs/dcgan`. docs/adding_a_family.md explains it.
 """
 
 import sys
@@ -26,9 +26,9 @@ from smartfast.families.base import SCORE_PANEL, Cost, Family, Panel, Parts
 from smartfast.families.rounds import Round
 from smartfast.families.sampling import PLAIN, Look, Sampler
 
-SETTINGS = """--gan.family=dcgan --run.dir=runs/dcgan --run.kimg=64 --run.snapshot_ticks=4 --data.path=digits
+SETTINGS = """--gan.family=dcgan --run.dir=runs/dcgan --run.kimg=32 --run.snapshot_ticks=4 --data.path=digits
 --data.resolution=16 --data.labels=true --smart.scorer=digits --smart.weight=20 --smart.timesteps=[25,250]
---smart.frequency=4 --optim.lr_g=0.001 --optim.lr_d=0.001 --optim.betas=[0.5,0.99] --optim.ema_kimg=1
+--smart.frequency=4 --optim.lr_g=0.001 --optim.lr_d=0.001 --optim.betas=[0,0.99] --optim.ema_kimg=1
 --metrics.names=[fid,prc,diversity] --metrics.features=digits --metrics.samples=1797 --metrics.every_ticks=4"""
 
 
