@@ -1,7 +1,7 @@
 """A family of its own in one file: DCGAN (Radford et al., arXiv 1511.06434) with hinge loss and the score term.
 
-`python docs/dcgan.py` trains it on the bundled digits and takes every option of `smartfast train`; any other command of
-smartfast, such as `python docs/dcgan.py generate runs/dcgan`, knows it as well. docs/adding_a_family.md explains it.
+`python docs/dcgan.py` trains it on the bundled digits and takes every option of `smartfast train`; the other commands
+know it as well: `python docs/dcgan.py generate --checkpoint runs/dcgan`. docs/adding_a_family.md explains it.
 """
 
 import sys
@@ -25,11 +25,10 @@ from smartfast.families.adversarial import adversarial_costs, hinge_loss
 from smartfast.families.base import SCORE_PANEL, Cost, Family, Panel, Parts
 from smartfast.families.rounds import Round
 from smartfast.families.sampling import PLAIN, Look, Sampler
-from smartfast.families.score import ScoreRegularity
 
-SETTINGS = """--gan.family=dcgan --run.dir=runs/dcgan --run.kimg=64 --run.snapshot_ticks=4 --data.path=digits
+SETTINGS = """--gan.family=dcgan --run.dir=runs/dcgan --run.kimg=32 --run.snapshot_ticks=4 --data.path=digits
 --data.resolution=16 --data.labels=true --smart.scorer=digits --smart.weight=20 --smart.timesteps=[25,250]
---smart.frequency=4 --optim.lr_g=0.001 --optim.lr_d=0.001 --optim.betas=[0.5,0.99] --optim.ema_kimg=1
+--smart.frequency=4 --optim.lr_g=0.001 --optim.lr_d=0.001 --optim.betas=[0,0.99] --optim.ema_kimg=1
 --metrics.names=[fid,prc,diversity] --metrics.features=digits --metrics.samples=1797 --metrics.every_ticks=4"""
 
 
@@ -49,36 +48,34 @@ class DcganGan(GanSettings):
 class DcganLoss(LossSettings):
     """The objective (hinge loss)."""
 
-    d_steps: int = 2
+    d_steps: Literal[1, 2, 3, 4, 5] = 2
     """Discriminator steps per generator step, each with images of its own. Default: BigGAN."""
 
 
-class Generator(nn.Module):
+class Generator(nn.Sequential):
     """Images [N, channels, 16, 16] of latents [N, z_dim] and label vectors [N, classes], None without classes."""
 
     def __init__(self, z_dim: int, width: int, classes: int, channels: int) -> None:
-        super().__init__()
+        at4 = [nn.ConvTranspose2d(z_dim + classes, 2 * width, 4, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()]
+        at8 = [nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        super().__init__(*at4, *at8, nn.ConvTranspose2d(width, channels, 4, 2, 1), nn.Tanh())
         self.z_dim, self.classes, self.channels = z_dim, classes, channels
-        at4 = [nn.ConvTranspose2d(z_dim + classes, 2 * width, 4), nn.BatchNorm2d(2 * width), nn.ReLU()]
-        at8 = [nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
-        self.layers = nn.Sequential(*at4, *at8, nn.ConvTranspose2d(width, channels, 4, 2, 1), nn.Tanh())
 
     def forward(self, z: Tensor, c: Tensor | None) -> Tensor:
-        return self.layers((z if c is None else torch.cat([z, c], dim=1))[:, :, None, None])
+        return super().forward((z if c is None else torch.cat([z, c], dim=1))[:, :, None, None])
 
 
-class Discriminator(nn.Module):
-    """Logits [N, 1] of images and labels int64 [N] or None: one for any image plus one for its class."""
+class Discriminator(nn.Sequential):
+    """Logits [N, 1]: one for any image, and one per class that the label vector picks (projection, 1802.05637)."""
 
     def __init__(self, width: int, classes: int, channels: int) -> None:
-        super().__init__()
         at8 = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         at4 = [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*at8, *at4, nn.Conv2d(2 * width, 1 + classes, 4))
+        super().__init__(*at8, *at4, nn.Conv2d(2 * width, 1 + classes, 4))
 
-    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        logits = self.layers(images).flatten(1)
-        return logits if labels is None else logits[:, :1] + logits.gather(1, 1 + labels[:, None])
+    def forward(self, images: Tensor, c: Tensor | None) -> Tensor:
+        logits = super().forward(images).flatten(1)
+        return logits if c is None else logits[:, :1] + (logits[:, 1:] * c).sum(dim=1, keepdim=True)
 
 
 class DcganSampler(Sampler):
@@ -97,13 +94,12 @@ class DcganSampler(Sampler):
 class Dcgan(Family):
     """See `Family`."""
 
-    name, averaged, sampler = "dcgan", "g", DcganSampler
+    name, averaged, build, sampler = "dcgan", "g", Generator, DcganSampler
     panels = (Panel("Hinge loss", "logit", {"loss/d_main": "discriminator", "loss/g_main": "generator"}), SCORE_PANEL)
 
     @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
         require_positive({f"gan.{name}": getattr(config.gan, name) for name in ("z_dim", "width")})
-        require_positive({"loss.d_steps": config.loss.d_steps})
 
     @classmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
@@ -111,50 +107,38 @@ class Dcgan(Family):
             raise UserError(f"data.path {config.data.path}: found {dataset.resolution} pixels, expected 16")
 
     def options(self) -> dict[str, Any]:
-        gan = self.config.gan
-        return dict(z_dim=gan.z_dim, width=gan.width, classes=self.num_classes, channels=self.channels)
-
-    @classmethod
-    def build(cls, options: dict[str, Any]) -> Generator:
-        return Generator(**options)
+        return dict(z_dim=self.gan.z_dim, width=self.gan.width, classes=self.num_classes, channels=self.channels)
 
     def networks(self) -> dict[str, nn.Module]:
-        discriminator = Discriminator(self.config.gan.width, self.num_classes, self.channels)
-        return {"g": Generator(**self.options()), "d": discriminator}
+        return {"g": Generator(**self.options()), "d": Discriminator(self.gan.width, self.num_classes, self.channels)}
 
     def phases(self, parts: Parts) -> list[PhaseSpec]:
         g, d = self.modules.values()
         draw = DcganSampler(g, data_labels=parts.data_labels, seed=self.config.run.seed).draw
+        vectors = partial(one_hot, num_classes=self.num_classes)
 
         def d_main(batch: Round) -> PhaseResult:
             with torch.no_grad():
                 fakes, labels = draw(Purpose.D_MAIN, batch.stream, None)
-            loss_fake, loss_real = hinge_loss(d(fakes, labels), d(batch.images, batch.labels))
+            loss_fake, loss_real = hinge_loss(d(fakes, vectors(labels)), d(batch.images, vectors(batch.labels)))
             loss = loss_fake.mean() + loss_real.mean()
             return loss, {"loss/d_main": loss.detach()}
 
-        def g_main(batch: Round, score: ScoreRegularity | None = None) -> PhaseResult:
+        def g_main(batch: Round, scored: bool = False) -> PhaseResult:
             fakes, labels = draw(Purpose.G_MAIN, batch.stream, None)
-            loss = -d(fakes, labels).mean()
+            loss = -d(fakes, vectors(labels)).mean()
             result = loss, {"loss/g_main": loss.detach()}
-            return score.join(*result, fakes, labels, batch, redraw) if score else result
+            if not scored:
+                return result
+            return parts.score.join(*result, fakes, labels, batch, lambda of: draw(Purpose.G_SCORE, of.stream, None))
 
-        def redraw(batch: Round) -> tuple[Tensor, Tensor | None]:
-            return draw(Purpose.G_SCORE, batch.stream, None)
-
-        specs = [PhaseSpec("d_main", "d", d_main, repeat=self.config.loss.d_steps), PhaseSpec("g_main", "g", g_main)]
-        if parts.score:
-            g_score = partial(g_main, score=parts.score)
-            specs.append(PhaseSpec("g_score", "g", g_score, self.config.smart.frequency, replaces="g_main"))
+        specs = [PhaseSpec("d_main", "d", d_main, repeat=self.loss.d_steps), PhaseSpec("g_main", "g", g_main)]
+        if parts.score is not None:
+            specs.append(PhaseSpec("g_score", "g", partial(g_main, scored=True), self.config.smart.frequency, "g_main"))
         return specs
 
-    def example_inputs(self) -> dict[str, list[Tensor | None]]:
-        labels = torch.zeros(1, dtype=torch.int64) if self.num_classes else None
-        z, images = torch.empty(1, self.config.gan.z_dim), torch.empty(1, *self.image_shape)
-        return {"g": [z, one_hot(labels, self.num_classes)], "d": [images, labels]}
-
     def costs(self, flops: dict[str, float]) -> list[Cost]:
-        return adversarial_costs(flops, self.config.smart, d_steps=self.config.loss.d_steps)
+        return adversarial_costs(flops, self.config.smart, d_steps=self.loss.d_steps)
 
 
 FAMILY_SETTINGS["dcgan"] = FamilySettings(DcganGan, DcganLoss)

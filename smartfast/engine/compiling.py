@@ -38,8 +38,8 @@ class Compiler:
     def __call__(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` itself, or compiled as one graph, backward and second-order terms included, at its first call.
 
-        function: Changes nothing but through what it returns. Where it cannot be compiled it runs as it is, with a
-        warning that says why.
+        function: Changes nothing but through what it returns, and buffers of modules, such as batch norm's. Where it
+            cannot be compiled it runs as it is, with a warning that says why.
         """
         if not self.works:
             return function

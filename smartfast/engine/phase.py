@@ -40,11 +40,12 @@ class Carried:
 class PhaseSpec:
     """What a family says of one of its phases.
 
-    name: For the status line. network: The one it trains. loss: Pure function of a round of images. interval:
-    Iterations between two runs. replaces: The phase that it takes the place of where it is due. repeat: Steps per
-    iteration, each with images and numbers of its own. gain: Factor of the loss. loss_scale: Power of two that the
-    gradient has on its way through half-precision layers. carried: What is averaged with the gradient. averages_inside:
-    The loss itself averages over the processes, so that its gradient is not captured in a CUDA graph with several.
+    name: For the status line. network: The one it trains. loss: Function of a round of images, pure but for moving
+    buffers. interval: Iterations between two runs. replaces: The phase that it takes the place of where it is due.
+    repeat: Steps per iteration, each with images and numbers of its own. gain: Factor of the loss. loss_scale: Power of
+    two that the gradient has on its way through half-precision layers. carried: What is averaged with the gradient.
+    averages_inside: The loss itself averages over the processes, so that its gradient is not captured in a CUDA graph
+    with several.
     """
 
     name: str

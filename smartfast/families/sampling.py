@@ -60,8 +60,8 @@ class Sampler(ABC):
         *,
         image_shape: tuple[int, int, int],
         num_classes: int,
-        data_labels: Tensor | None,
-        seed: int,
+        data_labels: Tensor | None = None,
+        seed: int = 0,
         look: Look = PLAIN,
     ) -> None:
         self.module, self.image_shape, self.num_classes = module, image_shape, num_classes

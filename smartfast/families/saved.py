@@ -24,7 +24,10 @@ def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sample
     options_file = weights.with_suffix(".json")
     try:
         options = json.loads(options_file.read_text())
-        family = FAMILIES[options.pop("family", DEFAULT_FAMILY)]
+        name = options.pop("family", DEFAULT_FAMILY)
+        if name not in FAMILIES:
+            raise ValueError(f"family is {name}, expected one of {', '.join(FAMILIES)}")
+        family = FAMILIES[name]
         module = family.build(**options)
         module.load_state_dict(load_file(weights))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:

@@ -39,6 +39,14 @@ def test_options_that_do_not_fit_are_said_to_be_so(
         open_sampler(weights)
 
 
+def test_a_family_that_is_not_registered_is_named(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    weights = copy_of(make_checkpoint(), tmp_path)
+    options = json.loads(weights.with_suffix(".json").read_text())
+    weights.with_suffix(".json").write_text(json.dumps(options | {"family": "stylegan9"}))
+    with pytest.raises(UserError, match="family is stylegan9, expected one of stylegan2"):
+        open_sampler(weights)
+
+
 def test_nothing_there_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a run folder, a checkpoint folder or a generator .safetensors"):
         open_sampler(tmp_path)
