@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather
+from torch import Tensor
 from tqdm import tqdm
 
 from smartfast.config.schema import Config
@@ -223,14 +224,16 @@ class Trainer:
                     "run.allow_changes true), or perf.precision fp32"
                 )
 
-    def _snapshot(self) -> None:
-        """Copy what there is now and leave the writing to the writer."""
+    def _snapshot(self, *, with_samples: bool = True) -> None:
+        """Copy what there is now and leave the writing to the writer.
+
+        with_samples: Also a sheet of samples, and what the family measures, which take their time.
+        """
         if self.is_main:
             self.writer.wait()  # before the copy: there is room for one
-            self.writer.submit(
-                f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg", self._snapshot_to_write()
-            )
-        if self.saved_images != self.training.images:
+            what = f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg"
+            self.writer.submit(what, self._snapshot_to_write(with_samples))
+        if with_samples and self.saved_images != self.training.images:
             self._measure()
         self.saved_images = self.training.images
 
@@ -243,23 +246,27 @@ class Trainer:
             self.log.write({"kind": "measured", "kimg": self.kimg, **values})
             tqdm.write("measured " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def _snapshot_to_write(self) -> Callable[[], None]:
-        """A function that writes a sheet of samples and, where there is none yet, a checkpoint of this moment."""
-        columns, path = self.grid.columns, self.run_dir / f"fakes{round(self.kimg):06d}.png"
-        fakes = copy_to_host({"images": self.sampler.grid(self.grid)})
-        if self.saved_images == self.training.images:
-            return lambda: save_grid(fakes()["images"], path, columns)
-        options = self._checkpoint_options()
-        copied = copy_to_host(self.training.state())
+    def _snapshot_to_write(self, with_samples: bool) -> Callable[[], None]:
+        """A function that writes a checkpoint of this moment, where there is none yet, and a sheet of samples."""
+        writes: list[Callable[[], None]] = []
+        if with_samples:
+            path = self.run_dir / f"fakes{round(self.kimg):06d}.png"
+            fakes = copy_to_host({"images": self.sampler.grid(self.grid)})
+            writes.append(lambda: save_grid(fakes()["images"], path, self.grid.columns))
+        if self.saved_images != self.training.images:
+            options, copied = self._checkpoint_options(), copy_to_host(self.training.state())
+            writes.append(lambda: self._save(copied(), options))
 
         def write() -> None:
-            save_grid(fakes()["images"], path, columns)
-            state = copied()
-            weights = self.training.averaged_weights(state)
-            save_checkpoint(self.run_dir, state=state, generator=weights, **options)
-            self.training.family.export(self.run_dir, weights)
+            for one in writes:
+                one()
 
         return write
+
+    def _save(self, state: dict[str, Tensor], options: dict[str, Any]) -> None:
+        weights = self.training.averaged_weights(state)
+        save_checkpoint(self.run_dir, state=state, generator=weights, **options)
+        self.training.family.export(self.run_dir, weights)
 
     def _checkpoint_options(self) -> dict[str, Any]:
         """What a checkpoint of this moment says beside its tensors."""
@@ -320,7 +327,7 @@ class Trainer:
 
     def _finish(self, signal_name: str | None) -> bool:
         complete = self.training.images >= self.total_images
-        self._snapshot()
+        self._snapshot(with_samples=complete)  # who asked to stop waits for nothing but the state
         self.writer.wait()
         if complete and self.evaluated_images != self.training.images:
             self._evaluate()

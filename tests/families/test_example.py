@@ -98,8 +98,20 @@ def run(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_is_short() -> None:
-    assert len(EXAMPLE.read_text().splitlines()) < 150
+def test_it_is_short_and_the_guide_says_how_short() -> None:
+    lines = len(EXAMPLE.read_text().splitlines())
+    assert lines < 150 and (EXAMPLE.parent / "adding_a_family.md").read_text().count(f"{lines} lines") == 2
+
+
+def test_as_a_script_it_trains_and_knows_the_other_commands(run: Path, tmp_path: Path) -> None:
+    def call(*arguments: str) -> str:
+        command = [sys.executable, str(EXAMPLE), *arguments]
+        return subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
+
+    plan = call("--run.dry_run=true", "--gan.width=8")
+    assert all(words in plan for words in ("family: dcgan", "width: 8", "scorer: digits", "d_main ", "score "))
+    assert "1 images" in call("generate", f"--checkpoint={run}", "--seeds=5", f"--out={tmp_path / 'five.png'}")
+    assert (tmp_path / "five.png").is_file()
 
 
 def test_it_trains_with_the_score_term(run: Path) -> None:

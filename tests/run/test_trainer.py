@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from smartfast.cli import main
 from smartfast.config.parse import parse_config
 from smartfast.core.checkpoint import load_newest, save_checkpoint
+from smartfast.core.interruption import Interruption
 from smartfast.core.run_log import read_rows
 from smartfast.data import RealBatch, open_dataset
 from smartfast.run import trainer as trainer_module
@@ -153,3 +154,12 @@ def test_a_full_disk_ends_the_run_with_one_line(tmp_path: Path, capsys: pytest.C
     assert load_newest(tmp_path) is None
     rows = [row["kimg"] for row in read_rows(tmp_path / "metrics.jsonl")]
     assert rows and rows[-1] <= 0.032, "training went on although nothing could be saved"
+
+
+def test_a_signal_saves_the_state_and_draws_no_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may take longer than whoever sent the signal waits."""
+    monkeypatch.setattr(Interruption, "requested", lambda self, iteration: iteration == 3)
+    monkeypatch.setattr(Interruption, "signal_name", "SIGTERM", raising=False)
+    assert not launch(parse_config(options(tmp_path, run__snapshot_ticks=100)))
+    assert load_newest(tmp_path).info["images"] == 24
+    assert [path.name for path in tmp_path.glob("fakes*.png")] == ["fakes_init.png"]
