@@ -102,6 +102,8 @@ class MovingBuffers:
 
     def commit(self, averaged: Tensor, bad: Tensor) -> None:
         """Make `averaged`, the mean of the pending buffers over the processes, live; or, where bad is 1, go back."""
+        if not self.pending.numel() and not self.counts:
+            return
         is_bad = bad > 0
         self.live.copy_(torch.where(is_bad, self.live, averaged))
         self.pending.copy_(self.live)
