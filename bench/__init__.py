@@ -1,4 +1,6 @@
-"""What training costs: measured, counted and predicted. For a checkout: `python -m bench`, `python -m bench.<tool>`."""
+"""What training costs: measured, counted and predicted. For a checkout: `python -m bench`, and programs in
+count/ and proofs/.
+"""
 
 import os
 

@@ -2,7 +2,7 @@
 
     python -m bench SUITE [--config digits ...] [--device cuda] [--quick] [--budget_sec 480] [--optim.batch=32 ...]
     python -m bench all            every suite, each in a process of its own, then the report
-    python -m bench report         bench/RESULTS.md, its plots and the table in README.md, from bench/results
+    python -m bench report         bench/RESULTS.md, its plots and the table in docs/speed.md, from bench/results
     python -m bench --compare A B  two files of results side by side
 
 Any option of `smartfast train` works for the configurations. Results go to bench/results, those of --quick to
@@ -23,11 +23,11 @@ from smartfast.engine.compiling import compile_cache_dir
 
 compile_cache_dir()  # before the compiler chooses a folder of its own
 
-from bench.jobs import job_config  # noqa: E402
-from bench.limits import measure_limits  # noqa: E402
-from bench.op_cases import suite_cases  # noqa: E402
-from bench.options import BUDGET_SEC, Options, torch_device  # noqa: E402
-from bench.results import RESULTS, Run, load  # noqa: E402
+from bench.base.jobs import job_config  # noqa: E402
+from bench.base.limits import measure_limits  # noqa: E402
+from bench.base.options import BUDGET_SEC, Options, torch_device  # noqa: E402
+from bench.base.results import RESULTS, Run, load  # noqa: E402
+from bench.suites.layers import suite_config  # noqa: E402
 from smartfast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR  # noqa: E402
 from smartfast.core.cpu import set_up_cpu  # noqa: E402
 from smartfast.errors import UserError  # noqa: E402
@@ -62,7 +62,7 @@ def run_suite(suite: str, options: Options, command: str, folder: Path) -> Path:
     limits = None if suite in _WITHOUT_LIMITS else measure_limits(options.device, quick=options.quick)
     run = Run(suite, command, device=options.device, limits=limits, quick=options.quick, folder=folder)
     with run:
-        import_module(f"bench.suite_{suite}").run(options, run)
+        import_module(f"bench.suites.{suite}").run(options, run)
     return run.path
 
 
@@ -70,7 +70,7 @@ def check_configs(suite: str, options: Options) -> None:
     """Raises UserError for a configuration, or a setting over it, that the suite does not have."""
     for name in options.configs or ("digits",):
         if suite == "ops":
-            suite_cases(name, options.device.type)
+            suite_config(name, options.device.type, options.overrides)
         else:
             job_config(name, options.overrides)
 
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _dispatch(options: argparse.Namespace, overrides: Sequence[str], arguments: Sequence[str]) -> int:
     if options.compare:
-        from bench.compare import compare
+        from bench.report.compare import compare
 
         print(compare(*(load(path) for path in options.compare)))
         return 0
@@ -157,11 +157,11 @@ def _dispatch(options: argparse.Namespace, overrides: Sequence[str], arguments: 
 
 
 def _report(output: Path | None) -> int:
-    from bench.report import write_report
-    from bench.results import load_all
+    from bench.base.results import load_all
+    from bench.report.report import write_report
 
-    readme = None if output else ROOT / "README.md"
-    for path in write_report(load_all(), output or Path(__file__).parent, readme):
+    page = None if output else ROOT / "docs" / "speed.md"
+    for path in write_report(load_all(), output or Path(__file__).parent, page):
         print(path)
     return 0
 

@@ -1,25 +1,38 @@
-"""The ops: one public function each, with a plain-PyTorch implementation and a Triton one.
+"""The ops: one public function each, implemented in plain PyTorch (aten) and in Triton.
 
-`use(...)` or the environment variable SMARTFAST_KERNELS choose between them, `implementation_of` says which one runs.
+`use(...)` or the environment variable SMARTFAST_KERNELS choose between them, `implementation_of` and `explain` say
+which one runs. Nothing here knows what the ops are used for.
 """
 
+import importlib
 import importlib.util
 
-from smartfast.kernels.bias_act import bias_act
-from smartfast.kernels.conv2d import conv2d
-from smartfast.kernels.conv2d_resample import conv2d_resample
-from smartfast.kernels.denoise_distance import denoise_distance, denoise_distance_and_gradient
-from smartfast.kernels.explain import explain
-from smartfast.kernels.modulated_conv2d import modulated_conv2d
-from smartfast.kernels.noise_forward import noise_forward
-from smartfast.kernels.philox import philox_normal, philox_uniform, philox_words
-from smartfast.kernels.selection import implementation_of, registered_ops, use
-from smartfast.kernels.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from .bias_act.op import ACTIVATIONS, Activation, bias_act
+from .composite import DEMODULATION_EPS, conv2d_resample, limit_styles, modulated_conv2d
+from .conv2d.op import conv2d
+from .epilogue.op import Epilogue, finish
+from .geometry import memory_format
+from .philox.aten import noise_like, philox_words
+from .philox.op import philox_normal, philox_uniform
+from .routes import DEFAULT_ROUTE, ROUTES, Route, measured_route, measured_shapes
+from .score_noise.op import denoise_distance, denoise_distance_and_gradient, noise_forward
+from .selection import INTERPRETED, explain, implementation_of, registered_ops, use
+from .upfirdn2d.op import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 if importlib.util.find_spec("triton") is not None:
-    import smartfast.kernels.triton_ops  # noqa: F401, registers the Triton implementations
+    for _module in ("philox", "bias_act", "epilogue", "upfirdn2d", "conv2d", "score_noise"):
+        importlib.import_module(f".{_module}.triton", __name__)  # registers its ops
+    importlib.import_module(".conv2d.gemm", __name__)
 
 __all__ = [
+    "ACTIVATIONS",
+    "DEFAULT_ROUTE",
+    "DEMODULATION_EPS",
+    "INTERPRETED",
+    "ROUTES",
+    "Activation",
+    "Epilogue",
+    "Route",
     "bias_act",
     "conv2d",
     "conv2d_resample",
@@ -28,9 +41,15 @@ __all__ = [
     "downsample2d",
     "explain",
     "filter2d",
+    "finish",
     "implementation_of",
+    "limit_styles",
+    "measured_route",
+    "measured_shapes",
+    "memory_format",
     "modulated_conv2d",
     "noise_forward",
+    "noise_like",
     "philox_normal",
     "philox_uniform",
     "philox_words",

@@ -1,12 +1,14 @@
-"""How the ops read scalar-or-sequence arguments for factors and padding, always in the order x, then y."""
+"""What all ops share about shapes and dtypes: factors and padding in the order x, then y; layouts; precision."""
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[int, int]
 Quad = tuple[int, int, int, int]
+HALF = (torch.float16, torch.bfloat16)
 
 
 def parse_pair(value: int | Sequence[int], name: str) -> Pair:
@@ -38,6 +40,18 @@ def parse_padding(padding: int | Sequence[int]) -> Quad:
     raise ValueError(f"padding is {padding!r}, expected one, two or four integers")
 
 
+def pad_unevenly(x: Tensor, pads: Quad) -> tuple[Tensor, Pair]:
+    """Pad x with what a convolution's own padding cannot do: crops and differences between the two sides.
+
+    Returns:
+        The padded x and the padding (y, x) that is left to the convolution, which it does without a copy.
+    """
+    x0, x1, y0, y1 = pads
+    pad_x, pad_y = max(min(x0, x1), 0), max(min(y0, y1), 0)
+    rest = (x0 - pad_x, x1 - pad_x, y0 - pad_y, y1 - pad_y)
+    return (F.pad(x, rest) if any(rest) else x), (pad_y, pad_x)
+
+
 def filter_size(f: Tensor | None) -> Pair:
     """Width and height of a filter: None is one tap, 1-D is applied along both axes."""
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
@@ -48,3 +62,18 @@ def memory_format(x: Tensor) -> torch.memory_format:
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         return torch.channels_last
     return torch.contiguous_format
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in a dtype of at least float32."""
+    return x.float() if x.dtype in HALF else x
+
+
+def per_image(factor: Tensor, images: Tensor) -> Tensor:
+    """factor [N] in the dtype of `images`, to be multiplied with them."""
+    return factor.to(images.dtype)[:, None, None, None]
+
+
+def per_channel(factor: Tensor, images: Tensor) -> Tensor:
+    """factor [N, C] in the dtype of `images`, to be multiplied with them."""
+    return factor.to(images.dtype)[:, :, None, None]

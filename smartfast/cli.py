@@ -69,9 +69,19 @@ def dataset(arguments: Sequence[str]) -> int:
 def train_scorer(arguments: Sequence[str]) -> int:
     """Train a diffusion model on your own images, to use as smart.scorer."""
     from smartfast.config.parse import parse_options
-    from smartfast.scorers.train import TrainScorerOptions, train_scorer
+    from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
-    train_scorer(parse_options(TrainScorerOptions, arguments, command="train-scorer"))
+    options = parse_options(TrainScorerOptions, arguments, command="train-scorer")
+    return 0 if train_scorer(options) is not None else EXIT_INTERRUPTED
+
+
+def presets(arguments: Sequence[str]) -> int:
+    """Print all presets side by side, and what each one leaves to you."""
+    from smartfast.tools.presets import presets_table
+
+    if arguments:
+        raise UserError(f"presets takes no arguments, found {' '.join(arguments)}")
+    print(presets_table())
     return 0
 
 
@@ -93,6 +103,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": evaluate,
     "dataset": dataset,
     "train-scorer": train_scorer,
+    "presets": presets,
     "doctor": doctor,
 }
 

@@ -80,6 +80,58 @@ class StyleGan2Loss(LossSettings):
     """Probability that an image takes its later styles from a second latent. Default: StyleGAN2."""
 
 
+@dataclass(frozen=True)
+class UNetOptions:
+    """The network (diffusers' UNet2DModel)."""
+
+    block_out_channels: tuple[int, ...] = (128, 256, 256, 256)
+    """Feature maps at each resolution, from the full one down by halves. Default: DDPM."""
+    layers_per_block: int = 2
+    """Residual blocks at each resolution. Default: DDPM."""
+    attention: tuple[int, ...] = (16,)
+    """Resolutions, in pixels, with attention; the lowest one always has it in the middle block. Default: DDPM."""
+    attention_head_dim: int = 64
+    """Channels of an attention head. Default: ADM (Dhariwal and Nichol, arXiv 2105.05233)."""
+    norm_groups: int = 32
+    """Groups of the group normalization; divides every number of feature maps. Default: DDPM."""
+    dropout: float = 0.0
+    """Probability of dropping a feature. Default: ours; DDPM takes 0.1."""
+
+
+@dataclass(frozen=True)
+class DenoiserGan(UNetOptions, GanSettings):
+    """A diffusion model in place of a GAN (diffusers' UNet2DModel)."""
+
+    family: Literal["denoiser"] = "denoiser"
+    """Which kind of model is trained. Default: ours."""
+
+
+@dataclass(frozen=True)
+class DenoiserLoss(LossSettings):
+    """The objective of a diffusion model and how it is approached; "DDPM" is the CIFAR-10 model of arXiv 2006.11239."""
+
+    num_timesteps: int = 1000
+    """Timesteps of the noise schedule. Default: DDPM."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    """The noise schedule, by diffusers' names; squaredcos_cap_v2 is the cosine one. Default: DDPM."""
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    """What the network predicts: the noise, the clean image, or v. Default: DDPM."""
+    lr_warmup_kimg: float = 100.0
+    """Thousands of images over which optim.lr_g rises from 0. Default: ours; DDPM takes 640."""
+    lr_decay: Literal["constant", "cosine"] = "constant"
+    """What the learning rate does after that; cosine falls to 0 at run.kimg. Default: DDPM."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; a longer one is scaled down. Default: DDPM."""
+    ema_decay: float = 0.9999
+    """Decay per step of the averaged weights, (1 + step) / (10 + step) while that is smaller. Default: DDPM."""
+    sample_rows: int = 8
+    """Most rows of a sheet of samples, each of which takes many passes. Default: ours."""
+    sample_steps: int = 50
+    """DDIM steps per sample (Song et al., arXiv 2010.02502). Default: theirs."""
+    save_precision: Literal["fp32", "fp16"] = "fp32"
+    """Precision of the saved scorer. Default: ours."""
+
+
 class FamilySettings(NamedTuple):
     """The two groups of one family."""
 
@@ -87,7 +139,11 @@ class FamilySettings(NamedTuple):
     loss: type[LossSettings]
 
 
+DEFAULT_FAMILY = "stylegan2"
+"""Where nothing names one, as in files of before there were others."""
+
 FAMILY_SETTINGS: dict[str, FamilySettings] = {
+    "denoiser": FamilySettings(DenoiserGan, DenoiserLoss),
     "stylegan2": FamilySettings(StyleGan2Gan, StyleGan2Loss),
 }
 """By the values of gan.family."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from smartfast.config.families import FAMILY_SETTINGS
+from smartfast.config.families import DEFAULT_FAMILY, FAMILY_SETTINGS
 from smartfast.config.schema import Config
 from smartfast.errors import UserError
 
@@ -56,7 +56,7 @@ def explain(message: str, names: Sequence[str]) -> str:
     return f"{wrong}: there is no such option{hint}"
 
 
-def config_parser(prog: str = "smartfast train", family: str = "stylegan2") -> Parser:
+def config_parser(prog: str = "smartfast train", family: str = DEFAULT_FAMILY) -> Parser:
     """The parser of `smartfast train`: --config, --print_config and one dotted option per field of `Config`.
 
     Raises:
@@ -68,7 +68,12 @@ def config_parser(prog: str = "smartfast train", family: str = "stylegan2") -> P
         prog=prog,
         description="Train a GAN with score-matching regularity. Rerunning the same command resumes the run.",
     )
-    parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file or name of a preset (`smartfast presets` lists them; a file of such a name is ./NAME). Its "
+        "values override the defaults below. Without it, and without data.path, the preset digits is trained.",
+    )
     groups = {field.name: field.type for field in dataclasses.fields(Config)} | FAMILY_SETTINGS[family]._asdict()
     for name, group in groups.items():
         parser.add_class_arguments(group, name)
@@ -76,23 +81,26 @@ def config_parser(prog: str = "smartfast train", family: str = "stylegan2") -> P
 
 
 def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> Config:
-    """The configuration of a command line; StyleGAN2's starts from configs/presets/digits.yaml without --config.
+    """The configuration of a command line; where it gives neither --config nor data.path, from the preset `digits`.
 
     Raises:
         UserError: An option, key or value is wrong; the message names it.
     """
-    arguments = [_preset_path(a, before) for before, a in itertools.pairwise(["", *arguments])]
+    arguments = [_config_file(a, before) for before, a in itertools.pairwise(["", *arguments])]
     family = family_of(arguments)
-    if family == "stylegan2" and not any(a == "--config" or a.startswith("--config=") for a in arguments):
-        arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
     parser = config_parser(prog, family)
+    # Both print and exit, and belong to the whole of what is parsed below.
+    given = [a for a in arguments if a not in ("-h", "--help") and not a.startswith("--print_config")]
+    is_own = {"config", "data.path"} & set(parser.parse_args(given, defaults=False).keys())
+    if not is_own and family == DEFAULT_FAMILY:
+        arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
     parsed = parser.instantiate(parser.parse_args(arguments))
     return Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)})
 
 
 def family_of(arguments: Sequence[str]) -> str:
-    """The value of gan.family in a command line: the last one given, in it or in its files; stylegan2 without one."""
-    family = "stylegan2"
+    """The value of gan.family in a command line: the last one given, in it or in its files; the default without one."""
+    family = DEFAULT_FAMILY
     for before, argument in itertools.pairwise(["", *arguments, ""]):
         name, _, value = argument.partition("=")
         if before in ("--gan.family", "--config"):
@@ -111,16 +119,20 @@ def _family_in_file(path: Path) -> str | None:
         return None  # whatever is wrong with the file, the parser says
 
 
-def _preset_path(argument: str, before: str) -> str:
-    """A preset's bare name (`--config cifar10`) becomes its path."""
+def presets() -> list[str]:
+    """Names that --config knows."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def _config_file(argument: str, before: str) -> str:
+    """The file in place of a preset's name (`--config cifar10`), which means the preset wherever the command runs."""
     name = argument.removeprefix("--config=")
-    if before == "--config" or name != argument:
-        preset = CONFIGS / f"{name}.yaml"
-        if not Path(name).exists():
-            if not preset.exists():
-                presets = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-                raise UserError(f"--config {name}: no such file; the presets are {presets}")
-            return argument.removesuffix(name) + str(preset)
+    if before != "--config" and name == argument:
+        return argument
+    if name in presets():
+        return argument.removesuffix(name) + str(CONFIGS / f"{name}.yaml")
+    if not Path(name).is_file():
+        raise UserError(f"--config {name}: no such file; the presets are {', '.join(presets())}")
     return argument
 
 
@@ -131,10 +143,13 @@ def load_config(path: Path) -> Config:
 
 def config_to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """Nested plain values, as YAML and the trackers take them."""
-    return {
-        group: {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
-        for group, fields in dataclasses.asdict(config).items()
-    }
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 def config_to_yaml(config: Config) -> str:

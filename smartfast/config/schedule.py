@@ -5,12 +5,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from smartfast.errors import UserError
-
 
 @dataclass(frozen=True)
 class Schedule:
-    """A value that follows the images seen, given at some points; constant before the first and after the last."""
+    """A value that follows the images seen, given at some points; constant before the first and after the last.
+
+    `smartfast.config.ranges` checks it: an error that is raised here would not name the setting.
+    """
 
     kind: Literal["linear", "cosine", "piecewise"]
     """Between two points: a straight line, half a cosine, or the value of the earlier one until the later one."""
@@ -18,12 +19,6 @@ class Schedule:
     """The points, in thousands of images, rising."""
     values: tuple[float, ...]
     """The value at each point."""
-
-    def __post_init__(self) -> None:
-        if len(self.kimg) != len(self.values) or not self.kimg:
-            raise UserError(f"schedule: {len(self.kimg)} kimg and {len(self.values)} values, expected equally many")
-        if list(self.kimg) != sorted(set(self.kimg)) or self.kimg[0] < 0:
-            raise UserError(f"schedule: kimg is {list(self.kimg)}, expected rising numbers of at least 0")
 
     def at(self, images: int) -> float:
         """The value once `images` images have been seen."""

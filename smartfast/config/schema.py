@@ -35,6 +35,9 @@ class RunConfig:
     """Experiment tracker that Accelerate writes to, beside metrics.jsonl. Default: ours."""
     max_bad_steps: int = 20
     """Consecutive steps with a non-finite gradient after which the run stops. Default: ours."""
+    allow_changes: bool = False
+    """Resume under settings that shift the arithmetic of the run, which are refused otherwise; each one is printed, and
+    the older config.yaml stays as config.<kimg>.yaml. Default: ours."""
     dry_run: bool = False
     """Print the resolved configuration, the networks and the estimated cost; train nothing."""
 
@@ -55,6 +58,8 @@ class DataConfig:
     """Keep the images on the device as uint8, or stream them; auto keeps what fits in a quarter of the memory."""
     workers: int = 3
     """Loader processes when streaming. Default: ADA."""
+    holdout: int = 0
+    """Images, spread evenly over the data set, that are kept out of the training. Default: ours."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,22 @@ class SmartConfig:
     """Score-matching regularity (SMaRt)."""
 
     scorer: str | None = None
-    """Frozen diffusion model: `digits` (bundled), a diffusers UNet2DModel folder or a hub id."""
+    """Frozen diffusion model: `digits` (bundled), a diffusers UNet2DModel folder or hub id, or a safetensors file with
+    a mixture of Gaussians; `diffusers:path` or `analytic:path` says which instead of having it recognised."""
+    null_class: int | None = None
+    """Last class index of the scorer where it was trained as `no class`; it then also fits a GAN without labels."""
     weight: float = 0.1
     """lambda_score, the weight of the score term. Default: SMaRt (0.01 on CIFAR-10)."""
     timesteps: tuple[int, int] | None = None
-    """First and last timestep t (both drawn) of the scorer's schedule. SMaRt: [25, 35] of 1000, CIFAR-10 [40, 60]."""
+    """First and last timestep t (both drawn) of the scorer's schedule, which mean a noise only together with it."""
     noise_to_signal: tuple[float, float] | None = None
-    """The same interval as a range of sigma_t / alpha_t, which means the same under every schedule."""
+    """The same interval as a range of sigma_t / alpha_t, which means the same under every schedule. SMaRt, by the
+    schedules of its scorers: [0.095, 0.13] at 256 pixels, [0.051, 0.068] at 64, [0.005, 0.0078] on CIFAR-10."""
     frequency: int = 8
     """Generator steps between two score terms; 0 = off. Default: SMaRt."""
+    distance: Literal["plain", "eps"] = "plain"
+    """Of the scorer's prediction: plain is its mean squared error, in eps, x0 or v, whichever it predicts; eps is that
+    error as one in eps, (alpha / sigma)^2 times the one in x0, alpha^2 times the one in v. Default: SMaRt (plain)."""
     separate_pass: bool = False
     """Draw fresh latents and run a generator pass of its own instead of scoring g_main's fakes. Default: ours."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
@@ -131,8 +143,9 @@ class MetricsConfig:
 class PerfConfig:
     """Speed. Nothing here changes what is computed beyond rounding."""
 
-    kernels: Literal["auto", "triton", "reference"] = "auto"
-    """Implementation of the ops; auto takes Triton on a GPU where an op has it, else plain PyTorch (reference)."""
+    kernels: Literal["auto", "triton", "aten", "reference"] = "auto"
+    """Implementation of the ops; auto takes Triton on a GPU where an op has it, else plain PyTorch (aten, also called
+    reference); triton does so too, whatever was measured. Default: ours."""
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
     """Arithmetic of the networks; fp16 and bf16 apply to gan.half_resolutions, tf32 to the rest. Default: ours."""
     compile: bool | Literal["max-autotune"] = False

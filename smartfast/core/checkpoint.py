@@ -8,11 +8,13 @@ A checkpoint is a folder `checkpoints/<kimg>` in the run folder:
     checkpoint.json            images seen, versions, and size and SHA-256 of the files above
 
 It is written under a temporary name and renamed when complete, so a process that dies while writing leaves
-the older checkpoints as they were.
+the older checkpoints as they were. One that turns out to be damaged is set aside as `<kimg>.corrupt`, which nothing
+here reads or deletes; so is any other name in `checkpoints/` that is not a number of kimg.
 """
 
 import json
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -32,7 +34,8 @@ _INDEX, _STATE, _WEIGHTS, _OPTIONS = (
     "generator_ema.safetensors",
     "generator_ema.json",
 )
-_PARTIAL = ".partial"
+_PARTIAL, _OLD, _CORRUPT = ".partial", ".old", ".corrupt"
+_NAME = re.compile(r"\d{6,}\.\d{3}")
 
 
 class Checkpoint(NamedTuple):
@@ -57,7 +60,7 @@ def save_checkpoint(
     info: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write a checkpoint and delete all but the `keep` newest.
+    """Write a checkpoint, then delete what is older than the `keep` newest intact ones and set damaged ones aside.
 
     Args:
         run_dir: Run folder.
@@ -66,7 +69,7 @@ def save_checkpoint(
         generator: State of the averaged generator by name.
         generator_options: Arguments that build it, JSON values.
         info: Further entries of checkpoint.json, JSON values.
-        keep: Newest checkpoints to keep, at least 1.
+        keep: Newest intact checkpoints to keep, at least 1; the one written here stays in any case.
 
     Returns:
         The checkpoint's folder.
@@ -87,12 +90,38 @@ def save_checkpoint(
     (partial / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
     for file in partial.iterdir():
         flush(file)
-    shutil.rmtree(final, ignore_errors=True)
+    flush(partial)
+    if final.exists():  # not deleted before its successor is in place
+        _mark_old(final)
     os.replace(partial, final)
     flush(parent)
-    for old in _folders(run_dir)[keep:]:
-        shutil.rmtree(old)
+    flush(run_dir)  # which may have gained `checkpoints`
+    _prune(run_dir, written=final, keep=keep)
     return final
+
+
+def _prune(run_dir: Path, *, written: Path, keep: int) -> None:
+    intact = []
+    for folder in _folders(run_dir):
+        try:
+            _check_sizes(folder)
+            intact.append(folder)
+        except CorruptCheckpoint as error:
+            warnings.warn(f"checkpoint {folder} is set aside as {_set_aside(folder)}: {error}", stacklevel=3)
+    for folder in intact[keep:]:
+        # Right sizes are no proof: what was just written stays, even if all of the `keep` above it are unreadable.
+        if folder != written:
+            _mark_old(folder)
+    for rest in written.parent.iterdir():
+        if rest.suffix in (_PARTIAL, _OLD) and _NAME.fullmatch(rest.stem):
+            shutil.rmtree(rest, ignore_errors=True)  # what stays is tried again after the next save
+
+
+def _mark_old(folder: Path) -> None:
+    """Rename a checkpoint that is to be deleted: a process that dies while deleting leaves no half a checkpoint."""
+    marked = folder.with_name(f"{folder.name}{_OLD}")
+    shutil.rmtree(marked, ignore_errors=True)
+    os.replace(folder, marked)
 
 
 def load_newest(run_dir: Path) -> Checkpoint | None:
@@ -104,6 +133,32 @@ def load_newest(run_dir: Path) -> Checkpoint | None:
         except (CorruptCheckpoint, SafetensorError) as error:
             warnings.warn(f"checkpoint {folder} is passed over for an older one: {error}", stacklevel=2)
     return None
+
+
+def set_aside_newer(run_dir: Path, loaded: Checkpoint | None) -> list[str]:
+    """Rename the checkpoints that `load_newest` passed over, for the one process that owns the run folder.
+
+    Args:
+        run_dir: Run folder.
+        loaded: What `load_newest` returned.
+
+    Returns:
+        Their new names.
+    """
+    folders = _folders(run_dir)
+    passed_over = folders if loaded is None else folders[: folders.index(loaded.path)]
+    return [_set_aside(folder) for folder in passed_over]
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is a checkpoint that has all its bytes; reads no tensor."""
+    for folder in _folders(run_dir):
+        try:
+            _check_sizes(folder)
+            return True
+        except CorruptCheckpoint:
+            continue
+    return False
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -129,10 +184,43 @@ def find_weights(path: Path) -> Path:
 
 
 def _folders(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run, newest first, whatever state they are in."""
     parent = run_dir / FOLDER
     if not parent.is_dir():
         return []
-    return sorted((p for p in parent.iterdir() if p.is_dir() and p.suffix != _PARTIAL), reverse=True)
+    folders = [path for path in parent.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=lambda folder: float(folder.name), reverse=True)
+
+
+def _set_aside(folder: Path) -> str:
+    """Rename a damaged checkpoint so that nothing takes it for one; returns the new name."""
+    aside = folder.with_name(f"{folder.name}{_CORRUPT}")
+    count = 1
+    while aside.exists():
+        count += 1
+        aside = folder.with_name(f"{folder.name}{_CORRUPT}.{count}")
+    os.replace(folder, aside)
+    flush(folder.parent)
+    return aside.name
+
+
+def _check_sizes(folder: Path) -> dict[str, Any]:
+    """What checkpoint.json says; raises CorruptCheckpoint where it or a file is missing or has another size."""
+    try:
+        info = json.loads((folder / _INDEX).read_text())
+        sizes = {name: fingerprint["bytes"] for name, fingerprint in info["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptCheckpoint(f"{_INDEX} cannot be read ({error})") from error
+    if _STATE not in sizes:
+        raise CorruptCheckpoint(f"{_INDEX} does not name {_STATE}")
+    for name, size in sizes.items():
+        try:
+            found = (folder / name).stat().st_size
+        except OSError as error:
+            raise CorruptCheckpoint(f"{name} is missing") from error
+        if found != size:
+            raise CorruptCheckpoint(f"{name} is damaged: {found} bytes, expected {size}")
+    return info
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
@@ -140,18 +228,15 @@ def _fingerprint(file: Path) -> dict[str, Any]:
 
 
 def _verify(folder: Path) -> dict[str, Any]:
-    try:
-        info = json.loads((folder / _INDEX).read_text())
-        expected = info["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CorruptCheckpoint(f"{_INDEX} cannot be read ({error})") from error
-    for name, fingerprint in expected.items():
-        if not (folder / name).is_file():
-            raise CorruptCheckpoint(f"{name} is missing")
-        found = _fingerprint(folder / name)
-        if found != fingerprint:
+    """What checkpoint.json says; raises CorruptCheckpoint where a file is not what was written, byte for byte."""
+    info = _check_sizes(folder)
+    for name, fingerprint in info["files"].items():
+        try:
+            found = sha256(folder / name)
+        except OSError as error:
+            raise CorruptCheckpoint(f"{name} cannot be read ({error})") from error
+        if found != fingerprint.get("sha256"):
             raise CorruptCheckpoint(
-                f"{name} is damaged: {found['bytes']} bytes, SHA-256 {found['sha256'][:12]}, "
-                f"expected {fingerprint['bytes']} bytes, {fingerprint['sha256'][:12]}"
+                f"{name} is damaged: SHA-256 {found[:12]}, expected {str(fingerprint.get('sha256'))[:12]}"
             )
     return info

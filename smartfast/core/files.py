@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file, with its folder, so that it is either complete or absent."""
+    """Write a file, with its folder, so that it is either complete or absent, even after a power cut."""
     with appears_complete(Path(path)) as temporary:
         temporary.write_bytes(content)
 
@@ -20,7 +20,9 @@ def appears_complete(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
+        flush(temporary)
         os.replace(temporary, path)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -19,10 +19,16 @@ class RunLog:
 
     def __init__(self, run_dir: Path, *, kimg: float) -> None:
         self.path = run_dir / "metrics.jsonl"
+        self._last_kimg: dict[str, float] = {}
         if self.path.exists():
             kept = [row for row in read_rows(self.path) if row["kimg"] <= kimg]
+            self._last_kimg = {row["kind"]: row["kimg"] for row in kept}
             text = "".join(json.dumps(row) + "\n" for row in kept)
             write_atomically(self.path, text.encode())
+
+    def last_kimg(self, kind: str) -> float | None:
+        """Where the last row of `kind` stood that the run (re)started with, None without one."""
+        return self._last_kimg.get(kind)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; a number that is not finite becomes null, which JSON can hold."""

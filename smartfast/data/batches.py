@@ -16,10 +16,10 @@ from torch import Tensor
 
 from smartfast.core.draws import Purpose
 from smartfast.core.pixels import to_float
-from smartfast.data.dataset import ImageDataset
+from smartfast.data.holdout import TrainingImages
 from smartfast.data.streaming import stream_batches, to_device
 from smartfast.errors import UserError
-from smartfast.kernels.philox import philox_uniform
+from smartfast.kernels import philox_uniform
 
 _PLANNED_ITERATIONS = 64
 _AUTO_CACHE_FRACTION = 0.25
@@ -65,7 +65,7 @@ def sample_indices(seed: int, positions: Tensor, size: int) -> Tensor:
 
 
 def iterate_batches(
-    dataset: ImageDataset,
+    dataset: TrainingImages,
     *,
     seed: int,
     batch: int,
@@ -173,7 +173,7 @@ def _rows(plans: Iterator[_Plan]) -> Iterator[tuple[Tensor, Tensor | None]]:
             yield indices, None if plan.flips is None else plan.flips[row]
 
 
-def _fits_on_device(dataset: ImageDataset, device: torch.device, cache: str) -> bool:
+def _fits_on_device(dataset: TrainingImages, device: torch.device, cache: str) -> bool:
     if cache == "stream":
         return False
     need_bytes = len(dataset) * dataset.channels * dataset.resolution**2

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from smartfast.core.files import appears_complete, flush
+from smartfast.core.files import appears_complete
 from smartfast.core.parallel import ordered_map
 from smartfast.data.kept import kept_file, made_by_one_process
 from smartfast.data.sources.base import Source, Version
@@ -133,7 +133,6 @@ def _keep(path: Path, place: str, images: Tensor, digests: Tensor) -> None:
         _make_room(path, images.nbytes)
         with appears_complete(path) as partial:
             save_file({"images": images, "digests": digests}, partial, {"format": _FORMAT, "place": place})
-            flush(partial)  # a power failure must not leave the name on pixels that were never written
     except (OSError, SafetensorError) as error:
         consequence = "every process decodes them at every start"
         warnings.warn(f"decoded images {path} cannot be kept ({error}): {consequence}", stacklevel=2)

@@ -40,17 +40,17 @@ TrainingImages = ImageDataset | DatasetPart
 """A whole data set, or a part of one."""
 
 
-def split(dataset: ImageDataset, holdout: int) -> tuple[DatasetPart, DatasetPart | None]:
-    """The part to train on, and `holdout` images at even distances (None for 0).
+def split(dataset: ImageDataset, holdout: int) -> tuple[TrainingImages, DatasetPart | None]:
+    """The part to train on, and `holdout` images at even distances; the whole and None for 0.
 
     Raises:
         UserError: `holdout` is negative or leaves nothing to train on.
     """
     size = len(dataset)
     if not 0 <= holdout < size:
-        raise UserError(f"holdout: {holdout}, expected 0..{size - 1}, fewer than the images of {dataset.name}")
+        raise UserError(f"data.holdout is {holdout}, expected 0 to {size - 1}, fewer than the images of {dataset.name}")
     if not holdout:
-        return DatasetPart(dataset, torch.arange(size)), None
+        return dataset, None
     kept_out = torch.arange(holdout) * size // holdout
     training = torch.ones(size, dtype=torch.bool).index_fill(0, kept_out, False)
     return DatasetPart(dataset, training.nonzero()[:, 0]), DatasetPart(dataset, kept_out)

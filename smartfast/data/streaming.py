@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from smartfast.data.dataset import ImageDataset
+from smartfast.data.holdout import TrainingImages
 from smartfast.errors import UserError
 
 _PREFETCHED_BATCHES = 4
@@ -28,7 +28,7 @@ class RawBatch(NamedTuple):
 
 
 def stream_batches(
-    dataset: ImageDataset, rows: Iterator[tuple[Tensor, Tensor | None]], device: torch.device, workers: int
+    dataset: TrainingImages, rows: Iterator[tuple[Tensor, Tensor | None]], device: torch.device, workers: int
 ) -> Iterator[RawBatch]:
     """The batches of `rows` on the device, each started on its way before the one before it is handed out.
 
@@ -55,7 +55,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def _read_batches(
-    dataset: ImageDataset, rows: Iterator[tuple[Tensor, Tensor | None]], workers: int, *, pin: bool
+    dataset: TrainingImages, rows: Iterator[tuple[Tensor, Tensor | None]], workers: int, *, pin: bool
 ) -> Iterator[RawBatch | UserError]:
     ahead, rows = tee(rows)
     loader = DataLoader(
@@ -127,7 +127,7 @@ def _leave_interrupts_to_trainer(worker: int) -> None:
 class _BatchReader(Dataset[Tensor | UserError]):
     """Reads whole batches: indices to images uint8 [local, C, H, W]."""
 
-    def __init__(self, dataset: ImageDataset) -> None:
+    def __init__(self, dataset: TrainingImages) -> None:
         self.dataset = dataset
 
     def __getitem__(self, indices: list[int]) -> Tensor | UserError:

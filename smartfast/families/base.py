@@ -4,6 +4,7 @@ A family is one kind of model, a `Family` object the model of one run. `smartfas
 name that gan.family takes; docs/adding_a_family.md adds one.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,6 +119,18 @@ class Family(ABC):
         """New networks by name, on the CPU; torch's generator, which is put back, begins at run.seed."""
 
     @property
+    def loss_scale(self) -> float:
+        """A power of two that brings the gradients of images in fp16 into its range; 1 in other precisions.
+
+        The mean over a batch's pixels has a gradient of 1 / pixels, the discriminator's is larger: the root of an
+        image's values leaves room on both sides (tests/run/test_half_precision.py).
+        """
+        if self.config.perf.precision != "fp16":
+            return 1.0
+        images = self.config.optim.batch_gpu or self.config.optim.batch
+        return 2.0 ** round(math.log2(images * math.sqrt(math.prod(self.image_shape))))
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         return self.channels, self.resolution, self.resolution
@@ -180,6 +193,11 @@ class Family(ABC):
         optim = self.config.optim
         half_life = value_at(optim.ema_kimg, images)
         return half_life_step(images, batch=batch, half_life_kimg=half_life, rampup=optim.ema_rampup)
+
+    @property
+    def sheet_rows(self) -> int | None:
+        """Most rows of a sheet of samples, None = as many as fit."""
+        return None
 
     def measure(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """What else is measured of the averaged network at a snapshot, by name; the first process alone asks."""

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.core.checkpoint import find_weights
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
@@ -23,7 +24,7 @@ def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sample
     options_file = weights.with_suffix(".json")
     try:
         options = json.loads(options_file.read_text())
-        name = options.pop("family", "stylegan2")
+        name = options.pop("family", DEFAULT_FAMILY)
         if name not in FAMILIES:
             raise ValueError(f"family is {name}, expected one of {', '.join(FAMILIES)}")
         family = FAMILIES[name]

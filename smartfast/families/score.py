@@ -33,9 +33,12 @@ class ScoreRegularity:
         timesteps: That t is drawn from.
         smart: Its settings.
         seed: Of the run.
+        loss_scale: Of the phase that it joins.
     """
 
-    def __init__(self, scorer: Scorer, timesteps: TimestepRange, smart: SmartConfig, seed: int) -> None:
+    def __init__(
+        self, scorer: Scorer, timesteps: TimestepRange, smart: SmartConfig, *, seed: int, loss_scale: float = 1.0
+    ) -> None:
         self.timesteps, self.smart, self.seed = timesteps, smart, seed
         self.term = ScoreTerm(
             scorer,
@@ -44,6 +47,8 @@ class ScoreRegularity:
             purpose=int(Purpose.SCORE_NOISE),
             through_network=smart.through_network,
             downscale=smart.downscale,
+            distance=smart.distance,
+            loss_scale=loss_scale,
         )
 
     def choose(self, batch: Round) -> Chosen:

@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.core.checkpoint import find_checkpoint
 from smartfast.core.files import write_atomically
 from smartfast.core.grids import to_pillow
@@ -66,6 +67,7 @@ def write_report(run_dir: str | Path) -> Path:
     rows = read_rows(log)
     ticks = [row for row in rows if row.get("kind") == "tick"]
     evaluations = [row for row in rows if row.get("kind") == "metrics"]
+    measured = [row for row in rows if row.get("kind") == "measured"]
     config_file = run_dir / "config.yaml"
     config_text = config_file.read_text() if config_file.is_file() else ""
     config, info = yaml.safe_load(config_text) or {}, _checkpoint_info(run_dir)
@@ -74,7 +76,7 @@ def write_report(run_dir: str | Path) -> Path:
         _metrics_section(evaluations),
         _samples_section(run_dir),
         _strip_section(run_dir),
-        _losses_section(ticks, config),
+        _losses_section([*ticks, *measured], config),
         _cost_section(ticks, {phase["name"]: phase["replaces"] for phase in info.get("phases", [])}),
         html.section("Configuration", html.details("config.yaml", config_text)) if config_text else "",
     ]
@@ -154,7 +156,7 @@ def _metrics_section(evaluations: Sequence[Row]) -> str:
 
 
 def _losses_section(ticks: Sequence[Row], config: Mapping[str, Any]) -> str:
-    family = FAMILIES.get(config.get("gan", {}).get("family", "stylegan2"))
+    family = FAMILIES.get(config.get("gan", {}).get("family", DEFAULT_FAMILY))
     panels = [*(family.panels if family else ()), SPEED_PANEL]
     caption = "Mean per tick; where there are 20 ticks or more, the strong line is a running mean."
     return html.section("Losses", _plot(panels, ticks, smoothed=True, caption=caption))

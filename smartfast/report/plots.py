@@ -13,7 +13,7 @@ Row = Mapping[str, float]
 
 _COLUMNS = 3
 _SMOOTH_FROM = 20  # points; fewer are drawn as they are
-_COLORS = ("#2563a8", "#c2571a")
+_COLORS = ("#2563a8", "#c2571a", "#3d8b37", "#8a4fbe", "#b8860b", "#1b8a8f", "#a83254", "#5f6b7a")
 
 
 SPEED_PANEL = Panel("Training speed", "images per second", {"images_per_sec": "speed"})

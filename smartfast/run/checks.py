@@ -1,12 +1,10 @@
 """Checks of a configuration that need more than one field; all of them before anything is trained."""
 
-import dataclasses
 import importlib.util
-import os
 
 import torch
 
-from smartfast.config.ranges import require_not_negative, require_positive
+from smartfast.config.ranges import require_not_negative, require_positive, require_schedules
 from smartfast.config.schedule import values_of
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
@@ -30,24 +28,6 @@ def check_config(config: Config, dataset: ImageDataset, *, device: torch.device)
         _check_tracker(config)
 
 
-def check_resumed_config(saved: Config, config: Config, run_dir: str) -> None:
-    """Raise UserError if networks, data or seed differ from those of the run that is to be continued."""
-    if saved.run.seed != config.run.seed:
-        raise UserError(
-            f"run.seed is {config.run.seed}, but the run in {run_dir} was started with {saved.run.seed}; "
-            "choose another run.dir or the old value"
-        )
-    for group in ("gan", "data"):
-        before, now = getattr(saved, group), getattr(config, group)
-        for field in dataclasses.fields(before):
-            old, new = getattr(before, field.name), getattr(now, field.name)
-            if old != new and field.name not in ("cache", "workers", "path"):
-                raise UserError(
-                    f"{group}.{field.name} is {new}, but the run in {run_dir} was started with {old}; "
-                    "choose another run.dir or the old value"
-                )
-
-
 def _check_ranges(config: Config) -> None:
     run, smart, optim, metrics = config.run, config.smart, config.optim, config.metrics
     require_positive({f"run.{n}": getattr(run, n) for n in ("kimg", "tick_kimg", "snapshot_ticks", "keep_checkpoints")})
@@ -64,6 +44,8 @@ def _check_ranges(config: Config) -> None:
         raise UserError(f"smart.batch_fraction is {smart.batch_fraction}, expected more than 0 and at most 1")
     if smart.downscale < 1:
         raise UserError(f"smart.downscale is {smart.downscale}, expected 1 or more")
+    require_schedules({"optim.betas": optim.betas[0]})
+    require_schedules({"optim.betas": optim.betas[1]})
     if not all(0 <= value < 1 for beta in optim.betas for value in values_of(beta)):
         raise UserError(f"optim.betas is {list(optim.betas)}, expected two numbers of at least 0 and below 1")
 
@@ -92,8 +74,6 @@ def _check_performance(config: Config, device: torch.device) -> None:
     perf = config.perf
     if perf.cuda_graphs and device.type != "cuda":
         raise UserError(f"perf.cuda_graphs is true, expected false on {device.type}: CUDA graphs need a GPU")
-    if perf.kernels == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise UserError(f"perf.kernels is triton, expected auto or reference on {device.type}: Triton needs a GPU")
     if perf.precision == "fp16" and device.type == "cpu":
         raise UserError("perf.precision is fp16, expected fp32 or bf16 on a CPU")
     if perf.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():

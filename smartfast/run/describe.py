@@ -111,7 +111,7 @@ def _count_flops(
 ) -> dict[str, int]:
     """FLOPs of each submodule by name, "" = all, when `function` (default: the module) runs on `inputs`."""
     counter = FlopCounterMode(display=False)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, kernels.use("reference"):
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, kernels.use("aten"):
         with sdpa_kernel(SDPBackend.MATH), counter:  # the CPU's fused attention is unknown to the counter
             (function or module)(*(None if x is None else fake.from_tensor(x) for x in inputs))
     prefix = f"{type(module).__name__}."

@@ -1,6 +1,8 @@
 """From a configuration to a running trainer: every check, the scorer, resume, trackers."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
@@ -9,21 +11,25 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
-from smartfast.config.parse import config_to_dict, config_to_yaml, load_config
+from smartfast.config.parse import config_to_dict, config_to_yaml
 from smartfast.config.schema import Config, PerfConfig
-from smartfast.core.checkpoint import Checkpoint, load_newest
+from smartfast.core.checkpoint import Checkpoint, load_newest, set_aside_newer
 from smartfast.core.cpu import set_up_cpu
 from smartfast.core.distributed import processes_on_this_machine
-from smartfast.core.files import write_atomically
+from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
+from smartfast.data.holdout import split
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
-from smartfast.run.checks import check_config, check_resumed_config, check_settings
+from smartfast.run.checks import check_config, check_settings
 from smartfast.run.describe import networks_summary
+from smartfast.run.failures import one_line_failures
+from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
+from smartfast.run.resume import check_changes, check_interval, completed_kimg, write_config
 from smartfast.run.trainer import Trainer, real_batches
 from smartfast.run.training import Training
 from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
@@ -36,37 +42,56 @@ def launch(config: Config) -> bool:
         Whether the run is complete (False after SIGTERM or Ctrl-C).
 
     Raises:
-        UserError: Something in the configuration, the data, the scorer or the run folder cannot work.
+        UserError: Something in the configuration, the data, the scorer or the run folder cannot work, or the machine
+            ran out of memory or room or lost a process.
     """
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
         log_with=None if config.run.tracker == "none" else config.run.tracker,
         project_dir=config.run.dir,
     )
-    dataset, scorer, timesteps = _open(config, accelerator)
     if config.run.dry_run:
-        accelerator.print(describe(config, dataset, scorer, timesteps))
+        accelerator.print(describe(config, *_open(config, accelerator)))
         return True
+    run_dir = Path(config.run.dir)
+    for line in on_main_process(accelerator, lambda: check_changes(run_dir, config)):
+        accelerator.print(line)
+    kimg = on_main_process(accelerator, lambda: completed_kimg(run_dir, config.run.kimg))
+    if kimg is not None:
+        accelerator.print(f"{config.run.dir} is complete at {kimg:g} kimg; a larger run.kimg goes on from there")
+        return True
+    lock = RunLock(run_dir)
+    try:
+        with one_line_failures(config):
+            on_main_process(accelerator, lock.acquire)
+            return _train(config, accelerator, run_dir, lock)
+    finally:
+        lock.release()
+
+
+def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLock) -> bool:
+    """The run, in a folder that is this process's, or that of the main process."""
+    dataset, scorer, timesteps = _open(config, accelerator)
     with accelerator.local_main_process_first():
         check_metrics(config.metrics)
+    if scorer is not None:
+        interval = functools.partial(timestep_range, scorer)
+        on_main_process(accelerator, lambda: check_interval(run_dir, config, interval))
     training = _training(config, accelerator, dataset, scorer, timesteps)
-    run_dir = Path(config.run.dir)
-    checkpoint = _resume(training, dataset, run_dir)
+    checkpoint = _resume(training, dataset, run_dir, accelerator.print)
     starts = set(gather_object([training.images]))
     if len(starts) > 1:
         raise UserError(
             f"run.dir {run_dir}: processes found checkpoints at {sorted(starts)} images, expected one shared folder"
         )
-    if accelerator.is_main_process:
-        _prepare_folder(run_dir, config)
-    accelerator.wait_for_everyone()
+    on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint))
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
     accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
     start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
     accelerator.print(f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}")
     with _kernels(config):
-        return Trainer(training, dataset, accelerator, checkpoint).run()
+        return Trainer(training, dataset, accelerator, checkpoint, check_owner=lock.check).run()
 
 
 def profile(config: Config, *, default_iterations: int = 16) -> None:
@@ -87,7 +112,7 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
         say=print,
     )
     accelerator.print(f"profile: {profiler.iterations} iterations, after {profiler.first} that settle everything")
-    with _kernels(config), closing(real_batches(training, dataset)) as reals:
+    with _kernels(config), closing(real_batches(training)) as reals:
         while not profiler.is_done:
             with profiler.iteration():
                 with training.timer("data"):
@@ -113,11 +138,13 @@ def _training(
     scorer: Scorer | None,
     timesteps: TimestepRange | None,
 ) -> Training:
+    part, held_out = split(dataset, config.data.holdout)
     return Training(
         config,
-        dataset,
+        part,
         scorer=scorer,
         timesteps=timesteps,
+        held_out=held_out,
         device=accelerator.device,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
@@ -170,6 +197,7 @@ def open_scorer(
         device=device,
         precision=config.smart.precision,
         attention="auto" if config.run.dry_run else config.perf.attention,
+        null_class=config.smart.null_class,
     )
     check_scorer(
         scorer,
@@ -182,31 +210,32 @@ def open_scorer(
     return scorer, timestep_range(scorer, config.smart)
 
 
-def _resume(training: Training, dataset: ImageDataset, run_dir: Path) -> Checkpoint | None:
+def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     checkpoint = load_newest(run_dir)
     if checkpoint is None:
         return None
-    if (run_dir / "config.yaml").is_file():
-        check_resumed_config(load_config(run_dir / "config.yaml"), training.config, str(run_dir))
     fingerprint = checkpoint.info["dataset"]["fingerprint"]
-    if fingerprint != dataset.fingerprint:
+    if fingerprint != dataset.fingerprint and training.config.run.allow_changes:
+        say(f"resume: images of data.path: {fingerprint} -> {dataset.fingerprint}")
+    elif fingerprint != dataset.fingerprint:
         raise UserError(
             f"data.path {training.config.data.path}: found {dataset.fingerprint}, expected {fingerprint}, "
-            f"the fingerprint of the run in {run_dir}; choose another run.dir or the old data"
+            f"the fingerprint of the run in {run_dir}; choose another run.dir, the old data, or run.allow_changes true"
         )
     try:
         training.restore(checkpoint.state, images=checkpoint.info["images"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, ValueError) as error:
         raise UserError(
             f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
         ) from error
     return checkpoint
 
 
-def _prepare_folder(run_dir: Path, config: Config) -> None:
+def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None) -> None:
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / "config.yaml", config_to_yaml(config).encode())
+        for name in set_aside_newer(run_dir, checkpoint):
+            print(f"checkpoints: a damaged one is set aside as {name}")
+        write_config(run_dir, config, images=checkpoint.info["images"] if checkpoint else 0)
     except OSError as error:
         raise UserError(f"run.dir {run_dir}: expected a folder that can be written ({error.strerror})") from error
 
@@ -246,7 +275,8 @@ def _score_lines(config: Config, scorer: Scorer | None, timesteps: TimestepRange
         "past the network": not smart.through_network,
         f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
     }
-    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps]
+    distance = f"distance {smart.distance} ({scorer.parameterization} network)"
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps, distance]
     parts += [text for text, is_on in switches.items() if is_on]
     dtype = str(scorer.dtype).removeprefix("torch.")
     return [

@@ -24,6 +24,7 @@ from smartfast.errors import UserError
 from smartfast.families.sampling import real_grid
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.report.build import write_report
+from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
 from smartfast.run.status import memory_gib, status_line
@@ -32,11 +33,11 @@ from smartfast.run.training import Training
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
 
 
-def real_batches(training: Training, dataset: ImageDataset) -> Generator[RealBatch, None, None]:
-    """The batches of `dataset` that a run sees from where it is; to be closed when it ends."""
+def real_batches(training: Training) -> Generator[RealBatch, None, None]:
+    """The batches that a run sees from where it is; to be closed when it ends."""
     config = training.config
     return iterate_batches(
-        dataset,
+        training.dataset,
         seed=config.run.seed,
         batch=training.images_per_iteration,
         offsets=training.offsets,
@@ -59,6 +60,8 @@ class Trainer:
         dataset: Its training images.
         accelerator: Device, processes and trackers.
         checkpoint: Where the run continues, None = at its start.
+        check_owner: Called in the main process before anything is written at a tick; raises UserError where the run
+            folder has become another's.
     """
 
     def __init__(
@@ -67,21 +70,22 @@ class Trainer:
         dataset: ImageDataset,
         accelerator: Accelerator,
         checkpoint: Checkpoint | None,
+        check_owner: Callable[[], None] = lambda: None,
     ) -> None:
         self.training, self.dataset, self.accelerator = training, dataset, accelerator
         self.config: Config = training.config
         self.run_dir = Path(self.config.run.dir)
-        self.is_main = accelerator.is_main_process
+        self.is_main, self.check_owner = accelerator.is_main_process, check_owner
         self.is_resumed = checkpoint is not None
         self.sampler = training.sampler()
         self.phases = [*training.phases, "data"]
-        self.grid = grid_shape(dataset.resolution, dataset.num_classes)
+        shape = grid_shape(dataset.resolution, dataset.num_classes)
+        self.grid = shape._replace(rows=min(shape.rows, training.family.sheet_rows or shape.rows))
         self.total_images = round(self.config.run.kimg * 1000)
         self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
         self.start_sec = time.perf_counter()
         self.saved_images = training.images if checkpoint else -1
-        self.evaluated_images = -1
         self.writer = SnapshotWriter()
         self.profiler = IterationProfiler(
             self.config.perf.profile,
@@ -91,6 +95,7 @@ class Trainer:
         )
         if self.is_main:
             self.log = RunLog(self.run_dir, kimg=training.images / 1000 if checkpoint else -1.0)
+        self.evaluated_images = on_main_process(accelerator, self._last_evaluation)
 
     def run(self) -> bool:
         """Train until run.kimg, or until SIGTERM or Ctrl-C, and leave a checkpoint and a report.
@@ -102,11 +107,6 @@ class Trainer:
             UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row, or a snapshot could not
                 be written.
         """
-        if self.training.images >= self.total_images and (self.run_dir / "report.html").is_file():
-            self.accelerator.print(
-                f"{self.run_dir} is complete at {self.kimg:g} kimg; a larger run.kimg goes on from there"
-            )
-            return True
         with self.writer:
             return self._finish(self._train())
 
@@ -115,7 +115,9 @@ class Trainer:
         training, config = self.training, self.config
         if not self.is_resumed:
             self._begin()
-        reals = real_batches(training, self.dataset)
+        elif training.images < self.total_images and self._evaluation_is_due():
+            self._evaluate()  # the process before this one died in it
+        reals = real_batches(training)
         self._start_tick(maintenance_since_sec=self.start_sec)
         with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
             while training.images < self.total_images:
@@ -166,16 +168,18 @@ class Trainer:
     def _end_tick(self, progress: tqdm) -> None:
         row = self._tick_row()
         if self.is_main:
+            self.check_owner()
             self.log.write(row)
             progress.write(status_line(row, self.phases))
-        self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=self.training.images)
+        self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.training.images)
         self._stop_if_not_finite(row)
         self.writer.check()
         maintenance_since_sec = time.perf_counter()
-        if self.config.metrics.every_ticks and row["tick"] % self.config.metrics.every_ticks == 0:
-            self._evaluate()
-        if row["tick"] % self.config.run.snapshot_ticks == 0:  # last: what a checkpoint claims is on disk before it
+        if row["tick"] % self.config.run.snapshot_ticks == 0:
             self._snapshot()
+        if self.training.images < self.total_images and self._evaluation_is_due():  # at the end `_finish` evaluates
+            self.writer.wait()  # an evaluation may take an hour: what was trained is on the disk before it
+            self._evaluate()
         self._start_tick(maintenance_since_sec=maintenance_since_sec)
 
     def _tick_row(self) -> dict[str, Any]:
@@ -204,7 +208,7 @@ class Trainer:
             "gpu_mem_gib": gpu_mem_gib,
             "images_per_sec": images / sec,
             "skipped_steps": skipped,
-            **{name: count for name, count in counts.items() if count},
+            **counts,
             **means,
         }
 
@@ -215,7 +219,8 @@ class Trainer:
                 raise UserError(
                     f"the last {bad} steps of {phase} up to {self.kimg:.1f} kimg were skipped, limit "
                     f"run.max_bad_steps {self.config.run.max_bad_steps}: the loss or a gradient was not finite; "
-                    f"{self.run_dir} has the checkpoints from before; try lower learning rates, or perf.precision fp32"
+                    f"{self.run_dir} has the checkpoints from before; try lower learning rates (with "
+                    "run.allow_changes true), or perf.precision fp32"
                 )
 
     def _snapshot(self) -> None:
@@ -225,7 +230,18 @@ class Trainer:
             self.writer.submit(
                 f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg", self._snapshot_to_write()
             )
+        if self.saved_images != self.training.images:
+            self._measure()
         self.saved_images = self.training.images
+
+    def _measure(self) -> None:
+        """A row of what else the family measures of its averaged network."""
+        if not self.is_main:
+            return
+        values = self.training.family.measure(self.training.ema.module, self.training.device)
+        if values:
+            self.log.write({"kind": "measured", "kimg": self.kimg, **values})
+            tqdm.write("measured " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def _snapshot_to_write(self) -> Callable[[], None]:
         """A function that writes a sheet of samples and, where there is none yet, a checkpoint of this moment."""
@@ -266,6 +282,18 @@ class Trainer:
         if self.is_main:
             save_grid(self.sampler.grid(self.grid), self.run_dir / name, self.grid.columns)
 
+    def _last_evaluation(self) -> int:
+        """Images at the last evaluation of an earlier process, -1 without one."""
+        kimg = self.log.last_kimg("metrics")
+        return -1 if kimg is None else round(kimg * 1000)
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether this is the end of a tick with an evaluation, which is not done yet."""
+        images, every = self.training.images, self.config.metrics.every_ticks
+        tick = images // self.tick_images
+        ends_tick = tick > (images - self.config.optim.batch) // self.tick_images
+        return every > 0 and ends_tick and tick % every == 0 and self.evaluated_images != images
+
     def _evaluate(self) -> None:
         if not self.config.metrics.every_ticks:
             return
@@ -292,10 +320,10 @@ class Trainer:
 
     def _finish(self, signal_name: str | None) -> bool:
         complete = self.training.images >= self.total_images
-        if complete and self.evaluated_images != self.training.images:
-            self._evaluate()
         self._snapshot()
         self.writer.wait()
+        if complete and self.evaluated_images != self.training.images:
+            self._evaluate()
         self.accelerator.end_training()
         if self.is_main:
             if complete:

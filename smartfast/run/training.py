@@ -56,7 +56,7 @@ class Training:
         say: Callable[[str], None] = print,
     ) -> None:
         self.config, self.device, self.num_processes = config, device, num_processes
-        self.images = 0
+        self.images, self.dataset = 0, dataset
         self.family = FAMILIES[config.gan.family](config, dataset, held_out)
         for module in self.family.modules.values():
             module.to(device).train()
@@ -80,7 +80,8 @@ class Training:
         assert (scorer is None) == (timesteps is None), "a scorer and its timesteps come together"
         score = None
         if scorer is not None and timesteps is not None:
-            score = ScoreRegularity(scorer, timesteps, self.config.smart, self.config.run.seed)
+            seed, scale = self.config.run.seed, self.family.loss_scale
+            score = ScoreRegularity(scorer, timesteps, self.config.smart, seed=seed, loss_scale=scale)
         return Parts(self.data_labels, self.scalars, score, self.num_processes)
 
     def _trained(self, name: str) -> TrainedNetwork:
@@ -214,14 +215,20 @@ class Training:
         return total | {f"skipped_in_a_row/{name}": guard.consecutive for name, guard in guards.items()}
 
     def restore(self, tensors: dict[str, Tensor], *, images: int) -> None:
-        """Continue after `images` images from tensors that `state` returned; raises KeyError for a missing name.
+        """Continue after `images` images from tensors that `state` returned.
 
         Counters of skipped steps may be missing: of phases that the run did not have yet, they are 0.
+
+        Raises:
+            KeyError, ValueError: Another tensor is missing, or has another shape; nothing is changed then.
         """
-        counters = self.skipped().keys()
+        tensors = {name: torch.zeros([]) for name in self.skipped()} | tensors
+        for name, value in self.state().items():
+            if tensors[name].shape != value.shape:
+                raise ValueError(f"{name} is {list(tensors[name].shape)}, expected {list(value.shape)}")
         for name, value in self.state().items():
             with torch.no_grad():
-                value.copy_(tensors.get(name, torch.zeros([])) if name in counters else tensors[name])
+                value.copy_(tensors[name])
         self.moving.accept()
         self.images = images
 

@@ -1,12 +1,17 @@
 """A scorer known in closed form: a mixture of isotropic Gaussians in image space. For tests and toy data."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from smartfast.scorers.base import Scorer
-from smartfast.scorers.schedule import NoiseSchedule, Parameterization
+from smartfast.errors import UserError
+from smartfast.scorers.base import Scorer, ScorerFormat
+from smartfast.scorers.schedule import NoiseSchedule, Parameterization, schedule_from_betas
 
 
 class GaussianMixtureScorer(Scorer):
@@ -20,7 +25,8 @@ class GaussianMixtureScorer(Scorer):
         means: [K, C, H, W].
         stds: [K].
         weights: [K], positive, of any sum; None = equal.
-        classes: Class of each component; labels then select the components of their class. None = no classes.
+        classes: Class of each component; labels then select the components of their class, the null class, one after
+            the last, selects all. None = no classes.
         parameterization: What `network` returns.
         dtype: Precision of the computation.
     """
@@ -41,11 +47,12 @@ class GaussianMixtureScorer(Scorer):
         parameterization: Parameterization = "eps",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        num_classes = max(classes) + 1 if classes else 0
         super().__init__(
             schedule,
-            resolution=means.shape[-1],
-            channels=means.shape[1],
-            num_classes=max(classes) + 1 if classes else 0,
+            image_shape=(means.shape[1], means.shape[2], means.shape[3]),
+            num_classes=num_classes,
+            null_class=num_classes if classes else None,
             parameterization=parameterization,
             dtype=dtype,
         )
@@ -64,8 +71,9 @@ class GaussianMixtureScorer(Scorer):
         offset = x_t[:, None] - alpha[:, :, None, None, None] * self.means
         log_density = self.log_weights - self.means[0].numel() / 2 * variance.log()
         log_density = log_density - offset.square().sum(dim=(2, 3, 4)) / (2 * variance)
-        if self.num_classes and labels is not None:
-            log_density = log_density.masked_fill(self.classes != labels[:, None], float("-inf"))
+        if (known := self.known_classes(labels, t)) is not None:
+            is_other = (self.classes != known[:, None]) & (known[:, None] != self.null_class)
+            log_density = log_density.masked_fill(is_other, float("-inf"))
         share = log_density.softmax(dim=1)
 
         def weigh(factor: Tensor) -> Tensor:
@@ -77,3 +85,47 @@ class GaussianMixtureScorer(Scorer):
         if self.parameterization == "x0":
             return x0
         return alpha[:, :, None, None] * weigh(sigma / variance) - sigma[:, :, None, None] * x0
+
+
+_NEEDED = {"betas", "means", "stds"}
+
+
+def _names(path: Path) -> set[str]:
+    """Of the tensors in a safetensors file, none where the path is no such file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except (OSError, SafetensorError):
+        return set()
+
+
+def _is_mixture(path: Path) -> bool:
+    return path.suffix == ".safetensors" and _NEEDED <= _names(path)
+
+
+def _load(
+    path: Path, *, where: str, device: torch.device | str, dtype: torch.dtype, null_class: int | None, **_: Any
+) -> GaussianMixtureScorer:
+    """attention is not read: there is none."""
+    if missing := _NEEDED - _names(path):
+        raise UserError(f"smart.scorer: {where!r} holds no {min(missing)}, expected safetensors: betas, means and stds")
+    tensors = load_file(path)
+    betas, means, stds = tensors["betas"], tensors["means"], tensors["stds"]
+    if means.ndim != 4 or means.shape[2] != means.shape[3] or stds.shape != means.shape[:1] or betas.ndim != 1:
+        found = f"means {list(means.shape)}, stds {list(stds.shape)}, betas {list(betas.shape)}"
+        raise UserError(f"smart.scorer: {where!r} has {found}, expected means [K, C, R, R], stds [K], betas [T]")
+    scorer = GaussianMixtureScorer(
+        schedule_from_betas(betas, "betas"),
+        means,
+        stds,
+        weights=tensors.get("weights"),
+        classes=tensors["classes"].tolist() if "classes" in tensors else None,
+        dtype=dtype,
+    )
+    if null_class not in (None, scorer.null_class):
+        raise UserError(f"smart.null_class is {null_class}, expected of {where} {scorer.null_class}")
+    return scorer.to(device)
+
+
+FORMAT = ScorerFormat(_is_mixture, _load)
+"""A safetensors file with betas [T], means [K, C, R, R], stds [K] and, if given, weights [K] and classes int64 [K]."""

@@ -24,6 +24,8 @@ def eps_loss_by_band(
 ) -> dict[str, float]:
     """Mean of (eps_theta - eps)^2 per band of timesteps, with one timestep and one noise per image and band.
 
+    A network that predicts x0 or v is measured in eps too, so that the bands of any two networks compare.
+
     Args:
         scorer: The scorer.
         images: float32 [N, C, H, W] in [-1, 1].
@@ -45,6 +47,6 @@ def eps_loss_by_band(
             t = draw_timesteps(seed, part, first, last)
             chosen = None if labels is None else labels[part]
             noise = {"seed": seed, "stream": part, "purpose": Purpose.SCORE_NOISE}
-            total += float(score_loss(scorer, images[part], chosen, t, **noise).sum())
+            total += float(score_loss(scorer, images[part], chosen, t, **noise, distance="eps").sum())
         losses[f"{first}-{last}"] = total / len(images)
     return losses

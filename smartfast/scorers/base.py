@@ -6,22 +6,27 @@ been trained to predict eps, the clean image x0, or v = alpha_t eps - sigma_t x0
 """
 
 from abc import abstractmethod
-from typing import Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from smartfast.scorers.schedule import NoiseSchedule, Parameterization
 
+Distance = Literal["plain", "eps"]
+
 
 class Scorer(nn.Module):
-    """A frozen diffusion model of images [N, channels, resolution, resolution] in [-1, 1].
+    """A frozen diffusion model of images [N, *image_shape] in [-1, 1].
 
     Args:
         schedule: alpha_t and sigma_t of every timestep.
-        resolution: Height and width in pixels.
-        channels: Colour channels.
+        image_shape: Colour channels, height and width in pixels, the last two equal.
         num_classes: Number of classes that the model is conditioned on; 0 = none.
+        null_class: Class index that stands for any class, for a model that has learned to do without; None = none.
         parameterization: What `network` predicts.
         dtype: Precision of `network`.
 
@@ -37,22 +42,30 @@ class Scorer(nn.Module):
         self,
         schedule: NoiseSchedule,
         *,
-        resolution: int,
-        channels: int,
+        image_shape: tuple[int, int, int],
         num_classes: int,
+        null_class: int | None = None,
         parameterization: Parameterization,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.schedule = schedule.name
         self.num_timesteps = schedule.alphas.numel()
-        self.resolution = resolution
-        self.channels = channels
+        self.image_shape = image_shape
         self.num_classes = num_classes
+        self.null_class = null_class
         self.parameterization = parameterization
         self.dtype = dtype
         self.register_buffer("alphas", schedule.alphas.to(torch.float32), persistent=False)
         self.register_buffer("sigmas", schedule.sigmas.to(torch.float32), persistent=False)
+
+    @property
+    def channels(self) -> int:
+        return self.image_shape[0]
+
+    @property
+    def resolution(self) -> int:
+        return self.image_shape[1]
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a frozen network is never trained, also not by a parent's `train()`."""
@@ -70,6 +83,42 @@ class Scorer(nn.Module):
         """Factor of the noise at timesteps t, int64 [N] -> float32 [N]."""
         return self.sigmas[t]
 
+    def distance_weight(self, t: Tensor, distance: Distance = "plain") -> Tensor:
+        """Factor of the mean squared error of `network`'s prediction, of its own target, in the distance of SMaRt.
+
+        plain is 1 for all: mean((eps_theta - eps)^2) as in SMaRt's eq. 10, mean((D - x)^2) as its authors do it with
+        EDM's x0, and mean((v_theta - v)^2), which no paper has used here: each network at the loss of its training,
+        without a weight. eps is the squared error in eps that the prediction amounts to: (alpha / sigma)^2 for x0,
+        which is 1.7e4 to 7.7e4 at SMaRt's noise levels for EDM, and alpha^2 for v, where alpha^2 + sigma^2 = 1, which
+        is nearly 1 at little noise.
+
+        Args:
+            t: Timesteps, int64 [N].
+
+        Returns:
+            float32 [N].
+        """
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        if distance == "plain" or self.parameterization == "eps":
+            return torch.ones_like(alpha)
+        return (alpha / sigma if self.parameterization == "x0" else alpha).square()
+
+    def known_classes(self, labels: Tensor | None, t: Tensor) -> Tensor | None:
+        """Class indices that the network is told, int64 [N]: `labels` or, without any, the null class of every image.
+
+        None for a model without classes, whatever the labels.
+
+        Raises:
+            ValueError: No labels for a model that has classes and no null class.
+        """
+        if not self.num_classes:
+            return None
+        if labels is not None:
+            return labels
+        if self.null_class is None:
+            raise ValueError(f"labels is None, expected class indices below {self.num_classes}: no null class is known")
+        return torch.full_like(t, self.null_class)
+
     @abstractmethod
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """The network's own prediction (eps, x0 or v, see `parameterization`).
@@ -77,7 +126,7 @@ class Scorer(nn.Module):
         Args:
             x_t: Noised images [N, C, H, W] of any float dtype.
             t: Timesteps, int64 [N].
-            labels: Class indices, int64 [N]; not read when `num_classes` is 0.
+            labels: Class indices, int64 [N], see `known_classes`; None = any class.
 
         Returns:
             [N, C, H, W] in `dtype`, differentiable with respect to `x_t`.
@@ -100,6 +149,19 @@ class Scorer(nn.Module):
         if self.parameterization == "x0":
             return (x_t - alpha * prediction) / sigma
         return alpha * prediction + sigma * x_t
+
+
+@dataclass(frozen=True)
+class ScorerFormat:
+    """A kind of file or folder that a scorer is loaded from.
+
+    recognises: Whether a path holds one of this kind; no more is read than that takes.
+    load: Called as load(path, where=name for messages, device=, dtype=, attention=, null_class=), the last four as
+        `load_scorer` has them; returns the scorer, raises UserError.
+    """
+
+    recognises: Callable[[Path], bool]
+    load: Callable[..., Scorer]
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """A diffusers UNet2DModel, frozen: class-conditional or not, with or without a learned variance."""
 
-from typing import Self
+import json
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from diffusers import UNet2DModel
@@ -8,8 +10,10 @@ from torch import Tensor, nn
 
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
-from smartfast.scorers.base import Scorer
-from smartfast.scorers.schedule import NoiseSchedule, Parameterization
+from smartfast.scorers.base import Scorer, ScorerFormat
+from smartfast.scorers.schedule import NoiseSchedule, Parameterization, parameterization_of, schedule_from_config
+
+SCHEDULER_FILE = "scheduler_config.json"
 
 
 class UNetScorer(Scorer):
@@ -22,14 +26,15 @@ class UNetScorer(Scorer):
         unet: The network; it is moved to `device`, converted and frozen in place.
         schedule: alpha_t and sigma_t of every timestep.
         parameterization: What the network was trained to predict.
+        null_class: The last class embedding where it stands for any class, which the network does not say; None = none.
         device: Where it runs.
         dtype: Precision of weights and activations.
         attention: What computes attention, see `set_attention`.
         where: Name of the model, for messages.
 
     Raises:
-        UserError: The network is not square, has another kind of conditioning, or odd output channels; attention that
-            does not run on the device.
+        UserError: The network is not square, has another kind of conditioning, odd output channels or another null
+            class; attention that does not run on the device.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class UNetScorer(Scorer):
         schedule: NoiseSchedule,
         *,
         parameterization: Parameterization,
+        null_class: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         attention: AttentionSetting = "auto",
@@ -51,11 +57,16 @@ class UNetScorer(Scorer):
             )
         if config.class_embed_type is not None:
             raise UserError(f"{where}: class_embed_type is {config.class_embed_type!r}, expected null")
+        embeddings = config.num_class_embeds or 0
+        if null_class is not None and not 0 < null_class == embeddings - 1:
+            last = f"{embeddings - 1}, the last of its class embeddings" if embeddings else "null: it has no classes"
+            raise UserError(f"smart.null_class is {null_class}, expected of {where} {last}")
+        size = _square_size(config.sample_size, where)
         super().__init__(
             schedule,
-            resolution=_square_size(config.sample_size, where),
-            channels=config.in_channels,
-            num_classes=config.num_class_embeds or 0,
+            image_shape=(config.in_channels, size, size),
+            num_classes=embeddings - (null_class is not None),
+            null_class=null_class,
             parameterization=parameterization,
             dtype=dtype,
         )
@@ -69,7 +80,7 @@ class UNetScorer(Scorer):
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         dtype = torch.float32 if isinstance(self.unet.conv_in, _TwoTermConv) else self.dtype
         x_t = x_t.to(dtype, memory_format=torch.channels_last)
-        output = self.unet(x_t, t, class_labels=labels if self.num_classes else None, return_dict=False)[0]
+        output = self.unet(x_t, t, class_labels=self.known_classes(labels, t), return_dict=False)[0]
         return output[:, : self.channels]
 
 
@@ -90,6 +101,56 @@ class _TwoTermConv(nn.Conv2d):
         # The gradient flows through this term alone, whose weight is the other's.
         low = (x - high).to(self.weight.dtype)
         return super().forward(torch.cat([high, low], dim=1))
+
+
+def _is_diffusers_folder(path: Path) -> bool:
+    names = ("config.json", SCHEDULER_FILE, f"scheduler/{SCHEDULER_FILE}", "unet")
+    return path.is_dir() and any((path / name).exists() for name in names)
+
+
+def _load(path: Path, *, where: str, **options: Any) -> UNetScorer:
+    """Only JSON and safetensors are read, so loading executes nothing."""
+    weights = path / "unet" if (path / "unet").is_dir() else path
+    places = [path / "scheduler" / SCHEDULER_FILE, path / SCHEDULER_FILE]
+    config_file = next((place for place in places if place.is_file()), None)
+    if config_file is None:
+        raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
+    config = _read_json(config_file)
+    return UNetScorer(
+        _load_unet(weights),
+        schedule_from_config(config, str(config_file)),
+        parameterization=parameterization_of(config, str(config_file)),
+        where=where,
+        **options,
+    )
+
+
+FORMAT = ScorerFormat(_is_diffusers_folder, _load)
+"""A folder with a UNet2DModel and its scheduler config, side by side or in unet/ and scheduler/ of a pipeline."""
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{file}: not readable ({_line(error)}), expected a diffusers scheduler config") from error
+
+
+def _load_unet(folder: Path) -> UNet2DModel:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json, expected a diffusers UNet2DModel")
+    try:
+        unet, report = UNet2DModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    # diffusers and safetensors raise many kinds for weights that are missing, truncated or of another model.
+    except Exception as error:
+        raise UserError(f"{folder}: {_line(error)}; expected a UNet2DModel with safetensors weights") from error
+    if report["missing_keys"]:
+        raise UserError(f"{folder}: the weights lack {report['missing_keys'][0]}, expected all that config.json needs")
+    return unet
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _square_size(sample_size: int | tuple[int, int] | list[int] | None, where: str) -> int:

@@ -4,6 +4,7 @@ An interval of timesteps means something only together with its schedule: t = 25
 under the linear schedule of 1000 steps, and of 0.05 to 0.07 under the cosine one.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,24 +36,34 @@ def timestep_range(scorer: Scorer, config: SmartConfig) -> TimestepRange:
     """The interval of `smart.timesteps` or `smart.noise_to_signal` under the scorer's schedule.
 
     Raises:
-        UserError: Both or neither of the two keys set, an interval that is empty or leaves the schedule.
+        UserError: Both or neither of the two keys set, an interval that is empty, leaves the schedule or holds a
+            timestep without signal.
     """
     if config.timesteps is not None and config.noise_to_signal is not None:
-        raise UserError("smart.timesteps, smart.noise_to_signal: both are set, expected exactly one of them")
+        raise UserError(
+            "smart.timesteps, smart.noise_to_signal: both are set, expected exactly one of them, the other null"
+        )
     ratios = (scorer.sigmas.to(torch.float64) / scorer.alphas.to(torch.float64)).tolist()
     if config.timesteps is not None:
-        first, last = _checked_timesteps(config.timesteps, len(ratios))
+        first, last = _checked_timesteps(config.timesteps, ratios)
     elif config.noise_to_signal is not None:
         first, last = _timesteps_between(ratios, config.noise_to_signal)
     else:
-        raise UserError("smart.timesteps, smart.noise_to_signal: neither is set, expected exactly one of them")
+        raise UserError(
+            "smart.timesteps, smart.noise_to_signal: neither is set, expected exactly one of them, such as "
+            "smart.noise_to_signal [0.095, 0.13] (SMaRt's at 256 pixels)"
+        )
     return TimestepRange(first, last, ratios[first], ratios[last], len(ratios), scorer.schedule)
 
 
-def _checked_timesteps(timesteps: tuple[int, int], count: int) -> tuple[int, int]:
+def _checked_timesteps(timesteps: tuple[int, int], ratios: list[float]) -> tuple[int, int]:
     first, last = timesteps
-    if not 0 <= first <= last < count:
-        raise UserError(f"smart.timesteps: {first}, {last}, expected 0 <= first <= last <= {count - 1}")
+    if not 0 <= first <= last < len(ratios):
+        raise UserError(f"smart.timesteps: {first}, {last}, expected 0 <= first <= last <= {len(ratios) - 1}")
+    if math.isinf(ratios[last]):
+        raise UserError(
+            f"smart.timesteps: {first}, {last}, expected timesteps with some signal, t = {last} has none (alpha is 0)"
+        )
     return first, last
 
 

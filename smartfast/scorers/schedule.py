@@ -1,4 +1,4 @@
-"""The noise schedule of a diffusion model: alpha_t and sigma_t of every timestep, from a diffusers scheduler config."""
+"""The noise schedule of a diffusion model: alpha_t and sigma_t of every timestep, of diffusers' kinds and of EDM's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "trained_beta
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """alpha_t and sigma_t of x_t = alpha_t x + sigma_t eps, float64 [T], the index being the timestep."""
+    """alpha_t and sigma_t of x_t = alpha_t x + sigma_t eps, float64 [T] by timestep, from least noise to most."""
 
     name: str
     alphas: Tensor
@@ -55,6 +55,19 @@ def schedule_from_betas(betas: Tensor, name: str) -> NoiseSchedule:
     """
     kept = torch.cumprod(1 - betas.to(torch.float64), dim=0)
     return NoiseSchedule(name, kept.sqrt(), (1 - kept).sqrt())
+
+
+def edm_schedule(
+    num_timesteps: int = 1000, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> NoiseSchedule:
+    """Schedule of a variance-exploding process, x_t = x + sigma_t eps, with the noise levels of EDM in ascending order.
+
+    sigma_t = (sigma_max^(1/rho) + i / (num_timesteps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho with
+    i = num_timesteps - 1 - t (Karras et al., arXiv 2206.00364, eq. 5); the defaults are those that SMaRt indexes.
+    """
+    largest, smallest = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    sigmas = torch.linspace(smallest, largest, num_timesteps, dtype=torch.float64) ** rho
+    return NoiseSchedule("edm", torch.ones_like(sigmas), sigmas)
 
 
 def parameterization_of(config: Mapping[str, Any], where: str) -> Parameterization:

@@ -113,11 +113,11 @@ def _ops() -> list[str]:
 def _routes() -> list[str]:
     if _version("triton") is None:
         return ["no routes of modulated_conv2d without triton"]
-    from smartfast.kernels.triton_ops.routes import DEFAULT, ROUTES, measured_shapes
+    from smartfast.kernels import DEFAULT_ROUTE, ROUTES, measured_shapes
 
     return [
         f"modulated_conv2d as triton: {measured_shapes()} shapes take the route measured as fastest, "
-        f"all others {DEFAULT} ({ROUTES[DEFAULT]}); kernels.explain tells for a call"
+        f"all others {DEFAULT_ROUTE} ({ROUTES[DEFAULT_ROUTE]}); kernels.explain tells for a call"
     ]
 
 

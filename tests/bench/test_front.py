@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from bench import __main__ as front
-from bench.limits import Limits
-from bench.options import Options, torch_device
-from bench.results import Run, load_all
+from bench.base.limits import Limits
+from bench.base.options import Options, torch_device
+from bench.base.results import Run, load_all
 from smartfast.errors import UserError
 
 LIMITS = Limits(copy_bytes_per_sec=1e10, flops_per_sec={"fp32": 1e11}, launch_sec=1e-6)
@@ -27,9 +27,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
         if not options.time_left_sec():
             results.skip("the rest")
 
-    module = ModuleType("bench.suite_small")
+    module = ModuleType("bench.suites.small")
     module.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "bench.suite_small", module)
+    monkeypatch.setitem(sys.modules, "bench.suites.small", module)
     monkeypatch.setitem(front.SUITES, "small", "for tests")
     monkeypatch.setattr(front, "measure_limits", lambda device, quick: LIMITS)
     monkeypatch.setattr(front, "set_up_cpu", lambda threads, num_processes: None)
@@ -73,7 +73,7 @@ def test_what_it_does_not_understand_is_named(capsys: pytest.CaptureFixture[str]
     [
         (["train", "--config", "nothing"], "--config nothing: no such file"),
         (["train", "--optim.bach=8"], "optim.bach: there is no such option; did you mean optim.batch?"),
-        (["ops", "--config", "cifar11"], "--config is cifar11, expected one of digits"),
+        (["ops", "--config", "cifar11"], "--config cifar11: no such file"),
         (["all", "--config", "nothing"], "--config nothing: no such file"),
         (["train", "--device", "tpu"], "--device is tpu, expected cpu, cuda"),
     ],
@@ -98,13 +98,13 @@ def test_devices_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupted_suite_keeps_its_rows_and_stops_the_others(
     asked: list[Options], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    honest = sys.modules["bench.suite_small"].run
+    honest = sys.modules["bench.suites.small"].run
 
     def interrupted(options: Options, results: Run) -> None:
         honest(options, results)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["bench.suite_small"], "run", interrupted)
+    monkeypatch.setattr(sys.modules["bench.suites.small"], "run", interrupted)
     assert front.main(["small", "--device", "cpu", "--output", str(tmp_path)]) == 3
     (result,) = load_all(tmp_path)
     assert len(result.rows) == 1 and result.stopped == "KeyboardInterrupt: "

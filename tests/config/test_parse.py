@@ -9,7 +9,7 @@ import yaml
 
 from smartfast.config.families import FAMILY_SETTINGS, FamilySettings, GanSettings, LossSettings
 from smartfast.config.parse import CONFIGS, config_parser, config_to_yaml, load_config, option_names, parse_config
-from smartfast.config.schema import Config
+from smartfast.config.schema import Config, DataConfig
 from smartfast.errors import UserError
 
 PUBLIC_NAMES = {
@@ -47,6 +47,24 @@ def test_without_arguments_it_is_the_digits() -> None:
     assert parse_config([]) == parse_config(["--config", "digits"])
 
 
+@pytest.mark.parametrize("option", [["--data.path", "x.zip"], ["--data.path=x.zip"], ['--data={"path": "x.zip"}']])
+def test_own_data_start_from_the_defaults_of_the_schema(option: list[str]) -> None:
+    assert parse_config(option) == Config(data=DataConfig(path="x.zip"))
+
+
+@pytest.mark.parametrize("option", [["--config", "cifar10"], ["--config=cifar10"]])
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_preset_is_not_hidden_by_what_bears_its_name(kind, option, tmp_path, monkeypatch) -> None:
+    expected = parse_config(["--config", str(CONFIGS / "cifar10.yaml")])
+    monkeypatch.chdir(tmp_path)
+    if kind == "folder":
+        (tmp_path / "cifar10").mkdir()
+    else:
+        (tmp_path / "cifar10").write_text("run:\n  kimg: 7\n")
+        assert parse_config(["--config", "./cifar10"]).run.kimg == 7
+    assert parse_config(option) == expected
+
+
 @dataclass(frozen=True)
 class LineGan(GanSettings):
     """Another family's networks."""
@@ -81,6 +99,7 @@ def test_overrides_and_round_trip(tmp_path: Path) -> None:
         (["--smart.timesteps", "[1]"], "smart.timesteps"),
         (["--gan.architecture_d", "vgg"], "gan.architecture_d"),
         (["--config", "nonsense"], "--config nonsense: no such file; the presets are"),
+        (["--config", "/"], "--config /: no such file; the presets are"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:

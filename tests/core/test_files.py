@@ -1,6 +1,8 @@
 """Files are complete or as they were."""
 
 import hashlib
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     write_atomically(tmp_path / "deep" / "file", b"content")
     assert sha256(tmp_path / "deep" / "file") == hashlib.sha256(b"content").hexdigest()
+
+
+def test_content_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        events.append("flush folder" if stat.S_ISDIR(status.st_mode) else f"flush {status.st_size}")
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        events.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_atomically(tmp_path / "file", b"content")
+    assert events == ["flush 7", "rename", "flush folder"]
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_atomically(tmp_path / "file", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -15,7 +15,7 @@ from smartfast.config.schema import DataConfig
 from smartfast.core.draws import Purpose
 from smartfast.data import ImageDataset, RealBatch, iterate_batches, open_dataset, sample_indices
 from smartfast.errors import UserError
-from smartfast.kernels.philox import philox_uniform
+from smartfast.kernels import philox_uniform
 
 SIZE = 23
 

@@ -40,6 +40,7 @@ SUPPORTED_TOPICS = (
     "stylegan2_generator",
     "stylegan2_discriminator",
     "stylegan2_losses",
+    "smart_loss",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2
@@ -176,7 +177,7 @@ def _is_present() -> bool:
     return (FOLDER / "manifest.json").is_file()
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture(params=["aten", "triton"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs a test once with each implementation of the ops, Triton in its interpreter or on a GPU."""
     with use(request.param):

@@ -21,6 +21,12 @@ def images(folder: Path, size: int = 16, count: int = 4, mode: str = "L") -> Pat
     return folder
 
 
+def classes(folder: Path, count: int) -> Path:
+    for i in range(count):
+        images(folder / str(i))
+    return folder
+
+
 def wrong_size(p: Path) -> list[str]:
     Image.new("L", (24, 24)).save(images(p / "x") / "zz.png")
     return [f"--data.path={p / 'x'}", "--data.labels=false"]
@@ -53,7 +59,8 @@ def empty_zip(p: Path) -> list[str]:
 
 
 def rgb_data_for_grey_scorer(p: Path) -> list[str]:
-    return [f"--data.path={images(p / 'x', mode='RGB')}", "--data.labels=false", "--gan.mbstd_by_class=false"]
+    folder = images(p / "x", mode="RGB")
+    return ["--config=digits", f"--data.path={folder}", "--data.labels=false", "--gan.mbstd_by_class=false"]
 
 
 def foreign_checkpoint(p: Path) -> list[str]:
@@ -91,15 +98,37 @@ CASES = {
     "resolution not a power of two": (["--data.resolution=24"], "expected a power of two"),
     "scorer missing": (["--smart.scorer=/nowhere/scorer"], "/nowhere/scorer"),
     "no scorer": (["--smart.scorer=null"], "smart.scorer is not set"),
+    "own data alone": (
+        lambda p: [f"--data.path={images(p / 'x')}"],
+        "smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)",
+    ),
+    "own data and a scorer, without an interval": (
+        lambda p: [
+            f"--data.path={classes(p / 'x', 10)}",
+            "--data.labels=true",
+            "--smart.scorer=digits",
+            "--run.dry_run=true",
+        ],
+        "smart.timesteps, smart.noise_to_signal: neither is set, expected exactly one of them, such as",
+    ),
     "scorer of another resolution": (["--data.resolution=32"], "has resolution 16, expected the GAN's 32"),
     "scorer of other channels": (rgb_data_for_grey_scorer, "1 image channels, expected the GAN's 3"),
     "scorer with classes, GAN without": (
         ["--data.labels=false", "--gan.mbstd_by_class=false"],
         "10 classes, expected the GAN's 0",
     ),
-    "empty timestep interval": (["--smart.timesteps=[9, 3]"], "smart.timesteps"),
-    "timestep outside the schedule": (["--smart.timesteps=[900, 1200]"], "smart.timesteps"),
-    "both forms of the interval": (["--smart.noise_to_signal=[0.1, 0.2]"], "smart.noise_to_signal"),
+    "empty timestep interval": (
+        ["--smart.timesteps=[9, 3]", "--smart.noise_to_signal=null"],
+        "smart.timesteps: 9, 3, expected 0 <= first <= last <= 999",
+    ),
+    "timestep outside the schedule": (
+        ["--smart.timesteps=[900, 1200]", "--smart.noise_to_signal=null"],
+        "smart.timesteps: 900, 1200, expected 0 <= first <= last <= 999",
+    ),
+    "both forms of the interval": (
+        ["--smart.timesteps=[25, 35]"],
+        "both are set, expected exactly one of them, the other null",
+    ),
     "batch not divisible": (["--optim.batch_gpu=5"], "optim.batch_gpu is 5, expected a divisor of the"),
     "group not divisible": (["--gan.mbstd_group=5"], "gan.mbstd_group is 5, expected a divisor"),
     "class groups without labels": (
@@ -126,9 +155,22 @@ CASES = {
     "no threads": (["--perf.cpu_threads=0"], "perf.cpu_threads is 0"),
     "no mapping layers": (["--gan.mapping_layers=0"], "gan.mapping_layers is 0"),
     "beta of one": (["--optim.betas=[0.0, 1.0]"], "optim.betas is [0.0, 1.0], expected"),
+    "schedule without an end": (
+        ["--optim.lr_g={kind: cosine, kimg: [0, 10], values: [1]}"],
+        "optim.lr_g is a schedule of 2 kimg and 1 values, expected as many",
+    ),
+    "schedule of another kind": (["--loss.r1_gamma={kind: sine, kimg: [0], values: [1]}"], "loss.r1_gamma"),
+    "schedule that ends beyond": (
+        ["--optim.betas=[0.0, {kind: linear, kimg: [0, 10], values: [0.9, 1.0]}]"],
+        "expected two numbers of at least 0 and below 1",
+    ),
+    "another family": (["--gan.family=gpt"], "gan.family is gpt, expected one of denoiser, stylegan2"),
+    "a diffusion model with a score term": (
+        ["--gan.family=denoiser", "--smart.frequency=8"],
+        "smart.frequency is 8, expected 0: a diffusion model has no fakes",
+    ),
     "statistics that do not divide": (["--gan.mbstd_channels=3"], "expected a divisor of the 64 feature maps"),
     "no length": (["--run.kimg=0"], "run.kimg is 0"),
-    "Triton without a GPU": (["--perf.kernels=triton"], "perf.kernels is triton, expected auto or reference on cpu"),
     "CUDA graphs": (["--perf.cuda_graphs=true"], "perf.cuda_graphs is true"),
     "unknown metric": (["--metrics.names=[nonsense]"], "metrics.names"),
     "another run's folder": (foreign_checkpoint, "gan.z_dim is 64, but the run in"),
@@ -148,6 +190,12 @@ def test_one_line_before_training(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("smartfast: error: ") and expected in error
     assert not list((tmp_path / "run").glob("metrics.jsonl"))
+
+
+def test_own_data_without_the_score_term_fit_the_defaults(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = [f"--data.path={images(tmp_path / 'x', mode='RGB')}", "--smart.frequency=0", "--run.dry_run=true"]
+    assert main(["train", *options]) == 0
+    assert "score term: off" in capsys.readouterr().out
 
 
 def test_unknown_command(capsys: pytest.CaptureFixture) -> None:

@@ -43,7 +43,7 @@ class SmallScorer(Scorer):
     def __init__(self) -> None:
         ramp = torch.linspace(0.1, 0.9, 10, dtype=torch.float64)
         schedule = NoiseSchedule(name="test", alphas=(1 - ramp**2).sqrt(), sigmas=ramp)
-        super().__init__(schedule, resolution=8, channels=1, num_classes=0, parameterization="eps", dtype=torch.float32)
+        super().__init__(schedule, image_shape=(1, 8, 8), num_classes=0, parameterization="eps", dtype=torch.float32)
         self.conv = nn.Conv2d(1, 1, 3, padding=1)
         self.freeze()
 

@@ -25,6 +25,7 @@ SETTINGS = {
     "optim.batch": 16,
     "smart.weight": 0.001,  # about 1e-8 per pixel, what 0.1 gives at 256 pixels in colour and batch 64
     "smart.timesteps": "[25, 35]",
+    "smart.noise_to_signal": "null",
 }
 
 

@@ -50,7 +50,7 @@ def test_status_line_shows_every_value():
     assert "\n" not in line
     assert " ".join(line.split()) == (
         "tick 12 kimg 48.0 time 1h 02m 05s sec/tick 13.1 sec/kimg 3.27 maintenance 0.7 cpumem 1.23 gpumem 22.50 "
-        "img/s 306.3 ms d_main 10.0 d_r1 11.0 g_main 12.0 g_score 13.0 g_path 14.0 data 15.0 skipped 2"
+        "img/s 306.3 ms g_main 10.0 g_score 11.0 g_path 12.0 d_main 13.0 d_r1 14.0 data 15.0 skipped 2"
     )
 
 

@@ -84,3 +84,11 @@ def test_frozen():
     parent = torch.nn.ModuleList([scorer]).train()
     assert parent.training and not scorer.training
     assert not any(p.requires_grad for p in scorer.parameters())
+
+
+def test_the_null_class_is_the_whole_mixture():
+    scorer, x_t = mixture(), images()
+    assert (scorer.num_classes, scorer.null_class) == (2, 2)
+    expected = mixture(classes=None).predict_eps(x_t, T)
+    for labels in (None, torch.full((len(T),), 2)):
+        assert torch.equal(scorer.predict_eps(x_t, T, labels), expected)

@@ -31,6 +31,15 @@ def test_both_forms_are_the_same_interval(scorer):
     assert (narrower.first, narrower.last) == (41, 59)
 
 
+def test_timesteps_without_signal_are_refused():
+    """alpha is 0 at the last of a schedule that ends in pure noise, and sigma / alpha no number."""
+    schedule = schedule_from_config({"rescale_betas_zero_snr": True}, "test")
+    scorer = GaussianMixtureScorer(schedule, torch.zeros(1, 1, 2, 2), torch.ones(1), parameterization="v")
+    assert timestep_range(scorer, SmartConfig(timesteps=(900, 998))).last == 998
+    with pytest.raises(UserError, match="smart.timesteps: 900, 999, expected timesteps with some signal, t = 999 has"):
+        timestep_range(scorer, SmartConfig(timesteps=(900, 999)))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

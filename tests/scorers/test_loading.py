@@ -10,8 +10,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from smartfast.errors import UserError
-from smartfast.scorers import check_scorer, load_scorer, loading
+from smartfast.scorers import GaussianMixtureScorer, check_scorer, load_scorer, loading
 from smartfast.scorers.loading import scorer_dtype
+from smartfast.scorers.schedule import schedule_from_betas
 
 T = torch.tensor([25, 900])
 LABELS = torch.tensor([2, 0])
@@ -205,3 +206,103 @@ def test_scorer_without_classes_fits_any_gan(scorer_folder):
     check_scorer(scorer, resolution=8, channels=3, num_classes=10, name="mine")
     x_t = image_batch()
     assert torch.equal(scorer.predict_eps(x_t, T, LABELS), scorer.predict_eps(x_t, T))
+
+
+def mixture(path, **changes):
+    generator = torch.Generator().manual_seed(2)
+    tensors = {
+        "betas": torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64),
+        "means": torch.randn(3, 3, 8, 8, generator=generator),
+        "stds": torch.tensor([0.2, 0.3, 0.5]),
+        "weights": torch.tensor([1.0, 2.0, 1.0]),
+        "classes": torch.tensor([0, 1, 1]),
+    }
+    save_file({name: tensor for name, tensor in (tensors | changes).items() if tensor is not None}, path)
+    return tensors | changes
+
+
+@pytest.mark.parametrize("prefix", ["", "analytic:"])
+def test_mixture_in_a_file(tmp_path, prefix):
+    tensors = mixture(tmp_path / "toy.safetensors")
+    scorer = load_scorer(f"{prefix}{tmp_path / 'toy.safetensors'}")
+    assert (scorer.image_shape, scorer.num_classes, scorer.null_class) == ((3, 8, 8), 2, 2)
+    expected = GaussianMixtureScorer(
+        schedule_from_betas(tensors["betas"], "test"),
+        tensors["means"],
+        tensors["stds"],
+        weights=tensors["weights"],
+        classes=tensors["classes"].tolist(),
+    )
+    labels = torch.tensor([1, 0])
+    assert torch.equal(scorer.predict_eps(image_batch(), T, labels), expected.predict_eps(image_batch(), T, labels))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stds": None}, "holds no stds, expected safetensors: betas, means and stds"),
+        ({"stds": torch.ones(2)}, r"stds \[2\], .*expected means \[K, C, R, R\], stds \[K\]"),
+        ({"means": torch.zeros(3, 3, 8, 4)}, r"means \[3, 3, 8, 4\]"),
+    ],
+)
+def test_damaged_mixture(tmp_path, changes, message):
+    mixture(tmp_path / "toy.safetensors", **changes)
+    with pytest.raises(UserError, match=message) as error:
+        load_scorer(f"analytic:{tmp_path / 'toy.safetensors'}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_format_can_be_named(scorer_folder):
+    folder, unet = scorer_folder()
+    found = load_scorer(f"diffusers:{folder}").predict_eps(image_batch(), T)
+    torch.testing.assert_close(found, unet(image_batch(), T).sample, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="holds no betas, expected safetensors: betas, means and stds"):
+        load_scorer(f"analytic:{folder}")
+
+
+@pytest.mark.parametrize("make", ["empty folder", "text file", "other tensors"])
+def test_what_no_format_recognises(tmp_path, make):
+    path = tmp_path / ("x.safetensors" if make == "other tensors" else "x")
+    if make == "empty folder":
+        path.mkdir()
+    elif make == "text file":
+        path.write_text("hello")
+    else:
+        save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match="is of no known format, expected one of diffusers, analytic"):
+        load_scorer(str(path))
+
+
+def test_the_null_class_serves_where_there_are_no_labels(scorer_folder, tiny_unet):
+    folder, unet = scorer_folder(unet=tiny_unet(num_class_embeds=4))
+    scorer = load_scorer(str(folder), null_class=3)
+    assert (scorer.num_classes, scorer.null_class) == (3, 3)
+    x_t = image_batch()
+    for labels, told in ((None, torch.tensor([3, 3])), (LABELS, LABELS)):
+        expected = unet(x_t, T, class_labels=told).sample
+        torch.testing.assert_close(scorer.predict_eps(x_t, T, labels), expected, rtol=1e-4, atol=1e-5)
+    for num_classes in (0, 3):
+        check_scorer(scorer, resolution=8, channels=3, num_classes=num_classes, name="mine")
+    with pytest.raises(UserError, match="'mine' has 3 classes, expected the GAN's 4"):
+        check_scorer(scorer, resolution=8, channels=3, num_classes=4, name="mine")
+
+
+def test_classes_without_labels_or_null_class(scorer_folder, tiny_unet):
+    scorer = load_scorer(str(scorer_folder(unet=tiny_unet(num_class_embeds=4))[0]))
+    with pytest.raises(ValueError, match="labels is None, expected class indices below 4"):
+        scorer.predict_eps(image_batch(), T)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "null_class", "message"),
+    [
+        (4, 4, "smart.null_class is 4, expected of .* 3, the last"),
+        (4, -1, "smart.null_class is -1, expected"),
+        (None, 0, "smart.null_class is 0, expected of .* null: it has no classes"),
+        (None, -1, "smart.null_class is -1, expected of .* null: it has no classes"),
+    ],
+)
+def test_null_class_that_is_none(scorer_folder, tiny_unet, embeddings, null_class, message):
+    folder, _ = scorer_folder(unet=tiny_unet(num_class_embeds=embeddings))
+    with pytest.raises(UserError, match=message):
+        load_scorer(str(folder), null_class=null_class)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from smartfast.errors import UserError
 from smartfast.scorers import GaussianMixtureScorer
-from smartfast.scorers.schedule import parameterization_of, schedule_from_config
+from smartfast.scorers.schedule import edm_schedule, parameterization_of, schedule_from_config
 
 GOLDEN = Path(os.environ.get("SMARTFAST_GOLDEN", Path(__file__).resolve().parents[2] / "../shared/golden"))
 DIFFUSERS_NAME = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
@@ -51,6 +51,16 @@ def test_closed_forms(name, closed_form, steps):
 def test_equals_diffusers(scheduler):
     schedule = schedule_from_config(dict(scheduler.config), "test")
     torch.testing.assert_close(schedule.alphas.square().float(), scheduler.alphas_cumprod, rtol=1e-4, atol=1e-6)
+
+
+def test_edm_table():
+    schedule = edm_schedule()
+    assert torch.equal(schedule.alphas, torch.ones(1000, dtype=torch.float64))
+    # The published formula runs from the largest sigma down; SMaRt indexes it sorted.
+    i = np.arange(1000)
+    expected = np.sort((80 ** (1 / 7) + i / 999 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+    np.testing.assert_allclose(schedule.sigmas, expected, rtol=1e-9)
+    assert edm_schedule(18, sigma_min=0.1, sigma_max=2, rho=1).sigmas.tolist() == pytest.approx(np.linspace(0.1, 2, 18))
 
 
 def test_trained_betas():

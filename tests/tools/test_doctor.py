@@ -16,7 +16,7 @@ def test_it_names_versions_devices_and_every_op():
     assert f"diffusers {importlib.metadata.version('diffusers')}" in text
     assert "cpu: " in text and "GiB" in text
     for op in registered_ops():
-        assert f"{op} on cpu: reference (" in text
+        assert f"{op} on cpu: aten (" in text
     assert "modulated_conv2d as triton: " in text and "all others library (" in text
     assert "failed:" not in text
 
@@ -49,7 +49,7 @@ def test_no_compiler_is_said(monkeypatch):
 def test_an_impossible_choice_of_kernels_is_said(monkeypatch):
     monkeypatch.setattr("smartfast.kernels.selection._choice", "fast")
     text = doctor()
-    assert "bias_act on cpu: fails:" in text and "expected one of auto, triton, reference" in text
+    assert "bias_act on cpu: fails:" in text and "expected one of auto, triton, aten" in text
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,35 @@
-"""Training a scorer: targets, schedule of the learning rate, resume, and what is saved."""
+"""train-scorer: one more family of the common trainer, with the same promises, and a scorer as its result."""
 
-import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
+from smartfast.cli import main
+from smartfast.config.families import UNetOptions
 from smartfast.config.schema import DataConfig
-from smartfast.core.draws import Purpose, draw_timesteps
-from smartfast.data import open_dataset
-from smartfast.data.holdout import split
+from smartfast.core.checkpoint import load_newest
+from smartfast.core.run_log import read_rows
 from smartfast.errors import UserError
-from smartfast.kernels import philox_normal
+from smartfast.families.denoiser.family import DenoiserFamily
 from smartfast.scorers import load_scorer
-from smartfast.scorers.train import learning_rate, train_scorer, training_loss
-from smartfast.scorers.train_options import TrainScorerOptions, UNetOptions
+from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
 TINY = UNetOptions(
     block_out_channels=(4, 8), layers_per_block=1, attention=(4,), attention_head_dim=4, norm_groups=2, dropout=0.0
 )
 
 
-def options(folder, **changes) -> TrainScorerOptions:
+def options(folder: Path, **changes) -> TrainScorerOptions:
     base = TrainScorerOptions(
         dir=str(folder),
         data=DataConfig(resolution=8, labels=True, mirror=True),
@@ -36,6 +39,7 @@ def options(folder, **changes) -> TrainScorerOptions:
         batch=6,
         lr_warmup_kimg=0.012,
         lr_decay="cosine",
+        tick_kimg=0.012,
         snapshot_kimg=1.0,
         sample_rows=1,
         sample_steps=2,
@@ -43,146 +47,165 @@ def options(folder, **changes) -> TrainScorerOptions:
     return replace(base, **changes)
 
 
+def command_line(folder: Path, **changes) -> list[str]:
+    """The same as options of the command."""
+    settings = {"dir": folder, "data.resolution": 8, "data.labels": "true", "data.mirror": "true", "holdout": 17}
+    settings |= {"unet.block_out_channels": "[4,8]", "unet.layers_per_block": 1, "unet.attention": "[4]"}
+    settings |= {"unet.attention_head_dim": 4, "unet.norm_groups": 2, "kimg": 0.024, "batch": 6, "lr_decay": "cosine"}
+    settings |= {
+        "lr_warmup_kimg": 0.012,
+        "tick_kimg": 0.012,
+        "snapshot_kimg": 1.0,
+        "sample_rows": 1,
+        "sample_steps": 2,
+    } | changes
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def start(arguments: list[str], launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, *launcher, "-m", "smartfast.cli", "train-scorer", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(process: subprocess.Popen, word: str) -> None:
+    assert any(word in line for line in process.stdout), f"{word!r} did not appear"
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    train_scorer(options(folder))
+    assert train_scorer(options(folder)) == folder / "scorer"
     return folder
 
 
-def test_resumed_run_equals_uninterrupted(finished, tmp_path, monkeypatch):
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return load_newest(folder).state
+
+
+def test_a_run_killed_while_it_saves_ends_bit_equal(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(Exception):
         pass
 
-    from smartfast.scorers import train
+    export, calls = DenoiserFamily.export, []
 
-    def die(*_):
-        raise Killed
+    def die(self: DenoiserFamily, run_dir: Path, weights: dict[str, torch.Tensor]) -> None:
+        calls.append(run_dir)
+        if len(calls) > 1:
+            raise Killed
+        export(self, run_dir, weights)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Run, "save_scorer", _after(train._Run.save_scorer, calls=1, then=die))
+        patch.setattr(DenoiserFamily, "export", die)
         with pytest.raises(Killed):
             train_scorer(options(tmp_path, snapshot_kimg=0.012))
-    assert json.loads((tmp_path / "metrics.jsonl").read_text())["kimg"] == 0.012
     train_scorer(options(tmp_path, snapshot_kimg=0.012))
-    expected, found = (load_file(folder / "state.safetensors") for folder in (finished, tmp_path))
+    expected, found = state(finished), state(tmp_path)
     assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-def test_two_processes_equal_one(finished, tmp_path):
+def test_kill_9_at_a_random_moment_and_sigterm_lose_nothing(finished: Path, tmp_path: Path) -> None:
+    often = dict(snapshot_kimg=0.006)
+    process = start(command_line(tmp_path, **often))
+    wait_for(process, "run:")
+    time.sleep(time.time() % 1)
+    process.kill()
+    process.wait()
+    process = start(command_line(tmp_path, **often, kimg=1000))
+    wait_for(process, "tick")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3 and "SIGTERM: saved at" in output and "Traceback" not in output
+    fresh = tmp_path / "fresh"
+    process = start(command_line(fresh, snapshot_kimg=0.012))
+    wait_for(process, "run:")
+    process.kill()
+    process.wait()
+    assert main(["train-scorer", *command_line(fresh, snapshot_kimg=0.012)]) == 0
+    assert [name for name, value in state(finished).items() if not torch.equal(value, state(fresh)[name])] == []
+
+
+def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
     """Same data, noise and timesteps, the batch split over two processes; equal to rounding."""
-    script = tmp_path / "two.py"
-    script.write_text(
-        "from smartfast.config.schema import DataConfig\n"
-        "from smartfast.scorers.train import train_scorer\n"
-        "from smartfast.scorers.train_options import TrainScorerOptions, UNetOptions\n"
-        f"train_scorer({options(tmp_path / 'run')!r})\n"
+    process = start(
+        command_line(tmp_path), launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
-    assert done.stdout.count(b"sec/kimg") == 1, "each process trained alone"
-    one, two = (load_file(folder / "state.safetensors") for folder in (finished, tmp_path / "run"))
-    assert one.keys() == two.keys()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-2000:]
+    one, two = state(finished), state(tmp_path)
     # Adam divides a gradient by its size, so rounding may turn the step of an almost dead weight: compare to the step.
     steps = 4 * options(tmp_path).lr
-    assert all((one[key] - two[key]).abs().max() < 0.05 * steps for key in one if key.startswith("model."))
-    rows = [json.loads((folder / "metrics.jsonl").read_text()) for folder in (finished, tmp_path / "run")]
-    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
+    assert all((one[key] - two[key]).abs().max() < 0.05 * steps for key in one if "/module/" in key)
 
 
-def _after(function, *, calls, then):
-    left = [calls]
-
-    def wrapped(*args):
-        if not left[0]:
-            then()
-        left[0] -= 1
-        return function(*args)
-
-    return wrapped
-
-
-def test_saved_folder_loads_and_has_learned(finished):
+def test_the_scorer_is_the_average_and_has_what_loading_needs(finished: Path) -> None:
     scorer = load_scorer(str(finished / "scorer"))
-    assert (scorer.resolution, scorer.channels, scorer.num_classes) == (8, 1, 10)
-    unet = UNet2DModel.from_pretrained(finished / "scorer")
-    state = load_file(finished / "state.safetensors")
+    assert (scorer.image_shape, scorer.num_classes) == ((1, 8, 8), 10)
+    unet, tensors = UNet2DModel.from_pretrained(finished / "scorer"), state(finished)
     for name, weight in unet.named_parameters():
-        torch.testing.assert_close(weight.detach(), state[f"ema.{name}"])
-        assert not torch.equal(state[f"ema.{name}"], state[f"model.{name}"]) or weight.numel() < 2
-    assert [file.name for file in finished.glob("samples*.png")] == ["samples000000.png"]
-    row = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
-    assert row["kimg"] == 0.024 and row["lr"] == 0 and row["heldout/100-199"] > 0
+        average = tensors[f"ema/unet.{name}"]
+        torch.testing.assert_close(weight.detach(), average)
+        assert not torch.equal(average, tensors[f"denoiser/module/unet.{name}"]) or weight.numel() < 2
     assert not list(finished.glob("*.partial"))
 
 
-def test_finished_run_does_nothing_more(finished):
-    before = (finished / "state.safetensors").read_bytes()
+def test_the_run_folder_is_that_of_every_run(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    expected = {"config.yaml", "metrics.jsonl", "reals.png", "fakes_init.png", "fakes000000.png", "report.html"}
+    assert names == expected | {"checkpoints", "scorer"}
+    (row,) = [row for row in read_rows(finished / "metrics.jsonl") if row["kind"] == "measured"]
+    assert row["kimg"] == 0.024 and row["heldout/100-199"] > 0
+    assert "<td>denoise</td>" in (finished / "report.html").read_text()
+    samples = finished / "samples.png"
+    assert main(["generate", f"--checkpoint={finished}", "--seeds=0-3", f"--out={samples}", "--device=cpu"]) == 0
+    assert samples.stat().st_size > 0
+    samples.unlink()
+    assert main(["train", f"--config={finished / 'config.yaml'}"]) == 0, "its config.yaml is one of smartfast train"
+
+
+def test_finished_run_does_nothing_more(finished: Path) -> None:
+    before = load_file(load_newest(finished).path / "state.safetensors")
+    files = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert train_scorer(options(finished)) == finished / "scorer"
-    assert (finished / "state.safetensors").read_bytes() == before
+    assert all(torch.equal(value, before[name]) for name, value in state(finished).items())
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == files
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 0}, "batch: 0, expected more than 0"),
-        ({"snapshot_kimg": 0.0}, "snapshot_kimg: 0.0, expected more than 0"),
-        ({"seed": 1}, "a run with seed = 0, expected 1; choose another dir"),
-        ({"beta_schedule": "scaled_linear"}, "a run with beta_schedule = linear, expected scaled_linear"),
-        ({"holdout": 1797}, "holdout: 1797, expected 0..1796"),
-        ({"unet": replace(TINY, block_out_channels=(4,) * 5)}, "5 levels, expected fewer for 8 pixels"),
-        ({"unet": replace(TINY, norm_groups=3)}, "unet.block_out_channels: 4, expected a multiple of 3 groups"),
+        ({"batch": 0, "dir": "new"}, "batch is 0, expected more than 0"),
+        ({"snapshot_kimg": 0.0}, "snapshot_kimg is 0.0, expected more than 0"),
+        ({"seed": 1, "kimg": 1.0}, "seed is 1, but the run in"),
+        ({"beta_schedule": "scaled_linear", "kimg": 1.0}, "beta_schedule is scaled_linear, but the run in"),
+        ({"holdout": 1797, "dir": "new"}, "holdout is 1797, expected 0 to 1796"),
+        (
+            {"unet": replace(TINY, block_out_channels=(4,) * 5), "dir": "new"},
+            "unet.block_out_channels has 5 levels, expected fewer for 8 pixels",
+        ),
+        ({"unet": replace(TINY, norm_groups=3), "dir": "new"}, "unet.block_out_channels has 4, expected multiples of"),
+        (
+            {"unet": replace(TINY, attention_head_dim=3), "dir": "new"},
+            "unet.attention_head_dim is 3, expected",
+        ),
+        ({"grad_clip": 0.0, "dir": "new"}, "grad_clip is 0.0, expected more than 0"),
     ],
 )
-def test_refused(finished, changes, message):
-    with pytest.raises(UserError, match=message):
+def test_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="^" + re.escape(message)):
         train_scorer(options(finished, **changes))
 
 
-def test_truncated_state(finished, tmp_path):
-    (tmp_path / "state.safetensors").write_bytes((finished / "state.safetensors").read_bytes()[:999])
-    with pytest.raises(UserError, match="not a readable training state"):
+def test_a_folder_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot continue, expected another folder"):
         train_scorer(options(tmp_path))
 
 
-def test_loss_that_is_not_finite(tmp_path):
-    with pytest.raises(UserError, match="loss is (nan|inf) at .* kimg, expected a number; lower lr"):
-        train_scorer(options(tmp_path, lr=1e30, lr_warmup_kimg=0.0, kimg=0.03))
-
-
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_training_loss(tiny_unet, prediction_type):
-    scheduler = DDPMScheduler(prediction_type=prediction_type)
-    unet, positions = tiny_unet(num_class_embeds=5).eval(), torch.tensor([3, 900, 2**33])
-    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    labels = torch.tensor([4, 0, 1])
-    found = training_loss(unet, scheduler, images, labels, seed=7, positions=positions)
-    t = draw_timesteps(7, positions, 0, 999)
-    eps = philox_normal(7, positions, 192, Purpose.SCORE_NOISE).reshape(images.shape).double()
-    kept = torch.cumprod(1 - scheduler.betas.double(), 0)[t][:, None, None, None]
-    alpha, sigma, x0 = kept.sqrt(), (1 - kept).sqrt(), images.double()
-    target = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}[prediction_type]
-    prediction = unet((alpha * x0 + sigma * eps).float(), t, class_labels=labels).sample.double()
-    torch.testing.assert_close(found.double(), (prediction - target).square().mean(), rtol=1e-4, atol=0)
-
-
-def test_learning_rate(tmp_path):
-    run = options(tmp_path, lr=1.0, batch=10, lr_warmup_kimg=1.0, kimg=3.0)
-    assert learning_rate(run, 0) == pytest.approx(10 / 1010)
-    assert learning_rate(run, 500) == pytest.approx(510 / 1010)
-    assert learning_rate(run, 2000) == pytest.approx(0.5)
-    assert learning_rate(run, 3000) == pytest.approx(0.0)
-    assert learning_rate(replace(run, lr_decay="constant"), 2900) == 1.0
-
-
-def test_split_is_a_partition():
-    dataset = open_dataset(DataConfig(resolution=8, labels=True))
-    training, held_out = split(dataset, 180)
-    both = torch.cat([training.indices, held_out.indices])
-    assert torch.equal(both.sort().values, torch.arange(1797))
-    assert len(held_out) == 180 and held_out.indices.diff().unique().tolist() == [9, 10]
-    assert torch.equal(held_out.all_images(), dataset.all_images()[held_out.indices])
-    assert torch.equal(held_out.labels, dataset.labels[held_out.indices])
-    assert split(dataset, 0)[1] is None
+def test_a_loss_that_stays_non_finite_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="steps of denoise up to .* were skipped"):
+        train_scorer(options(tmp_path, lr=1e38, lr_warmup_kimg=0.0, kimg=1.0, tick_kimg=0.012))

@@ -1,7 +1,6 @@
 """StyleGAN2 as a family: lazy phases, Adam's lazy correction, the mean w and the mean path length."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -76,7 +75,7 @@ class StyleGan2(Family):
         of = self._losses(parts)
         w_mean = (Carried("w_mean", self.gan.w_dim, self._move_w_avg),)
         path_mean = (Carried("path_mean", 1, self._set_path_mean),)
-        through_images: dict[str, Any] = dict(loss_scale=self._loss_scale(), carried=w_mean)
+        through_images: dict[str, Any] = dict(loss_scale=self.loss_scale, carried=w_mean)
         specs = [PhaseSpec("g_main", "g", of.g_main, **through_images)]
         if parts.score is not None:
             specs.append(PhaseSpec("g_score", "g", of.g_score, smart.frequency, "g_main", **through_images))
@@ -111,17 +110,6 @@ class StyleGan2(Family):
             score=parts.score,
             mean_over_processes=parts.mean_over_processes,
         )
-
-    def _loss_scale(self) -> float:
-        """What brings the gradient of fakes, up to 1 / pixels of the batch for the score term, into fp16's range.
-
-        The root of an image's values: the score term's gradient of a pixel is a small number over it, the
-        discriminator's a larger one, and both have room (tests/run/test_half_precision.py).
-        """
-        if self.config.perf.precision != "fp16":
-            return 1.0
-        images = self.config.optim.batch_gpu or self.config.optim.batch
-        return 2.0 ** round(math.log2(images * math.sqrt(self.channels * self.resolution**2)))
 
     def _move_w_avg(self, w_mean: Tensor, bad: Tensor) -> None:
         w_avg = self.g.mapping.w_avg

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smartfast.kernels import bias_act, conv2d_resample, modulated_conv2d, setup_filter
-from smartfast.kernels.reference_conv import limit_styles
+from smartfast.kernels import bias_act, conv2d_resample, limit_styles, modulated_conv2d, setup_filter
 
 DEFAULT_FILTER = (1, 3, 3, 1)
 ACTIVATION_GAIN = {"linear": 1.0, "lrelu": math.sqrt(2), "relu": math.sqrt(2), "swish": math.sqrt(2)}

@@ -1,0 +1,147 @@
+"""The calls of the ops in a training, recorded from its own phases: layers, dtypes, layouts, arguments of any network.
+
+Every phase that runs computes once on tensors without data, in the precision of a GPU.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+from bench.base import family
+from bench.base.jobs import Job
+from bench.base.shapes import FUNCTIONS, Case
+from bench.count.counter import half_as_on_gpu
+from bench.count.tracing import Trace
+from smartfast import kernels
+from smartfast.kernels import memory_format, reference
+
+COMPOSITES = ("conv2d_resample", "modulated_conv2d")
+"""Ops whose resampling filters are listed by themselves too: what the filter alone costs at that layer."""
+_SHARED = ("b", "bias", "f", "weight")
+"""Arguments that all images of a batch share."""
+
+
+def recorded_cases(job: Job) -> list[Case]:
+    """Each different call once, named after the first layer that makes it, on the meta device.
+
+    A tensor requires a gradient where it does in any phase; the batch is that of the first phase that makes the call.
+    """
+    training = job.training(compile=False, cuda_graphs=False)
+    recorder = _Recorder(job.dataset.resolution)
+    modules = family.modules(training, job.scorer)
+    with FakeTensorMode(allow_non_fake_inputs=True), kernels.use("aten"), half_as_on_gpu():
+        for name in family.runs_per_iteration(training):
+            with Trace() as trace, trace.following(modules), recorder.listening(trace, name):
+                training.phases[name].compute(training.rounds[0])
+    different = {_content(case): case for case in reversed(recorder.cases.values())}
+    return list(reversed(different.values()))
+
+
+def enlarged(case: Case, factor: int) -> Case:
+    """The same call with `factor` times as many images, beyond cache."""
+    images = case.x.shape[0]
+    arguments = {
+        name: _empty((factor * images, *value.shape[1:]), value)
+        if isinstance(value, Tensor) and name not in _SHARED and value.shape[0] == images
+        else value
+        for name, value in case.arguments.items()
+    }
+    return replace(case, layer=f"{case.layer}, beyond cache", arguments=arguments)
+
+
+class _Recorder:
+    """Notes the calls of the ops' public functions, and of the filters inside composites."""
+
+    def __init__(self, resolution: int) -> None:
+        self.resolution = resolution
+        self.cases: dict[tuple[str, str], Case] = {}
+        self._running: list[str] = []
+        self._trace, self._phase = Trace(), ""
+
+    @contextmanager
+    def listening(self, trace: Trace, phase: str) -> Iterator[None]:
+        """Within it every module of the project calls the ops through the recorder."""
+        self._trace, self._phase = trace, phase
+        with ExitStack() as stack:
+            for op, function in FUNCTIONS.items():
+                _replace_everywhere(function, self._noted(op, function), stack)
+            _replace_everywhere(reference.upfirdn2d, self._noted_filter, stack)
+            yield
+
+    def _noted(self, op: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self._running:
+                arguments = signature.bind(*args, **kwargs).arguments
+                self._add(
+                    op,
+                    self._trace.layer or self._phase,
+                    {name: arguments[name] for name in arguments if name != "impl"},
+                )
+            self._running.append(op)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._running.pop()
+
+        return call
+
+    def _noted_filter(self, x: Tensor, f: Tensor | None, up: Any, down: Any, pads: Any, flip: bool, gain: float) -> Any:
+        if self._running and self._running[-1] in COMPOSITES:
+            about = dict(x=x, f=f, up=up, down=down, padding=pads, flip_filter=flip, gain=float(gain))
+            self._add("upfirdn2d", f"{self._trace.layer} filter", about)
+        return _PLAIN_FILTER(x, f, up, down, pads, flip, gain)
+
+    def _add(self, op: str, layer: str, arguments: dict[str, Any]) -> None:
+        with unset_fake_temporarily():  # a fake tensor would make what is measured later fake as well
+            values = {name: _without_data(value) for name, value in arguments.items()}
+        known = self.cases.setdefault((op, layer), Case(op, self.resolution, layer, values))
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.requires_grad:
+                known.arguments[name].requires_grad_()
+
+
+_PLAIN_FILTER = reference.upfirdn2d
+
+
+def _replace_everywhere(function: Callable[..., Any], other: Callable[..., Any], stack: ExitStack) -> None:
+    """Wherever a module of the project has imported a function, it finds another within the stack."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "smartfast":
+            for attribute, value in list(vars(module).items()):
+                if value is function:
+                    stack.enter_context(patch.object(module, attribute, other))
+
+
+def _without_data(value: Any) -> Any:
+    return _empty(value.shape, value) if isinstance(value, Tensor) else value
+
+
+def _empty(shape: Iterable[int], like: Tensor) -> Tensor:
+    """Of the dtype, the memory order and the need of a gradient of `like`; of another batch without its gaps."""
+    shape = tuple(shape)
+    if shape == like.shape:
+        made = torch.empty_strided(shape, like.stride(), dtype=like.dtype, device="meta")
+    else:
+        made = torch.empty(shape, dtype=like.dtype, device="meta", memory_format=memory_format(like))
+    return made.requires_grad_(like.requires_grad)
+
+
+def _content(case: Case) -> tuple[Any, ...]:
+    """What makes two calls the same measurement."""
+
+    def key(value: Any) -> Any:
+        return (value.shape, value.stride(), value.dtype, value.requires_grad) if isinstance(value, Tensor) else value
+
+    return (case.op, *((name, key(value)) for name, value in sorted(case.arguments.items())))

@@ -1,0 +1,142 @@
+"""How the compile report is written down: Markdown for people, JSON with one binary a line for comparing."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from bench.base.machine import provenance, versions
+from bench.proofs.ahead_of_time import Specialisation
+from bench.report.table import markdown_table
+
+COLUMNS = {
+    "registers": "registers",
+    "shared_bytes": "shared",
+    "spills": "spills",
+    "widest_load": "load",
+    "widest_store": "store",
+    "tensor_core": "tensor core",
+    "instructions_per_element": "per element",
+    "instructions_per_k_step": "per k-step",
+}
+LEGEND = (
+    "Registers per thread; shared memory in bytes; spills: instructions that touch local memory; load and store: "
+    "widest access to global memory, bits per thread; per element: instructions of a thread per element that it stores "
+    "(loads, in a reduction), in the loop that does so; per k-step: instructions of a warp in the loop of the matrix "
+    "product. a / b / c: where GPUs differ, in the order of the title. Only what differs between a kernel's "
+    "specialisations is named, and specialisations with equal numbers share a line."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one specialisation became on one GPU; None = does not apply. layers: How many calls launch it."""
+
+    specialisation: Specialisation
+    capability: int
+    layers: int
+    first_layer: str
+    registers: int
+    shared_bytes: int
+    spills: int
+    widest_load: int | None
+    widest_store: int | None
+    tensor_core: str | None
+    instructions: int
+    instructions_per_element: float | None
+    instructions_per_k_step: int | None
+    violations: tuple[str, ...]
+
+
+def write(rows: Sequence[Row], command: str, about: str, folder: Path) -> None:
+    """compile_report.md and compile_report.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compile_report.md").write_text(report(rows, command, about))
+    kernels = ",\n".join(_kernel_json(list(group)) for _, group in groupby(rows, key=_kernel))
+    head = json.dumps({"command": command, "versions": versions(), "columns": [*COLUMNS, "violations"]})[1:-1]
+    (folder / "compile_report.json").write_text(f'{{{head}, "kernels": [\n{kernels}\n]}}\n')
+
+
+def _kernel(row: Row) -> str:
+    return row.specialisation.kernel
+
+
+def _kernel_json(rows: Sequence[Row]) -> str:
+    """One kernel: what all its specialisations have in common, then one line for each, its numbers by capability."""
+    names, common = _short_names({row.specialisation for row in rows})
+    lines = []
+    for specialisation, same in groupby(rows, key=lambda row: row.specialisation):
+        group = list(same)
+        numbers = {f"sm_{row.capability}": [*(getattr(row, c) for c in COLUMNS), [*row.violations]] for row in group}
+        lines.append(json.dumps({"specialisation": names[specialisation], "layer": group[0].first_layer} | numbers))
+    head = json.dumps({"kernel": _kernel(rows[0]), "common": common})[1:-1]
+    return f'{{{head}, "specialisations": [\n' + ",\n".join(lines) + "\n]}"
+
+
+def report(rows: Sequence[Row], command: str, about: str) -> str:
+    """The report in Markdown."""
+    violated = [row for row in rows if row.violations]
+    capabilities = sorted({row.capability for row in rows})
+    text = [
+        "# What the Triton kernels compile to on " + ", ".join(f"sm_{capability}" for capability in capabilities),
+        provenance(command),
+        f"{about} {len(rows)} binaries, {len(violated)} violate a limit.",
+        LEGEND,
+    ]
+    if violated:
+        cells = [(str(row.specialisation), f"sm_{row.capability}", "; ".join(row.violations)) for row in violated]
+        text += ["## Violations", markdown_table(["specialisation", "GPU", "found"], cells)]
+    for kernel, group in groupby(rows, key=_kernel):
+        text += [f"## {kernel}", kernel_table(list(group))]
+    return "\n\n".join(text) + "\n"
+
+
+def kernel_table(rows: Sequence[Row]) -> str:
+    """The rows of one kernel; one line for all specialisations of the same tensors with the same numbers."""
+    names, _ = _short_names({row.specialisation for row in rows})
+    found: dict[tuple[str, ...], list[str]] = {}
+    layer: dict[tuple[str, ...], str] = {}
+    for specialisation, same in groupby(rows, key=lambda row: row.specialisation):
+        group = list(same)
+        key = (_tensors(specialisation), *(_cell([getattr(row, column) for row in group]) for column in COLUMNS))
+        found.setdefault(key, []).append(names[specialisation])
+        layer.setdefault(key, group[0].first_layer)
+    lines = []
+    for key, alike in found.items():
+        more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+        lines.append([alike[0] + more, layer[key], *key[1:]])
+    return markdown_table(["specialisation", "first layer", *COLUMNS.values()], lines)
+
+
+def _cell(values: Sequence[object]) -> str:
+    shown = ["-" if value is None else str(value) for value in values]
+    return shown[0] if len(set(shown)) == 1 else " / ".join(shown)
+
+
+def _short_names(specialisations: Iterable[Specialisation]) -> tuple[dict[Specialisation, str], list[str]]:
+    """dtypes with their tensors, and of the rest only what is not the same everywhere; and what is."""
+    facts = {s: _facts(s) for s in specialisations}
+    common = set.intersection(*(set(f) for f in facts.values()))
+    names = {s: ", ".join([_tensors(s), *(fact for fact in f if fact not in common)]) for s, f in facts.items()}
+    return names, sorted(common)
+
+
+def _facts(s: Specialisation) -> list[str]:
+    constants = [f"{name}={_number(value)}" for name, value in s.constants if value is not None]
+    tensors = dict(s.pointers)
+    misaligned = [f"{name} not aligned" for name in tensors if name not in s.aligned]
+    divisible = [f"{name} % 16 = 0" for name in s.aligned if name not in tensors]
+    return [*constants, f"{s.num_warps} warps", f"{s.num_stages} stages", *misaligned, *divisible]
+
+
+def _tensors(s: Specialisation) -> str:
+    by_dtype: dict[str, list[str]] = {}
+    for name, dtype in s.pointers:
+        by_dtype.setdefault(dtype, []).append(name)
+    return ", ".join(f"{dtype} {' '.join(names)}" for dtype, names in by_dtype.items())
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

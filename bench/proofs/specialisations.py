@@ -1,0 +1,183 @@
+"""Every specialisation of the Triton kernels that the StyleGAN2 configurations launch, and what is asked of each."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from bench.base.jobs import EAGER, Loop, job_config, open_job
+from bench.base.shapes import CONFIGS, Case, Config, cases
+from bench.count.tracing import trace
+from bench.proofs.ahead_of_time import Specialisation, specialise
+from smartfast import kernels
+from smartfast.kernels import Activation, Epilogue, selection
+from smartfast.kernels.conv2d import gemm
+from smartfast.kernels.runtime import Launch, is_channels_last, record_launches
+
+WIDE_CHANNELS = 8
+EVERY_USE = (
+    "Every specialisation that the StyleGAN2 configurations at 32, 64, 128, 256 and 1024 pixels launch: forward, "
+    "backward and second derivative, fp16 and fp32 as NHWC and NCHW, and bf16 as NHWC at 256 pixels, where only the "
+    "type differs from fp16. conv_gemm, which no configuration takes unless it was measured to be faster, at all sizes "
+    "from 8 to 1024 pixels in fp16, fp32 and tf32, and in bf16 at 256, with and without the styles of a next layer. "
+    "All of these with aligned pointers; and a real iteration of the digits preset in fp32, NHWC and bf16, with the "
+    "pointers that the trainer's tensors have."
+)
+REAL_ITERATIONS = ((), ("--perf.channels_last=true",), ("--perf.precision=bf16", "--perf.channels_last=true"))
+BF16_CONFIG = next(config for config in CONFIGS if config.resolution == 256)
+
+
+@dataclass
+class Use:
+    """What launches of one specialisation have in common.
+
+    layers: Calls that launch it, in order. wide_load, wide_store: Its largest input, or output, are NHWC images with a
+    multiple of 8 channels, so that 128-bit accesses are possible. is_reduction: All outputs are small beside it.
+    element_bits: Of an element of the largest output, or of the largest input in a reduction.
+    """
+
+    layers: list[str] = field(default_factory=list)
+    wide_load: bool = False
+    wide_store: bool = False
+    is_reduction: bool = False
+    element_bits: int = 0
+
+    def add(self, launch: Launch, layer: str) -> None:
+        if layer not in self.layers:
+            self.layers.append(layer)
+        tensors = {name: value for name, value in launch.arguments.items() if isinstance(value, Tensor)}
+        written = _largest(tensors[name] for name in launch.written if name in tensors)
+        read = _largest(value for name, value in tensors.items() if name not in launch.written)
+        self.wide_load |= _is_wide(read)
+        self.wide_store |= _is_wide(written)
+        self.is_reduction = read is not None and (written is None or 8 * written.numel() <= read.numel())
+        largest = read if self.is_reduction else written
+        self.element_bits = 0 if largest is None else 8 * largest.element_size()
+
+
+def _largest(tensors: Iterable[Tensor]) -> Tensor | None:
+    return max(tensors, key=Tensor.numel, default=None)
+
+
+def _is_wide(x: Tensor | None) -> bool:
+    return x is not None and x.ndim == 4 and x.shape[1] % WIDE_CHANNELS == 0 and is_channels_last(x)
+
+
+Task = tuple[Specialisation, int]
+"""A specialisation and the compute capability (90 = 9.0) to compile it for."""
+
+
+def collect(plan: Iterable[tuple[Config, torch.dtype]], capabilities: Sequence[int]) -> dict[Task, Use]:
+    """Specialisations that the layers of these configurations, with images of these dtypes, launch."""
+    uses: dict[Task, Use] = {}
+    for config, dtype in plan:
+        for layer, launches, suited in _launches(config, dtype, capabilities):
+            for launch, capability in product(launches, suited):
+                uses.setdefault((specialise(launch), capability), Use()).add(launch, layer)
+    return uses
+
+
+def _launches(
+    config: Config, dtype: torch.dtype, capabilities: Sequence[int]
+) -> Iterator[tuple[str, list[Launch], Sequence[int]]]:
+    """Layer, its launches (forward, backward, second derivative), and the capabilities that they are for."""
+    for channels_last in (True,) if dtype == torch.bfloat16 else (True, False):
+        for case in cases(config, dtype, channels_last):
+            yield str(case), trace(partial(case.run, "triton"), case.leaves, order=2).launches, capabilities
+            if channels_last and _may_take_conv_gemm(case, config):
+                precisions = ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
+                styled = (False, True) if case.arguments.get("demodulate", True) else (False,)
+                for precision, capability, has_styles in product(precisions, capabilities, styled):
+                    launches = _conv_gemm_launches(case, precision, capability, has_styles)
+                    yield f"{case} (gemm{', next styles' if has_styles else ''})", launches, (capability,)
+
+
+def _may_take_conv_gemm(case: Case, config: Config) -> bool:
+    """Layers that the implicit-GEMM kernel can compute, of the two configurations that hold all sizes and widths."""
+    if case.op != "modulated_conv2d" or case.arguments.get("up", 1) > 1:
+        return False
+    return config.resolution in (256, 1024) and case.x.shape[2] >= 8
+
+
+def _conv_gemm_launches(case: Case, precision: str, capability: int, has_styles: bool) -> list[Launch]:
+    """The layer and its gradients by the implicit-GEMM kernel, whose tiles depend on the GPU.
+
+    has_styles: Whether it applies the styles of a next layer.
+    """
+    x, given = case.x, case.arguments
+    factors = torch.empty(x.shape[0], given["weight"].shape[0], device="meta").requires_grad_()
+    weight = given["weight"].to(x.dtype).detach().requires_grad_()
+    epilogue = Epilogue(
+        demodulation=factors if given.get("demodulate", True) else None,
+        noise=given.get("noise"),
+        bias=given.get("bias"),
+        next_styles=torch.empty_like(factors).requires_grad_() if has_styles else None,
+        activation=Activation(given.get("act", "linear"), 0.2, given.get("gain", 1.0), given.get("clamp")),
+    )
+    run = partial(gemm.conv_gemm, x, weight, epilogue, precision)
+    leaves = [t for t in (x, weight, *epilogue.tensors) if t is not None]
+    launch = partial(gemm.launch_conv_gemm, capability=(capability // 10, capability % 10))
+    with patch.object(gemm, "launch_conv_gemm", launch):
+        return trace(run, leaves, order=1).launches
+
+
+def every_use(capabilities: Sequence[int]) -> dict[Task, Use]:
+    """All configurations in half precision (fp16) and float32, one of them in bf16 too, which changes no other type.
+
+    And an iteration as the trainer runs it, whose tensors are where they really are in memory.
+    """
+    plan = [*product(CONFIGS, (torch.float16, torch.float32)), (BF16_CONFIG, torch.bfloat16)]
+    uses = collect(plan, capabilities)
+    for settings in REAL_ITERATIONS:
+        for launch, capability in product(iteration_launches(settings), capabilities):
+            uses.setdefault((specialise(launch), capability), Use()).add(launch, f"iteration, {' '.join(settings)}")
+    return uses
+
+
+def iteration_launches(settings: Sequence[str]) -> list[Launch]:
+    """Launches of a first iteration, in which every phase runs, of the digits preset with some settings changed.
+
+    On CPU tensors, so that every pointer is real: parameters are views of one flat tensor, and so are gradients. The
+    kernels do not run: what they would write holds any numbers, and the steps that follow are skipped as bad. Random
+    numbers are drawn by aten too, because some become indices.
+    """
+    job = open_job(job_config("digits", settings), device=torch.device("cpu"))
+    with (
+        patch.object(selection, "TRITON_DEVICES", ("cpu",)),
+        _drawn_by_aten("philox_uniform"),
+        _drawn_by_aten("philox_normal"),
+        kernels.use("triton"),
+        record_launches() as launches,
+    ):
+        Loop(job, **EAGER).iterate(1)
+    return launches
+
+
+@contextmanager
+def _drawn_by_aten(op: str) -> Iterator[None]:
+    """Within it the op's launch is recorded and its result is aten's."""
+    recorded, drawn = (selection.implementation(op, name) for name in ("triton", "aten"))
+
+    def draw(*arguments: Any) -> Tensor:
+        recorded(*arguments)
+        return drawn(*arguments)
+
+    selection.register(op, "triton", draw)
+    try:
+        yield
+    finally:
+        selection.register(op, "triton", recorded)
+
+
+def one_per_kernel(capabilities: Sequence[int]) -> dict[Task, Use]:
+    """One specialisation of every kernel that one configuration needs."""
+    found: dict[tuple[str, int], tuple[Task, Use]] = {}
+    for task, use in collect([(BF16_CONFIG, torch.float16)], capabilities).items():
+        found.setdefault((task[0].kernel, task[1]), (task, use))
+    return dict(found.values())

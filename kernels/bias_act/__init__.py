@@ -1,0 +1,3 @@
+"""Bias, activation, gain and clamp."""
+
+from . import aten as aten  # registers it

@@ -1,0 +1,3 @@
+"""Counter-based random numbers."""
+
+from . import aten as aten  # registers it

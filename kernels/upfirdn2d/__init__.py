@@ -1,0 +1,3 @@
+"""Resampling with a FIR filter."""
+
+from . import aten as aten  # registers it

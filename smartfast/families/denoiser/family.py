@@ -1,0 +1,197 @@
+"""A diffusion model as a family: one phase, a clipped gradient, and an average that is a scorer for smart.scorer."""
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from smartfast.config.families import DenoiserGan, DenoiserLoss
+from smartfast.config.ranges import require_positive
+from smartfast.config.schedule import value_at
+from smartfast.config.schema import Config
+from smartfast.core.draws import Purpose, draw_timesteps
+from smartfast.core.pixels import to_float
+from smartfast.data import ImageDataset
+from smartfast.engine.adam import AdamSettings
+from smartfast.engine.phase import PhaseResult, PhaseSpec
+from smartfast.errors import UserError
+from smartfast.families.base import Cost, Family, Panel, Parts
+from smartfast.families.denoiser.network import Denoiser
+from smartfast.families.denoiser.sampler import DenoiserSampler
+from smartfast.families.rounds import Round
+from smartfast.kernels import philox_normal
+from smartfast.scorers import UNetScorer
+from smartfast.scorers.bands import BANDS, eps_loss_by_band
+
+SCORER_FOLDER = "scorer"
+_HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class DenoiserFamily(Family):
+    """See `Family`."""
+
+    gan: DenoiserGan
+    loss: DenoiserLoss
+    name: ClassVar[str] = "denoiser"
+    averaged: ClassVar[str] = "denoiser"
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Training loss", "squared error of the prediction", {"loss/denoise": "all timesteps"}),
+        Panel(
+            "Images kept out, by timesteps",
+            "squared error of the noise",
+            {f"heldout/{first}-{last}": f"{first} to {last}" for first, last in BANDS},
+        ),
+    )
+
+    def networks(self) -> dict[str, nn.Module]:
+        self.denoiser = Denoiser(**self.options())
+        return {"denoiser": self.denoiser}
+
+    @property
+    def sheet_rows(self) -> int:
+        return self.loss.sample_rows
+
+    @classmethod
+    def check_settings(cls, config: Config, images_at_a_time: int) -> None:
+        gan, loss = config.gan, config.loss
+        assert isinstance(gan, DenoiserGan) and isinstance(loss, DenoiserLoss)
+        require_positive({"gan.norm_groups": gan.norm_groups, "loss.num_timesteps": loss.num_timesteps})
+        require_positive({"loss.sample_rows": loss.sample_rows, "loss.sample_steps": loss.sample_steps})
+        require_positive({"gan.layers_per_block": gan.layers_per_block, "loss.grad_clip": loss.grad_clip})
+        for channels in gan.block_out_channels:
+            if channels % gan.norm_groups:
+                raise UserError(
+                    f"gan.block_out_channels has {channels}, expected multiples of the {gan.norm_groups} groups"
+                )
+        if config.smart.frequency:
+            raise UserError(f"smart.frequency is {config.smart.frequency}, expected 0: a diffusion model has no fakes")
+
+    @classmethod
+    def check_data(cls, config: Config, dataset: ImageDataset) -> None:
+        assert isinstance(config.gan, DenoiserGan)
+        levels = len(config.gan.block_out_channels)
+        if dataset.resolution % 2 ** (levels - 1):
+            raise UserError(
+                f"gan.block_out_channels has {levels} levels, expected fewer for {dataset.resolution} pixels"
+            )
+        attends = [dataset.resolution >> level in config.gan.attention for level in range(levels)]
+        attends[-1] = True  # the middle block always does
+        for channels, here in zip(config.gan.block_out_channels, attends, strict=True):
+            if here and channels % config.gan.attention_head_dim:
+                raise UserError(
+                    f"gan.attention_head_dim is {config.gan.attention_head_dim}, expected a divisor of the {channels} "
+                    "feature maps that attend"
+                )
+
+    def adam(self, network: str) -> AdamSettings:
+        optim = self.config.optim
+        return AdamSettings(self.learning_rate, optim.betas, optim.eps, clip_norm=self.loss.grad_clip)
+
+    def learning_rate(self, images: int) -> float:
+        """That of a step after `images` images: it rises from 0, then stays or falls to 0 like a cosine."""
+        loss, batch, kimg = self.loss, self.config.optim.batch, images / 1000
+        lr = value_at(self.config.optim.lr_g, images)
+        if kimg < loss.lr_warmup_kimg:
+            return lr * (images + batch) / (1000 * loss.lr_warmup_kimg + batch)
+        if loss.lr_decay == "constant":
+            return lr
+        progress = (kimg - loss.lr_warmup_kimg) / max(self.config.run.kimg - loss.lr_warmup_kimg, 1e-9)
+        return lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+    def average_step(self, images: int, batch: int) -> float:
+        """1 - loss.ema_decay, or more while (1 + step) / (10 + step) is smaller than the decay (Ho et al.'s code)."""
+        step = images // batch
+        return 1 - min(self.loss.ema_decay, (1 + step) / (10 + step)) if step else 1.0
+
+    def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
+        return [PhaseSpec("denoise", "denoiser", self.denoise, loss_scale=self.loss_scale)]
+
+    def denoise(self, batch: Round) -> PhaseResult:
+        """Mean squared error of the prediction at one random timestep per image (DDPM, eq. 14)."""
+        model, seed, images = self.denoiser, self.config.run.seed, batch.images.detach()
+        t = draw_timesteps(seed, batch.stream, 0, len(model.alphas) - 1)
+        noise = philox_normal(seed, batch.stream, math.prod(self.image_shape), int(Purpose.SCORE_NOISE))
+        noise = noise.view(images.shape)
+        alpha, sigma = model.alphas[t][:, None, None, None], model.sigmas[t][:, None, None, None]
+        half = _HALF_DTYPES.get(self.config.perf.precision)
+        with torch.autocast(images.device.type, half, enabled=half is not None):
+            prediction = model(alpha * images + sigma * noise, t, batch.labels)
+        targets = {"eps": noise, "x0": images, "v": alpha * noise - sigma * images}
+        loss = (prediction.float() - targets[model.parameterization]).square().mean()
+        return loss, {"loss/denoise": loss.detach()}
+
+    def options(self) -> dict[str, Any]:
+        gan, levels = self.gan, len(self.gan.block_out_channels)
+        attends = [self.resolution >> level in gan.attention for level in range(levels)]
+        return {
+            "unet": {
+                "sample_size": self.resolution,
+                "in_channels": self.channels,
+                "out_channels": self.channels,
+                "block_out_channels": list(gan.block_out_channels),
+                "layers_per_block": gan.layers_per_block,
+                "down_block_types": ["AttnDownBlock2D" if here else "DownBlock2D" for here in attends],
+                "up_block_types": ["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)],
+                "attention_head_dim": gan.attention_head_dim,
+                "norm_num_groups": gan.norm_groups,
+                "dropout": gan.dropout,
+                "num_class_embeds": self.num_classes or None,
+            },
+            "scheduler": {
+                "_class_name": DDPMScheduler.__name__,
+                "num_train_timesteps": self.loss.num_timesteps,
+                "beta_schedule": self.loss.beta_schedule,
+                "prediction_type": self.loss.prediction_type,
+            },
+            "sample_steps": self.loss.sample_steps,
+        }
+
+    @classmethod
+    def build(cls, **options: Any) -> nn.Module:
+        return Denoiser(**options)
+
+    @classmethod
+    def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> DenoiserSampler:
+        assert isinstance(module, Denoiser)
+        return DenoiserSampler(module, data_labels=data_labels, seed=seed)
+
+    def example_inputs(self) -> dict[str, Sequence[Tensor | None]]:
+        index = torch.zeros(1, dtype=torch.int64)
+        return {"denoiser": [torch.empty(1, *self.image_shape), index, index if self.num_classes else None]}
+
+    def costs(self, flops: dict[str, float]) -> list[Cost]:
+        return [Cost("denoise", 3 * flops["denoiser"], 1)]
+
+    @torch.no_grad()
+    def measure(self, module: nn.Module, device: torch.device) -> dict[str, float]:
+        """Loss of the averaged network by timesteps on the images kept out."""
+        if self.held_out is None:
+            return {}
+        assert isinstance(module, Denoiser)
+        scorer = UNetScorer(
+            copy.deepcopy(module.unet), module.schedule, parameterization=module.parameterization, device=device
+        )
+        images = to_float(self.held_out.all_images().to(device))
+        labels = None if self.held_out.labels is None else self.held_out.labels.to(device)
+        return {f"heldout/{band}": value for band, value in eps_loss_by_band(scorer, images, labels).items()}
+
+    def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:
+        """Write `scorer/`, a diffusers folder that smart.scorer takes; each of its files appears whole."""
+        module = Denoiser(**self.options())
+        module.load_state_dict(weights)
+        unet = module.unet
+        if self.loss.save_precision == "fp16":
+            nn.Module.half(unet)  # nn.Module's own: diffusers' logs a warning
+        partial, final = run_dir / f"{SCORER_FOLDER}.partial", run_dir / SCORER_FOLDER
+        unet.save_pretrained(partial, safe_serialization=True)
+        DDPMScheduler.from_config(module.scheduler).save_config(partial)
+        final.mkdir(exist_ok=True)
+        for file in sorted(partial.iterdir()):
+            os.replace(file, final / file.name)
+        partial.rmdir()

@@ -1,0 +1,78 @@
+"""What the machine does to a run, not the program: one line each, with what to change.
+
+Everything else keeps its traceback, which is what a mistake in the program needs.
+"""
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from smartfast.config.schema import Config
+from smartfast.errors import UserError
+
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
+_GPU_MEMORY = re.compile(r"CUDA error: out of memory|CU(DNN|BLAS)_STATUS_ALLOC_FAILED|CUDA out of memory")
+_HOST_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory|Cannot allocate memory")
+_LOADER = re.compile(r"DataLoader worker \(pid|unable to (open|allocate|mmap).*shared memory")
+_PEER = re.compile(
+    r"Connection (closed|reset|refused)|Broken pipe|remote process exited|NCCL|[Gg]loo|Socket Timeout|Timed out waiting"
+)
+
+
+@contextmanager
+def one_line_failures(config: Config) -> Iterator[None]:
+    """Turn what `explain` knows, raised inside the `with` block, into a UserError of that line."""
+    try:
+        yield
+    except Exception as error:
+        line = None if isinstance(error, UserError) else explain(error, config)
+        if line is None:
+            raise
+        raise UserError(
+            f"{line}; what {config.run.dir} has saved is intact, the same command goes on from there"
+        ) from error
+
+
+def explain(error: Exception, config: Config) -> str | None:
+    """One line for an exception that the machine caused: what happened and what to change; None for any other."""
+    said = " ".join(str(error).split())
+    reason = said[:160] or type(error).__name__
+    optim, data, perf = config.optim, config.data, config.perf
+    part = f"optim.batch_gpu ({optim.batch_gpu or 'unset: all at once'})"
+    if isinstance(error, torch.OutOfMemoryError) or _GPU_MEMORY.search(said):
+        return (
+            f"out of GPU memory ({reason}): try a smaller {part}, perf.precision bf16 or fp16 (now {perf.precision}), "
+            f"data.cache stream (now {data.cache}) or a smaller metrics.batch ({config.metrics.batch})"
+        )
+    # Before the memory of this process: a loader's death often is a lack of memory, but of its own.
+    if isinstance(error, RuntimeError) and _LOADER.search(said):
+        return (
+            f"a loader process died ({reason}), usually for want of memory or shared memory: try fewer data.workers "
+            f"({data.workers}; 0 = none), or data.cache device where the images fit"
+        )
+    if isinstance(error, MemoryError) or _HOST_MEMORY.search(said) or getattr(error, "errno", None) == errno.ENOMEM:
+        return (
+            f"out of main memory ({reason}): try a smaller {part}, data.cache stream (now {data.cache}) "
+            f"or fewer data.workers ({data.workers})"
+        )
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        where = error.filename or f"run.dir {config.run.dir}"
+        return (
+            f"{where} could not be written ({error.strerror}), expected a folder with room: free some, or keep fewer "
+            f"checkpoints with run.keep_checkpoints ({config.run.keep_checkpoints})"
+        )
+    if _is_lost_peer(error, said):
+        return f"another process of this run died or cannot be reached ({reason}): its own last lines say why"
+    return None
+
+
+def _is_lost_peer(error: Exception, said: str) -> bool:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return False
+    return isinstance(error, dist.DistError | ConnectionError) or (
+        isinstance(error, RuntimeError) and _PEER.search(said) is not None
+    )

@@ -1,0 +1,167 @@
+"""What a run folder that is there means for the run that is asked for: nothing left to do, or other settings."""
+
+import json
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from smartfast.config.parse import config_to_dict, config_to_yaml, load_config
+from smartfast.config.schema import Config, SmartConfig
+from smartfast.core.checkpoint import find_checkpoint, has_checkpoint
+from smartfast.core.files import write_atomically
+from smartfast.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+
+
+class Rule(Enum):
+    """What becomes of a run that is resumed under another value of a setting."""
+
+    FREE = "goes on without a word: no number of the run depends on it"
+    SAID = "goes on, and says so: what is saved, measured or rounded changes"
+    REFUSED = "stops, unless run.allow_changes: the run would compute something else from here on"
+
+
+def _names(group: str, fields: str) -> tuple[str, ...]:
+    return tuple(f"{group}.{field}" for field in fields.split())
+
+
+TABLE: dict[Rule, tuple[str, ...]] = {
+    Rule.REFUSED: (
+        *_names("data", "resolution labels mirror holdout"),
+        *_names("run", "seed"),
+        *_names("optim", "batch lr_g lr_d betas eps ema_kimg ema_rampup"),
+        *_names("smart", "scorer null_class weight distance frequency separate_pass"),
+        *_names("smart", "batch_fraction through_network downscale"),
+    ),
+    Rule.SAID: (
+        *_names("data", "path"),  # may have moved: the fingerprint of the images decides
+        *_names("run", "tick_kimg snapshot_ticks keep_checkpoints tracker max_bad_steps"),
+        *_names("metrics", "names every_ticks samples batch features weights"),
+        *_names("optim", "batch_gpu"),  # as the number of processes: what runs out of memory may go on in smaller parts
+        *_names("smart", "precision timesteps noise_to_signal"),  # two forms of one interval, see `check_interval`
+        *_names("perf", "kernels precision compile cuda_graphs channels_last attention"),
+    ),
+    Rule.FREE: (
+        *_names("run", "dir kimg allow_changes dry_run"),
+        *_names("data", "cache workers"),
+        *_names("perf", "profile cpu_threads"),
+    ),
+}
+"""The rule of every setting; one that is not here is refused, as all of a family's `gan` and `loss` are."""
+
+
+class Change(NamedTuple):
+    """A setting, dotted, that differs from the run's, with plain values."""
+
+    name: str
+    old: Any
+    new: Any
+    rule: Rule
+
+
+def changes(saved: Config, config: Config) -> list[Change]:
+    """Every setting in which two configurations differ, in the order of `TABLE`."""
+    rules = {name: rule for rule, names in TABLE.items() for name in names}
+    order = {name: place for place, name in enumerate(rules)}  # what is not in the table, the networks, comes first
+    old, new = _flat(saved), _flat(config)
+    found = [
+        Change(name, old.get(name), new.get(name), rules.get(name, Rule.REFUSED))
+        for name in old | new
+        if old.get(name) != new.get(name)
+    ]
+    return sorted(found, key=lambda change: order.get(change.name, -1))
+
+
+def check_changes(run_dir: Path, config: Config) -> list[str]:
+    """Compare with the configuration of the run that `config` would resume; reads only.
+
+    Returns:
+        Lines that say every difference that is not free; none where no run is there.
+
+    Raises:
+        UserError: One of them is refused; the lines are printed before it is raised.
+    """
+    saved_file = run_dir / CONFIG_FILE
+    if not has_checkpoint(run_dir):
+        return []
+    if not saved_file.is_file():
+        return [f"resume: {saved_file} is missing, so nobody can tell which settings have changed"]
+    found = [change for change in changes(_load(saved_file), config) if change.rule is not Rule.FREE]
+    lines = [f"resume: {change.name}: {change.old} -> {change.new}" for change in found]
+    refused = [change for change in found if change.rule is Rule.REFUSED]
+    if refused and not config.run.allow_changes:
+        print("\n".join(lines))
+        first, *others = refused
+        more = f" (and {', '.join(change.name for change in others)} changed too)" if others else ""
+        raise UserError(
+            f"{first.name} is {first.new}, but the run in {run_dir} was started with {first.old}{more}; "
+            "choose another run.dir, the old value, or run.allow_changes true"
+        )
+    return lines
+
+
+def check_interval(run_dir: Path, config: Config, interval_of: Callable[[SmartConfig], object]) -> None:
+    """Raise UserError if the run that `config` would resume drew its timesteps from another interval.
+
+    interval_of: What smart.timesteps or smart.noise_to_signal mean under the scorer's schedule.
+    """
+    if config.run.allow_changes or not has_checkpoint(run_dir) or not (run_dir / CONFIG_FILE).is_file():
+        return
+    before, now = interval_of(_load(run_dir / CONFIG_FILE).smart), interval_of(config.smart)
+    if before != now:
+        raise UserError(
+            f"smart.timesteps, smart.noise_to_signal: {now}, but the run in {run_dir} was started with {before}; "
+            "choose another run.dir, the old value, or run.allow_changes true"
+        )
+
+
+def write_config(run_dir: Path, config: Config, *, images: int) -> None:
+    """Make `config` the run's, where it says something else; an older one that a resumed run changes stays beside it.
+
+    Args:
+        run_dir: Run folder; made where it is missing.
+        config: What the run goes on with.
+        images: Real images seen so far; the older file is named after them.
+    """
+    saved_file = run_dir / CONFIG_FILE
+    if saved_file.is_file():
+        found = changes(_load(saved_file), config) if images else None
+        if found == []:
+            return
+        older = run_dir / f"config.{images / 1000:010.3f}.yaml"
+        if found and not older.exists() and any(change.rule is not Rule.FREE for change in found):
+            write_atomically(older, saved_file.read_bytes())
+    write_atomically(saved_file, config_to_yaml(config).encode())
+
+
+def completed_kimg(run_dir: Path, kimg: float) -> float | None:
+    """How far a run of `kimg` kimg came that needs nothing more, None where there is something left to do.
+
+    Complete is one whose report is younger than its newest checkpoint: the report comes last.
+    """
+    report = run_dir / "report.html"
+    if not report.is_file():
+        return None
+    try:
+        index = find_checkpoint(run_dir) / "checkpoint.json"
+    except UserError:  # a report and no checkpoint
+        return None
+    images = json.loads(index.read_text())["images"]
+    if images < round(kimg * 1000) or report.stat().st_mtime < index.stat().st_mtime:
+        return None
+    return images / 1000
+
+
+def _load(path: Path) -> Config:
+    try:
+        return load_config(path)
+    except UserError as error:
+        raise UserError(f"{path}: expected the settings of the run, found: {error}") from error
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    return {
+        f"{group}.{key}": value for group, fields in config_to_dict(config).items() for key, value in fields.items()
+    }

@@ -1,0 +1,65 @@
+"""`smartfast presets`: what the presets in configs/presets/ set, side by side, and what each one leaves to its user."""
+
+from collections.abc import Mapping, Sequence
+
+from smartfast.config.parse import parse_config, presets
+from smartfast.config.schema import Config
+
+WIDTH = 120
+
+
+def presets_table(*, width: int = WIDTH) -> str:
+    """All presets as text, one column each; in several tables below one another where they do not fit `width`."""
+    columns = {name: _column(parse_config(["--config", name])) for name in presets()}
+    return "\n\n".join(_table(part) for part in _parts(columns, width))
+
+
+def _column(config: Config) -> dict[str, str]:
+    gan, loss, smart, optim = config.gan, config.loss, config.smart, config.optim
+    is_on = smart.frequency > 0
+    return {
+        "data": config.data.path.removeprefix("datasets/"),
+        "resolution": str(config.data.resolution),
+        "classes": "yes" if config.data.labels else "no",
+        "length": f"{config.run.kimg:g} kimg",
+        "generator": f"{gan.architecture_g}, {gan.mapping_layers} mapping layers",
+        "discriminator": gan.architecture_d,
+        "z, w": f"{gan.z_dim}, {gan.w_dim}",
+        "feature maps": f"{gan.channel_base} / r, at most {gan.channel_max}",
+        "precision": config.perf.precision,
+        "batch": str(optim.batch),
+        "lr G, D": f"{optim.lr_g:g}, {optim.lr_d:g}",
+        "R1 gamma": f"{loss.r1_gamma:g} every {loss.r1_interval}",
+        "score term": f"lambda {smart.weight:g} every {smart.frequency}" if is_on else "off",
+        "noise to signal": "{:g} to {:g}".format(*smart.noise_to_signal) if is_on and smart.noise_to_signal else "-",
+        "scorer": (smart.scorer or "yours") if is_on else "-",
+        "you set": ", ".join(_left_to_the_user(config)) or "nothing",
+    }
+
+
+def _left_to_the_user(config: Config) -> list[str]:
+    """Settings that the run needs and the preset cannot know; its data.path is only where the data would lie."""
+    is_own_data = config.data.path != "digits" and not config.data.path.startswith("hf:")
+    is_own_scorer = config.smart.frequency > 0 and config.smart.scorer is None
+    return ["data.path"] * is_own_data + ["smart.scorer"] * is_own_scorer
+
+
+def _parts(columns: Mapping[str, dict[str, str]], width: int) -> list[dict[str, dict[str, str]]]:
+    """The columns in order, as many per part as fit."""
+    parts: list[dict[str, dict[str, str]]] = [{}]
+    for name, column in columns.items():
+        if parts[-1] and max(map(len, _table({**parts[-1], name: column}).splitlines())) > width:
+            parts.append({})
+        parts[-1][name] = column
+    return parts
+
+
+def _table(columns: Mapping[str, dict[str, str]]) -> str:
+    rows = [["", *columns]]
+    rows += [[key, *(column[key] for column in columns.values())] for key in next(iter(columns.values()))]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

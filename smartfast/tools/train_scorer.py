@@ -1,0 +1,156 @@
+"""`smartfast train-scorer`: trains a diffusion model on one's own images, for use as a scorer.
+
+The run is one of `smartfast train` with gan.family denoiser, under options of its own; beside what every run leaves,
+its folder has scorer/, the averaged weights as a diffusers model for smart.scorer. A resumed run repeats what an
+uninterrupted one computes (not with dropout, whose random numbers are torch's own).
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from smartfast.config.families import DenoiserGan, DenoiserLoss, UNetOptions
+from smartfast.config.schema import Config, DataConfig, MetricsConfig, OptimConfig, PerfConfig, RunConfig, SmartConfig
+from smartfast.errors import UserError
+from smartfast.families.denoiser.family import SCORER_FOLDER
+from smartfast.run.launch import launch
+
+
+@dataclass(frozen=True)
+class SpeedOptions:
+    """Speed, as perf of `smartfast train`."""
+
+    compile: bool | Literal["max-autotune"] = False
+    """torch.compile the training step as one graph: minutes once, seconds in later runs. Default: ours."""
+    cuda_graphs: bool = False
+    """Capture the training step and replay it as one CUDA graph. Needs a GPU. Default: ours."""
+    channels_last: bool = True
+    """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
+    cpu_threads: int | None = None
+    """Threads per process on a CPU; unset: physical cores / processes."""
+
+
+@dataclass(frozen=True)
+class TrainScorerOptions:
+    """Training of a diffusion model on one's own images, to serve as a scorer."""
+
+    dir: str = "runs/scorer"
+    """Folder of the run; the scorer is dir/scorer. The same command again resumes. Default: ours."""
+    seed: int = 0
+    """Seed of every random number. Default: ours."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The training images; data.labels makes the scorer class-conditional."""
+    unet: UNetOptions = field(default_factory=UNetOptions)
+    """The network."""
+    holdout: int = 0
+    """Images, spread evenly over the data set, kept out of the training to measure the loss on, as data.holdout.
+    Default: ours."""
+    kimg: float = 20000.0
+    """Length of the training, in thousands of images. Default: ours; DDPM takes 102400."""
+    batch: int = 128
+    """Images per step over all processes. Default: DDPM."""
+    lr: float = 2e-4
+    """Adam's learning rate. Default: DDPM."""
+    lr_warmup_kimg: float = 100.0
+    """Thousands of images over which the learning rate rises from 0. Default: ours; DDPM takes 640."""
+    lr_decay: Literal["constant", "cosine"] = "constant"
+    """What the learning rate does after that; cosine falls to 0 at `kimg`. Default: DDPM."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; a longer one is scaled down. Default: DDPM."""
+    ema_decay: float = 0.9999
+    """Decay per step of the averaged weights, (1 + step) / (10 + step) while that is smaller. Default: DDPM."""
+    num_timesteps: int = 1000
+    """Timesteps of the noise schedule. Default: DDPM."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    """The noise schedule, by diffusers' names; squaredcos_cap_v2 is the cosine one. Default: DDPM."""
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    """What the network predicts: the noise, the clean image, or v. Default: DDPM."""
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
+    """Arithmetic of the training; fp16 and bf16 are mixed precision (torch.autocast). Default: ours."""
+    save_precision: Literal["fp32", "fp16"] = "fp32"
+    """Precision of the saved scorer. Default: ours."""
+    snapshot_kimg: float = 250.0
+    """Thousands of images between two snapshots: the scorer, the state to resume from, and a sample grid."""
+    sample_rows: int = 8
+    """Rows of the sample grid; a class-conditional grid has one column per class, up to 16. Default: ours."""
+    sample_steps: int = 50
+    """DDIM steps per sample (Song et al., arXiv 2010.02502). Default: theirs."""
+    tick_kimg: float = 4.0
+    """Thousands of images between two status lines. Default: ADA."""
+    keep_checkpoints: int = 3
+    """Number of newest checkpoints kept on disk; older ones are deleted. Default: ours."""
+    batch_gpu: int | None = None
+    """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
+    tracker: Literal["tensorboard", "wandb", "none"] = "none"
+    """Experiment tracker that Accelerate writes to, beside metrics.jsonl. Default: ours."""
+    allow_changes: bool = False
+    """Go on with a run although settings that change what it computes are others now. Default: ours."""
+    dry_run: bool = False
+    """Print the resolved configuration, the network and the estimated cost; train nothing."""
+    perf: SpeedOptions = field(default_factory=SpeedOptions)
+    """Speed."""
+
+
+def train_scorer(options: TrainScorerOptions) -> Path | None:
+    """Train, or resume training.
+
+    Returns:
+        The folder of the finished scorer; None after SIGTERM or Ctrl-C.
+
+    Raises:
+        UserError: Unusable data or options, another run's folder, or a loss that stays non-finite.
+    """
+    folder = Path(options.dir)
+    if (folder / "state.safetensors").exists():
+        raise UserError(
+            f"dir: {folder} holds the state of a training by version 0.1.0 (state.safetensors), which this version "
+            "cannot continue, expected another folder; its scorer/ stays usable"
+        )
+    try:
+        return folder / SCORER_FOLDER if launch(config_of(options)) else None
+    except UserError as error:
+        raise UserError(_in_own_words(str(error))) from error
+
+
+def _in_own_words(message: str) -> str:
+    """A message about settings of `smartfast train`, with this command's names for them."""
+    message = message.replace("optim.lr_g", "lr").replace("perf.precision", "precision").replace("gan.", "unet.")
+    names = "|".join(field.name for field in dataclasses.fields(TrainScorerOptions))
+    return re.sub(rf"\b(?:run|data|loss|optim)\.({names})\b", r"\1", message)
+
+
+def config_of(options: TrainScorerOptions) -> Config:
+    """The run of `smartfast train` that the options mean.
+
+    Raises:
+        UserError: A number that cannot become one of its settings.
+    """
+    for name in ("snapshot_kimg", "tick_kimg"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"{name} is {getattr(options, name)}, expected more than 0")
+    tick_kimg = min(options.tick_kimg, options.snapshot_kimg)
+    own = {f.name: getattr(options, f.name) for f in dataclasses.fields(DenoiserLoss)}
+    return Config(
+        run=RunConfig(
+            dir=options.dir,
+            seed=options.seed,
+            kimg=options.kimg,
+            tick_kimg=tick_kimg,
+            snapshot_ticks=max(round(options.snapshot_kimg / tick_kimg), 1),
+            keep_checkpoints=options.keep_checkpoints,
+            tracker=options.tracker,
+            allow_changes=options.allow_changes,
+            dry_run=options.dry_run,
+        ),
+        data=dataclasses.replace(options.data, holdout=options.holdout or options.data.holdout),
+        gan=DenoiserGan(**dataclasses.asdict(options.unet)),
+        loss=DenoiserLoss(**own),
+        smart=SmartConfig(frequency=0),
+        optim=OptimConfig(
+            batch=options.batch, batch_gpu=options.batch_gpu, lr_g=options.lr, lr_d=options.lr, betas=(0.9, 0.999)
+        ),
+        metrics=MetricsConfig(every_ticks=0),
+        perf=PerfConfig(precision=options.precision, **dataclasses.asdict(options.perf)),
+    )

@@ -1,0 +1,165 @@
+"""A run folder has one owner at a time, whoever dies and however."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from smartfast.core.run_lock import STALE_SEC, RunLock
+from smartfast.errors import UserError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from smartfast.core.run_lock import RunLock
+RunLock(Path(sys.argv[1])).acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """Another process that owns the folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    lock, other = RunLock(tmp_path), RunLock(tmp_path)
+    lock.acquire()
+    with pytest.raises(UserError, match=rf"^run.dir {tmp_path}: pid {os.getpid()} on [^\n]* is using it[^\n]*$"):
+        other.acquire()
+    other.release()
+    lock.check()
+    lock.release()
+    assert not list(tmp_path.iterdir())
+    other.acquire()
+    other.release()
+
+
+def test_a_live_process_keeps_it_and_a_killed_one_loses_it(
+    tmp_path: Path, holder: subprocess.Popen, capsys: pytest.CaptureFixture
+) -> None:
+    """Killed and not waited for: what is left in the process table is no owner."""
+    lock = RunLock(tmp_path)
+    with pytest.raises(UserError, match=f"pid {holder.pid} on "):
+        lock.acquire()
+    os.kill(holder.pid, signal.SIGKILL)
+    while psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    lock.acquire()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"pid {holder.pid} on " in line and "no longer runs" in line and "taken over" in line
+    lock.release()
+
+
+def change(run_dir: Path, **entries: object) -> None:
+    (path,) = run_dir.iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def make_old(run_dir: Path) -> None:
+    (path,) = run_dir.iterdir()
+    os.utime(path, (time.time() - STALE_SEC - 1,) * 2)
+
+
+def test_another_process_with_its_number_is_not_the_owner(tmp_path: Path, holder: subprocess.Popen) -> None:
+    (path,) = tmp_path.iterdir()
+    change(tmp_path, start_sec=json.loads(path.read_text())["start_sec"] - 100)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    lock.release()
+
+
+@pytest.mark.parametrize("entries", [{"host": "elsewhere"}, {"machine": "the same name, but another kernel"}])
+def test_on_another_machine_signs_of_life_decide(
+    entries: dict[str, str], tmp_path: Path, holder: subprocess.Popen, capsys: pytest.CaptureFixture
+) -> None:
+    os.kill(holder.pid, signal.SIGKILL)  # a number that says nothing here
+    change(tmp_path, **entries)
+    lock = RunLock(tmp_path)
+    with pytest.raises(UserError, match=f"last sign of life .* counts as dead after {STALE_SEC:g} s"):
+        lock.acquire()
+    make_old(tmp_path)
+    lock.acquire()
+    assert "without a sign of life" in capsys.readouterr().out
+    lock.release()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_lock_that_cannot_be_read_holds_until_it_is_old(content: str, tmp_path: Path) -> None:
+    """It may be half written."""
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    (path,) = tmp_path.iterdir()
+    path.write_text(content)
+    other = RunLock(tmp_path)
+    with pytest.raises(UserError, match="unknown process"):
+        other.acquire()
+    make_old(tmp_path)
+    other.acquire()
+    with pytest.raises(UserError, match=f"pid {os.getpid()}"):
+        lock.check()
+    lock.release()
+    other.check()
+    other.release()
+
+
+def test_signs_of_life_come_while_nothing_else_does(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path, beat_sec=0.01)
+    lock.acquire()
+    make_old(tmp_path)
+    (path,) = tmp_path.iterdir()
+    old = path.stat().st_mtime
+    deadline = time.monotonic() + 30
+    while path.stat().st_mtime == old:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    lock.release()
+
+
+def test_who_lost_the_folder_is_told_and_leaves_it_alone(tmp_path: Path, holder: subprocess.Popen) -> None:
+    """A machine that slept, or was cut off from the file system, comes back to another owner."""
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    lock = RunLock(tmp_path, beat_sec=0.01)
+    lock.acquire()
+    change(tmp_path, token="another", pid=12345)
+    make_old(tmp_path)
+    (path,) = tmp_path.iterdir()
+    before = path.stat().st_mtime
+    with pytest.raises(UserError, match="pid 12345 on .* has taken over"):
+        lock.check()
+    time.sleep(0.1)  # some beats
+    assert path.stat().st_mtime == before, "a sign of life for another owner"
+    lock.release()
+    assert path.exists()
+
+
+def test_a_folder_that_nothing_was_written_to_goes_with_the_lock(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path / "a" / "run")
+    lock.acquire()
+    lock.release()
+    assert not (tmp_path / "a" / "run").exists()
+    (tmp_path / "kept").mkdir()
+    lock = RunLock(tmp_path / "kept")
+    lock.acquire()
+    lock.release()
+    assert (tmp_path / "kept").is_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(UserError, match=f"^run.dir {tmp_path / 'run'}: expected a folder that can be written"):
+        RunLock(tmp_path / "run").acquire()

@@ -1,0 +1,24 @@
+"""Imports run downward; the contract is in pyproject.toml. Few files lie loose."""
+
+from pathlib import Path
+
+import grimp
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_contract_of_pyproject_holds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT)  # for bench, which is not installed
+    assert lint_imports(cache_dir=None, no_cache=True) == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_the_contract_sees_the_ops_and_every_family() -> None:
+    modules = grimp.build_graph("smartfast", cache_dir=None).modules
+    assert {"smartfast.kernels.conv2d.op", "smartfast.families.stylegan2.family", "smartfast.run.training"} <= modules
+
+
+def test_at_most_five_files_lie_loose() -> None:
+    assert len(list((ROOT / "smartfast").glob("*.py"))) <= 5

@@ -1,0 +1,59 @@
+"""The table of `smartfast presets`."""
+
+import subprocess
+import sys
+
+from smartfast.cli import main
+from smartfast.config.parse import presets
+from smartfast.tools.presets import presets_table
+
+
+def columns(table: str) -> dict[str, dict[str, str]]:
+    """Cells by preset and row, found by the places of the names in the header of each part."""
+    found: dict[str, dict[str, str]] = {}
+    for part in table.split("\n\n"):
+        header, *rows = part.splitlines()
+        starts = {name: header.index(f"  {name}") + 2 for name in header.split()}
+        ends = [*list(starts.values())[1:], None]
+        for (name, start), end in zip(starts.items(), ends, strict=True):
+            found[name] = {row[: min(starts.values())].strip(): row[start:end].strip() for row in rows}
+    return found
+
+
+def test_every_preset_is_a_column_of_at_most_120_characters_in_all(capsys) -> None:
+    assert main(["presets"]) == 0
+    table = capsys.readouterr().out.rstrip("\n")
+    assert max(map(len, table.splitlines())) <= 120
+    found = columns(table)
+    assert list(found) == presets()
+    assert (
+        found["cifar10"]
+        | {
+            "data": "cifar10.zip",
+            "resolution": "32",
+            "batch": "64",
+            "R1 gamma": "0.01 every 16",
+            "noise to signal": "0.005 to 0.0078",
+            "scorer": "yours",
+            "you set": "data.path, smart.scorer",
+        }
+        == found["cifar10"]
+    )
+    assert found["digits"]["you set"] == "nothing" and found["digits"]["feature maps"] == "512 / r, at most 64"
+    assert found["lsun_bedroom256"]["you set"] == "data.path"
+
+
+def test_columns_that_do_not_fit_go_below() -> None:
+    table = presets_table(width=70)
+    assert table.count("\n\n") >= 1 and max(map(len, table.splitlines())) <= 70
+    assert columns(table) == columns(presets_table())
+
+
+def test_it_takes_no_arguments(capsys) -> None:
+    assert main(["presets", "cifar10"]) == 2
+    assert "presets takes no arguments, found cifar10" in capsys.readouterr().err
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys; from smartfast.cli import main; main(['presets']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
