@@ -54,7 +54,7 @@ class Job:
 
     def batches(self, training: Training) -> Iterator[RealBatch]:
         """The real images of a run from where it is, as the trainer takes them."""
-        return real_batches(training, self.dataset)
+        return real_batches(training)
 
     def about(self, name: str) -> dict[str, Any]:
         """What all rows of results say of a job, by the name of its configuration."""

@@ -19,11 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from bench.base import family
 from bench.base.jobs import Job
 from bench.base.shapes import FUNCTIONS, Case
+from bench.base.ways import implemented_by
 from bench.count.counter import half_as_on_gpu
 from bench.count.tracing import Trace
 from smartfast import kernels
-from smartfast.kernels import reference
 from smartfast.kernels import memory_format
+from smartfast.kernels.upfirdn2d.op import Resampling
 
 COMPOSITES = ("conv2d_resample", "modulated_conv2d")
 """Ops whose resampling filters are listed by themselves too: what the filter alone costs at that layer."""
@@ -75,7 +76,8 @@ class _Recorder:
         with ExitStack() as stack:
             for op, function in FUNCTIONS.items():
                 _replace_everywhere(function, self._noted(op, function), stack)
-            _replace_everywhere(reference.upfirdn2d, self._noted_filter, stack)
+            for op in ("upfirdn2d", "upfirdn2d_finish"):
+                stack.enter_context(implemented_by(op, "aten", self._noted_filter))
             yield
 
     def _noted(self, op: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,11 +100,15 @@ class _Recorder:
 
         return call
 
-    def _noted_filter(self, x: Tensor, f: Tensor | None, up: Any, down: Any, pads: Any, flip: bool, gain: float) -> Any:
-        if self._running and self._running[-1] in COMPOSITES:
-            about = dict(x=x, f=f, up=up, down=down, padding=pads, flip_filter=flip, gain=float(gain))
-            self._add("upfirdn2d", f"{self._trace.layer} filter", about)
-        return _PLAIN_FILTER(x, f, up, down, pads, flip, gain)
+    def _noted_filter(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(x: Tensor, f: Tensor | None, resampling: Resampling, *more: Any) -> Tensor:
+            if self._running and self._running[-1] in COMPOSITES:
+                up, down, pads, flip, gain = resampling
+                about = dict(x=x, f=f, up=up, down=down, padding=pads, flip_filter=flip, gain=float(gain))
+                self._add("upfirdn2d", f"{self._trace.layer} filter", about)
+            return plain(x, f, resampling, *more)
+
+        return call
 
     def _add(self, op: str, layer: str, arguments: dict[str, Any]) -> None:
         with unset_fake_temporarily():  # a fake tensor would make what is measured later fake as well
@@ -111,9 +117,6 @@ class _Recorder:
         for name, value in values.items():
             if isinstance(value, Tensor) and value.requires_grad:
                 known.arguments[name].requires_grad_()
-
-
-_PLAIN_FILTER = reference.upfirdn2d
 
 
 def _replace_everywhere(function: Callable[..., Any], other: Callable[..., Any], stack: ExitStack) -> None:

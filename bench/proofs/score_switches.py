@@ -108,7 +108,7 @@ def phase(training: Training, variant: Variant | None, interval: tuple[int, int]
     if variant is not None:
         changes = {"timesteps": interval, "noise_to_signal": None, **variant.smart}
         smart, seed = replace(training.config.smart, **changes), training.config.run.seed
-        score = ScoreRegularity(variant.scorer, timestep_range(variant.scorer, smart), smart, seed)
+        score = ScoreRegularity(variant.scorer, timestep_range(variant.scorer, smart), smart, seed=seed)
         score.term = replace(score.term, seed=seed + variant.noise_seed)
     specs = training.family.phases(Parts(training.data_labels, training.scalars, score, 1))
     scored = next((spec.replaces for spec in training.specs if spec.replaces), None)

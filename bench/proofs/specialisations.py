@@ -1,7 +1,7 @@
 """Every specialisation of the Triton kernels that the StyleGAN2 configurations launch, and what is asked of each."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.base.jobs import EAGER, Loop, job_config, open_job
 from bench.base.shapes import CONFIGS, Case, Config, cases
+from bench.base.ways import implemented_by
 from bench.count.tracing import trace
 from bench.proofs.ahead_of_time import Specialisation, specialise
 from smartfast import kernels
@@ -159,20 +160,18 @@ def iteration_launches(settings: Sequence[str]) -> list[Launch]:
     return launches
 
 
-@contextmanager
-def _drawn_by_aten(op: str) -> Iterator[None]:
+def _drawn_by_aten(op: str) -> AbstractContextManager[None]:
     """Within it the op's launch is recorded and its result is aten's."""
-    recorded, drawn = (selection.implementation(op, name) for name in ("triton", "aten"))
+    drawn = selection.implementation(op, "aten")
 
-    def draw(*arguments: Any) -> Tensor:
-        recorded(*arguments)
-        return drawn(*arguments)
+    def recorded_and_drawn(recorded: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def draw(*arguments: Any) -> Tensor:
+            recorded(*arguments)
+            return drawn(*arguments)
 
-    selection.register(op, "triton", draw)
-    try:
-        yield
-    finally:
-        selection.register(op, "triton", recorded)
+        return draw
+
+    return implemented_by(op, "triton", recorded_and_drawn)
 
 
 def one_per_kernel(capabilities: Sequence[int]) -> dict[Task, Use]:
