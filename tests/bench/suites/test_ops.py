@@ -135,6 +135,15 @@ def test_recorded_layers_are_measured(results: Run) -> None:
     assert all(row["median_sec"] > 0 for row in results.rows)
 
 
+def test_every_op_of_a_training_has_a_time_with_its_gradients(results: Run) -> None:
+    """Of the score term as well, which gives the op images that a prediction of eps does not need."""
+    by_op = {case.op: case for case in reversed(suite_cases("digits", "cpu"))}
+    assert by_op["denoise_distance"].arguments["x"].requires_grad
+    for case in by_op.values():
+        rows = suite_ops.measure_case(case, "forward_backward", TRIAL, results, compiles=False)
+        assert [row["provider"] for row in rows if "median_sec" not in row] == [], rows
+
+
 def test_ops_without_products_stand_beside_a_copy(results: Run) -> None:
     case = small_case("bias_act", "D b8.conv0")
     reference, copy = suite_ops.measure_case(case, "forward", TRIAL, results, compiles=False)
