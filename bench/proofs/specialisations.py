@@ -26,7 +26,8 @@ WIDE_CHANNELS = 8
 EVERY_USE = (
     "Every specialisation that the StyleGAN2 configurations at 32, 64, 128, 256 and 1024 pixels launch: forward, "
     "backward and second derivative, fp16 and fp32 as NHWC and NCHW, and bf16 as NHWC at 256 pixels, where only the "
-    "type differs from fp16. conv_gemm, which no configuration takes unless it was measured to be faster, at all sizes "
+    "type differs from fp16. The score term's ops for scorers in fp32, fp16 and bf16 that predict eps, x0 and v, at 32 "
+    "pixels. conv_gemm, which no configuration takes unless it was measured to be faster, at all sizes "
     "from 8 to 1024 pixels in fp16, fp32 and tf32, and in bf16 at 256, with and without the styles of a next layer. "
     "All of these with aligned pointers; and a real iteration of the digits preset in fp32, NHWC and bf16, with the "
     "pointers that the trainer's tensors have."
