@@ -91,8 +91,8 @@ def test_its_phase_is_counted_compiled(job: Job) -> None:
     eager, compiled, step = count_phase(training.phases["denoise"], training, Compiler(True, say=lambda line: None))
     assert compiled.calls < eager.calls and step.launches > 0
     assert compiled.flops == eager.flops
-    # The estimate takes every backward pass in full; the first layer's input needs none.
-    assert 0.9 < eager.flops / estimated_flops(job, training)["denoise"] < 1.02
+    # The estimate takes a backward pass for two forward passes; attention on a CPU computes its weights once more.
+    assert 0.9 < eager.flops / estimated_flops(job, training)["denoise"] < 1.1
 
 
 def test_its_floor_has_no_score_term(config: str) -> None:
