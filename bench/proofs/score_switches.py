@@ -54,7 +54,8 @@ the cosine after averaging both over the batches, where what is only noise fades
 the gradients of the generator's whole step, discriminator and term. `other noise` is the whole term again with other
 noise: how much one batch's gradient means. FLOPs, of an image of the batch, and time, of a step, are what the term adds
 to the phase without it. Counted are convolutions, matrix products and attention; milliseconds are the median of
-{repeats} turns and the middle 60 %. A CPU that cannot multiply in half precision converts instead, which costs more than it saves."""
+{repeats} turns and the middle 60 %. A CPU that cannot multiply in half precision converts instead, which costs more
+than it saves."""
 
 
 @dataclass(frozen=True)
