@@ -27,7 +27,7 @@ from bench.base.jobs import job_config  # noqa: E402
 from bench.base.limits import measure_limits  # noqa: E402
 from bench.base.options import BUDGET_SEC, Options, torch_device  # noqa: E402
 from bench.base.results import RESULTS, Run, load  # noqa: E402
-from bench.suites.layers import suite_config  # noqa: E402
+from bench.count.sizes import suite_config  # noqa: E402
 from smartfast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR  # noqa: E402
 from smartfast.core.cpu import set_up_cpu  # noqa: E402
 from smartfast.errors import UserError  # noqa: E402

@@ -22,8 +22,9 @@ PRESETS = {"cuda": ("cifar10", "imagenet64", "lsun_bedroom256", "digits"), "cpu"
 BATCH_GPU = {"lsun_bedroom256": 8}
 """Images at a time where a batch with the paper's scorer does not fit on an 80 GB GPU, by our estimate."""
 
-QUICK = ("--gan.channel_base=64", "--gan.channel_max=16", "--optim.batch=8", "--gan.mbstd_group=4")
-"""With --quick."""
+QUICK_BATCH = 8
+QUICK = {"stylegan2": ("--gan.channel_base=64", "--gan.channel_max=16", "--gan.mbstd_group=4")}
+"""With --quick, narrow networks, by family; of others the networks as they are."""
 
 EAGER: dict[str, Any] = {"compile": False, "cuda_graphs": False}
 """Perf settings of the slowest way to train."""
@@ -54,7 +55,7 @@ class Job:
 
     def batches(self, training: Training) -> Iterator[RealBatch]:
         """The real images of a run from where it is, as the trainer takes them."""
-        return real_batches(training, self.dataset)
+        return real_batches(training)
 
     def about(self, name: str) -> dict[str, Any]:
         """What all rows of results say of a job, by the name of its configuration."""
@@ -95,8 +96,11 @@ class Loop:
 def settings(name: str, options: Options, *more: str) -> tuple[str, ...]:
     """Options of `smartfast train` for a configuration; those that the user gave come last and win."""
     batch_gpu = BATCH_GPU.get(Path(name).stem) if options.device.type == "cuda" else None
-    accumulate = (f"--optim.batch_gpu={batch_gpu}",) if batch_gpu else ()
-    return (*accumulate, *(QUICK if options.quick else ()), *more, *options.overrides)
+    small = [f"--optim.batch_gpu={batch_gpu}"] if batch_gpu else []
+    if options.quick:
+        family = job_config(name, options.overrides).gan.family
+        small += [f"--optim.batch={QUICK_BATCH}", *QUICK.get(family, ())]
+    return (*small, *more, *options.overrides)
 
 
 def job_config(name: str, options: Sequence[str]) -> Config:

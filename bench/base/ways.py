@@ -1,7 +1,8 @@
 """Ways to run a function that a measurement compares: compiled as a phase is, captured in a graph, without kernels."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from bench.base.timing import Failure, Timing, peak_bytes
 from smartfast import kernels
 from smartfast.engine.compiling import Compiler
 from smartfast.engine.graphs import WARM_UP_RUNS, CudaGraphs
+from smartfast.kernels import selection
 
 REFERENCE, COMPILED, OURS, GROUPED = "reference", "compiled reference", "ours", "grouped convolution"
 COPY = "copy"
@@ -92,3 +94,14 @@ def by_reference(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(*arguments)
 
     return run
+
+
+@contextmanager
+def implemented_by(op: str, name: str, other: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Within it, what `other` makes of an op's "aten" or "triton" implementation runs in its place."""
+    plain = selection.implementation(op, name)
+    selection.register(op, name, other(plain))
+    try:
+        yield
+    finally:
+        selection.register(op, name, plain)

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 from unittest.mock import patch
@@ -18,16 +18,67 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from bench.base import family
 from bench.base.jobs import Job
-from bench.base.shapes import FUNCTIONS, Case
+from bench.base.ways import implemented_by
 from bench.count.counter import half_as_on_gpu
 from bench.count.tracing import Trace
 from smartfast import kernels
-from smartfast.kernels import memory_format, reference
+from smartfast.kernels import memory_format
+from smartfast.kernels.upfirdn2d.op import Resampling
 
 COMPOSITES = ("conv2d_resample", "modulated_conv2d")
 """Ops whose resampling filters are listed by themselves too: what the filter alone costs at that layer."""
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        kernels.bias_act,
+        kernels.conv2d_resample,
+        kernels.denoise_distance,
+        kernels.denoise_distance_and_gradient,
+        kernels.modulated_conv2d,
+        kernels.noise_forward,
+        kernels.upfirdn2d,
+        kernels.upsample2d,
+    )
+}
 _SHARED = ("b", "bias", "f", "weight")
 """Arguments that all images of a batch share."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call of a public function of `smartfast.kernels`; arguments that require grad are differentiated.
+
+    resolution: Of the training's images.
+    """
+
+    op: str
+    resolution: int
+    layer: str
+    arguments: dict[str, Any] = field(repr=False)
+
+    @property
+    def x(self) -> Tensor:
+        """The images that the op works on."""
+        return next(value for value in self.arguments.values() if isinstance(value, Tensor))
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What a gradient is taken for."""
+        return [value for value in self.arguments.values() if isinstance(value, Tensor) and value.requires_grad]
+
+    def run(self, implementation: str) -> Tensor:
+        """The result; the first one where there are several."""
+        result = FUNCTIONS[self.op](**self.arguments, impl=implementation)
+        return result if isinstance(result, Tensor) else result[0]
+
+    def changed(self, change: Callable[[str, Tensor], Tensor]) -> "Case":
+        """The same call with other tensors: what `change` makes of each argument."""
+        items = self.arguments.items()
+        values = {name: change(name, value) if isinstance(value, Tensor) else value for name, value in items}
+        return replace(self, arguments=values)
+
+    def __str__(self) -> str:
+        return f"{self.resolution} {self.layer}"
 
 
 def recorded_cases(job: Job) -> list[Case]:
@@ -49,13 +100,27 @@ def recorded_cases(job: Job) -> list[Case]:
 def enlarged(case: Case, factor: int) -> Case:
     """The same call with `factor` times as many images, beyond cache."""
     images = case.x.shape[0]
-    arguments = {
-        name: _empty((factor * images, *value.shape[1:]), value)
-        if isinstance(value, Tensor) and name not in _SHARED and value.shape[0] == images
-        else value
-        for name, value in case.arguments.items()
-    }
-    return replace(case, layer=f"{case.layer}, beyond cache", arguments=arguments)
+
+    def more(name: str, value: Tensor) -> Tensor:
+        is_shared = name in _SHARED or value.shape[0] != images
+        return value if is_shared else _empty((factor * images, *value.shape[1:]), value)
+
+    return replace(case.changed(more), layer=f"{case.layer}, beyond cache")
+
+
+def contiguous(case: Case) -> Case:
+    """The same call on images that are stored as NCHW."""
+    return case.changed(lambda _, value: value.detach().contiguous().requires_grad_(value.requires_grad))
+
+
+def every_target(case: Case) -> Iterator[Case]:
+    """A call of a distance for scorers that predict eps, x0 and v; of one through the network, past it as well."""
+    for kind in ("eps", "x0", "v"):
+        asked = replace(case, layer=f"{case.layer}, {kind}", arguments=case.arguments | {"parameterization": kind})
+        yield asked
+        if case.op == "denoise_distance":
+            past = asked.changed(lambda _, value: value.detach())
+            yield replace(past, op="denoise_distance_and_gradient", arguments=past.arguments | {"overwrite": True})
 
 
 class _Recorder:
@@ -74,7 +139,8 @@ class _Recorder:
         with ExitStack() as stack:
             for op, function in FUNCTIONS.items():
                 _replace_everywhere(function, self._noted(op, function), stack)
-            _replace_everywhere(reference.upfirdn2d, self._noted_filter, stack)
+            for op in ("upfirdn2d", "upfirdn2d_finish"):
+                stack.enter_context(implemented_by(op, "aten", self._noted_filter))
             yield
 
     def _noted(self, op: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,11 +163,15 @@ class _Recorder:
 
         return call
 
-    def _noted_filter(self, x: Tensor, f: Tensor | None, up: Any, down: Any, pads: Any, flip: bool, gain: float) -> Any:
-        if self._running and self._running[-1] in COMPOSITES:
-            about = dict(x=x, f=f, up=up, down=down, padding=pads, flip_filter=flip, gain=float(gain))
-            self._add("upfirdn2d", f"{self._trace.layer} filter", about)
-        return _PLAIN_FILTER(x, f, up, down, pads, flip, gain)
+    def _noted_filter(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(x: Tensor, f: Tensor | None, resampling: Resampling, *more: Any) -> Tensor:
+            if self._running and self._running[-1] in COMPOSITES:
+                up, down, pads, flip, gain = resampling
+                about = dict(x=x, f=f, up=up, down=down, padding=pads, flip_filter=flip, gain=float(gain))
+                self._add("upfirdn2d", f"{self._trace.layer} filter", about)
+            return plain(x, f, resampling, *more)
+
+        return call
 
     def _add(self, op: str, layer: str, arguments: dict[str, Any]) -> None:
         with unset_fake_temporarily():  # a fake tensor would make what is measured later fake as well
@@ -110,9 +180,6 @@ class _Recorder:
         for name, value in values.items():
             if isinstance(value, Tensor) and value.requires_grad:
                 known.arguments[name].requires_grad_()
-
-
-_PLAIN_FILTER = reference.upfirdn2d
 
 
 def _replace_everywhere(function: Callable[..., Any], other: Callable[..., Any], stack: ExitStack) -> None:
@@ -125,7 +192,10 @@ def _replace_everywhere(function: Callable[..., Any], other: Callable[..., Any],
 
 
 def _without_data(value: Any) -> Any:
-    return _empty(value.shape, value) if isinstance(value, Tensor) else value
+    """What stands for an argument; where no gradients are taken, none is for it."""
+    if not isinstance(value, Tensor):
+        return value
+    return _empty(value.shape, value if torch.is_grad_enabled() else value.detach())
 
 
 def _empty(shape: Iterable[int], like: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
     python -m bench.count.phase_counts [--config digits] [--optim.batch=32 ...]
 
 Any option of `smartfast train` works. Where a preset's data or scorer are not at hand, random ones of the same shape
-take their place, and the report says so. Lowering takes about six minutes on one core, most of it for g_score. Writes
-bench/results/phase_counts_<config>.md and .json, after every phase anew.
+take their place, and the report says so. Lowering takes about six minutes on one core, most of it for the score term.
+Writes bench/results/phase_counts_<config>.md and .json, after every phase anew.
 """
 
 import argparse

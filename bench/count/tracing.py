@@ -258,9 +258,9 @@ def trace(function: Callable[[], Tensor], leaves: Sequence[Tensor] = (), order: 
         traced.forward = len(traced.traffic)
         if order and leaves:
             dy = torch.empty_like(y).requires_grad_()
-            gradients = torch.autograd.grad(y, leaves, dy, create_graph=order > 1)
+            gradients = torch.autograd.grad(y, leaves, dy, create_graph=order > 1, allow_unused=True)
         if order > 1 and leaves:
-            outputs = [g for g in gradients if g.requires_grad]
+            outputs = [g for g in gradients if g is not None and g.requires_grad]
             upstream = [torch.empty_like(g) for g in outputs]
             torch.autograd.grad(outputs, [dy, *leaves], upstream, allow_unused=True)
     return traced

@@ -8,24 +8,23 @@ PyTorch's own operations, some of which make several passes. Writes bench/result
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from bench.base.machine import provenance, versions
-from bench.base.shapes import CONFIGS, Case, Config, cases
+from bench.base.results import RESULTS, write_tables
+from bench.count.layers import Case, every_target
+from bench.count.sizes import SIZES, suite_config, usual_cases
 from bench.count.tracing import Trace, trace
 from bench.report.table import markdown_table
 
 COMMAND = "python -m bench.proofs.bytes_moved"
-RESULTS = Path(__file__).parents[1] / "results"
 MIB = 2**20
 
 
@@ -34,7 +33,7 @@ class Row:
     """Bytes of one call; forward_backward includes the forward pass and the gradients for all inputs."""
 
     op: str
-    config: int
+    config: str
     layer: str
     shape: tuple[int, ...]
     dtype: str
@@ -46,12 +45,12 @@ class Row:
     passes_reference: int
 
 
-def count(case: Case) -> Row:
+def count(config: str, case: Case) -> Row:
     """Bytes of the Triton implementation and of the reference run eagerly."""
     triton, reference = (trace(partial(case.run, name), case.leaves, order=1) for name in ("triton", "aten"))
     return Row(
         op=case.op,
-        config=case.config,
+        config=config,
         layer=case.layer,
         shape=tuple(case.x.shape),
         dtype=str(case.x.dtype).removeprefix("torch."),
@@ -68,24 +67,22 @@ def _total(traced: Trace, first: int | None = None) -> int:
     return sum(entry.total for entry in traced.traffic[:first])
 
 
-def every_case(configs: Iterable[Config] = CONFIGS) -> Iterator[Case]:
-    """Each layer as the fp16 presets run it: half precision as NHWC at the highest resolutions, else float32."""
-    for config in configs:
-        half = list(cases(config, torch.float16, channels_last=True))
-        yield from half
-        known = {(case.op, case.layer) for case in half}
-        yield from (c for c in cases(config, torch.float32, channels_last=True) if (c.op, c.layer) not in known)
+def every_case() -> Iterator[tuple[str, Case]]:
+    """Each call of the fp16 presets, half precision as NHWC at the highest resolutions; distances to every target."""
+    for name in SIZES:
+        for case in usual_cases(name, "cuda"):
+            yield from ((name, one) for one in (every_target(case) if case.op == "denoise_distance" else [case]))
 
 
 def summary(rows: Sequence[Row]) -> str:
     """The report in Markdown."""
-    batches = ", ".join(f"{config.batch} at {config.resolution}" for config in CONFIGS)
+    batches = ", ".join(f"{suite_config(name, 'cuda').optim.batch} of {name}" for name in SIZES)
     text = [
         "# Bytes that the ops move",
         provenance(COMMAND),
         "MiB read and written by one call, ours / the eager reference, and how many times fewer; every tensor of every "
         "kernel or PyTorch operation once, views free, a lower bound for the reference. Layers as the fp16 presets run "
-        f"them, batch {batches} pixels. Passes: launches and operations of forward and backward.",
+        f"them, batch {batches}. Passes: launches and operations of forward and backward.",
     ]
     ordered = sorted(rows, key=lambda row: row.op)
     for op, group in groupby(ordered, key=lambda row: row.op):
@@ -110,23 +107,16 @@ def _compare(ours: int, reference: int) -> tuple[str, str]:
     return f"{ours / MIB:.1f} / {reference / MIB:.1f}", f"{reference / max(ours, 1):.1f}x"
 
 
-def write(rows: Sequence[Row], folder: Path) -> None:
-    """bytes_moved.md and bytes_moved.json, one call a line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bytes_moved.md").write_text(summary(rows))
-    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
-    head = json.dumps({"command": COMMAND, "versions": versions()})[1:-1]
-    (folder / "bytes_moved.json").write_text(f'{{{head}, "calls": [\n{lines}\n]}}\n')
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     options = parser.parse_args(arguments)
-    rows = [count(case) for case in tqdm(list(every_case()), desc="count", unit="call", disable=None)]
-    write(rows, options.output)
-    print(summary(rows))
+    rows = [count(*case) for case in tqdm(list(every_case()), desc="count", unit="call", disable=None)]
+    text = summary(rows)
+    head = {"command": COMMAND, "versions": versions()}
+    write_tables(options.output / "bytes_moved", text, head, calls=map(asdict, rows))
+    print(text)
     return 0
 
 

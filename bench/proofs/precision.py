@@ -109,7 +109,7 @@ def _relative(value: Tensor, exact: Tensor) -> float:
 def measure(warm_up: int, repeats: int) -> Iterator[Row]:
     """Rows of every phase in fp16 and bf16, after `warm_up` iterations of training in float32."""
     reference = training("fp32")
-    images = real_batches(reference, open_dataset(reference.config.data))
+    images = real_batches(reference)
     for _ in range(warm_up):
         reference.run_iteration(next(images))
     for precision in PRECISIONS:
@@ -134,7 +134,7 @@ def measure_score(resolution: int = SCORE_RESOLUTION, batch: int = SCORE_BATCH) 
             precision: score_training(precision, resolution=resolution, batch=batch, separate_pass=separate_pass)
             for precision in ("fp32", *PRECISIONS)
         }
-        reals = next(real_batches(runs["fp32"], open_dataset(runs["fp32"].config.data)))
+        reals = next(real_batches(runs["fp32"]))
         for run in runs.values():
             run.load(reals)
         for phase, replaced in replacements(runs["fp32"]).items():

@@ -4,7 +4,7 @@
 
 Trains the digits preset for a few ticks, or takes the newest checkpoint of --run_dir, and a scorer of the digits
 reduced to 8x8 pixels for smart.downscale. Every variant then scores the same fakes with the same noise and timesteps.
-The term's gradient is that of g_score less that of g_main; so are its FLOPs and its time, measured in turns. Writes
+The term's gradient is that of the phase with it less that of the phase without; so are its FLOPs and its time. Writes
 bench/results/score_switches.md and .json. Any option of `smartfast train` works.
 """
 
@@ -44,7 +44,7 @@ from smartfast.scorers import Scorer, load_scorer, timestep_range
 from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
 COMMAND = "python -m bench.proofs.score_switches"
-FULL, ADVERSARIAL = "the whole term in fp32", "g_main"
+FULL, WITHOUT = "the whole term in fp32", "no term"
 # The digits preset's, and SMaRt's at 64 pixels and more (arXiv 2311.18208).
 INTERVALS = ((25, 250), (25, 35))
 ABOUT = """\
@@ -53,8 +53,9 @@ with the same noise and timesteps; mean and standard deviation over {batches} ba
 the cosine after averaging both over the batches, where what is only noise fades and a bias stays. Step: the cosine of
 the gradients of the generator's whole step, discriminator and term. `other noise` is the whole term again with other
 noise: how much one batch's gradient means. FLOPs, of an image of the batch, and time, of a step, are what the term adds
-to g_main. Counted are convolutions, matrix products and attention; milliseconds are the median of {repeats} turns and
-the middle 60 %. A CPU that cannot multiply in half precision converts instead, which costs more than it saves."""
+to the phase without it. Counted are convolutions, matrix products and attention; milliseconds are the median of
+{repeats} turns and the middle 60 %. A CPU that cannot multiply in half precision converts instead, which costs more
+than it saves."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a variant adds to g_main. flops: per image of the batch; milliseconds: median, 20th and 80th percentile."""
+    """What a variant adds to a step. flops: per image of the batch; milliseconds: median, 20th and 80th percentile."""
 
     variant: str
     flops: float
@@ -103,12 +104,12 @@ def variants(reduced: Scorer) -> list[Variant]:
 
 
 def phase(training: Training, variant: Variant | None, interval: tuple[int, int]) -> Callable[[Round], ComputedPhase]:
-    """g_score with a variant of the term, or g_main without it: from a round to loss, statistics and gradients."""
+    """The phase with a variant of the term, or without one: from a round to loss, statistics and gradients."""
     score: ScoreRegularity | None = None
     if variant is not None:
         changes = {"timesteps": interval, "noise_to_signal": None, **variant.smart}
         smart, seed = replace(training.config.smart, **changes), training.config.run.seed
-        score = ScoreRegularity(variant.scorer, timestep_range(variant.scorer, smart), smart, seed)
+        score = ScoreRegularity(variant.scorer, timestep_range(variant.scorer, smart), smart, seed=seed)
         score.term = replace(score.term, seed=seed + variant.noise_seed)
     specs = training.family.phases(Parts(training.data_labels, training.scalars, score, 1))
     scored = next((spec.replaces for spec in training.specs if spec.replaces), None)
@@ -159,9 +160,9 @@ def _mean_and_spread(values: Tensor) -> tuple[float, float]:
 
 
 def costs(training: Training, ways: Sequence[Variant], batch: Round, repeats: int) -> Iterator[Cost]:
-    """FLOPs and time of every variant, those of g_main taken away."""
+    """FLOPs and time of every variant, those of the phase without a term taken away."""
     phases = {way.name: phase(training, way, INTERVALS[0]) for way in ways}
-    phases[ADVERSARIAL] = phase(training, None, INTERVALS[0])
+    phases[WITHOUT] = phase(training, None, INTERVALS[0])
     flops = {name: _flops(partial(run, batch)) for name, run in phases.items()}
     seconds: dict[str, list[float]] = {name: [] for name in phases}
     for _ in tqdm(range(repeats), desc="time", unit="turn", disable=None):
@@ -170,9 +171,9 @@ def costs(training: Training, ways: Sequence[Variant], batch: Round, repeats: in
             run(batch)
             seconds[name].append(time.perf_counter() - start)
     for way in ways:
-        added = [1000 * (a - b) for a, b in zip(seconds[way.name], seconds[ADVERSARIAL], strict=True)]
+        added = [1000 * (a - b) for a, b in zip(seconds[way.name], seconds[WITHOUT], strict=True)]
         low, middle, high = np.percentile(added, [20, 50, 80]).tolist()
-        yield Cost(way.name, (flops[way.name] - flops[ADVERSARIAL]) / len(batch.stream), (middle, low, high))
+        yield Cost(way.name, (flops[way.name] - flops[WITHOUT]) / len(batch.stream), (middle, low, high))
 
 
 def _flops(run: Callable[[], Any]) -> int:

@@ -1,10 +1,10 @@
 """Every specialisation of the Triton kernels that the StyleGAN2 configurations launch, and what is asked of each."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
+from itertools import chain, product, starmap
 from typing import Any
 from unittest.mock import patch
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from bench.base.jobs import EAGER, Loop, job_config, open_job
-from bench.base.shapes import CONFIGS, Case, Config, cases
+from bench.base.ways import implemented_by
+from bench.count.layers import Case, contiguous, every_target
+from bench.count.sizes import PAPER, SIZES, WITHOUT_SCORE, usual_cases
 from bench.count.tracing import trace
 from bench.proofs.ahead_of_time import Specialisation, specialise
 from smartfast import kernels
@@ -24,13 +26,15 @@ WIDE_CHANNELS = 8
 EVERY_USE = (
     "Every specialisation that the StyleGAN2 configurations at 32, 64, 128, 256 and 1024 pixels launch: forward, "
     "backward and second derivative, fp16 and fp32 as NHWC and NCHW, and bf16 as NHWC at 256 pixels, where only the "
-    "type differs from fp16. conv_gemm, which no configuration takes unless it was measured to be faster, at all sizes "
+    "type differs from fp16. The score term's ops for scorers in fp32, fp16 and bf16 that predict eps, x0 and v, at 32 "
+    "pixels. conv_gemm, which no configuration takes unless it was measured to be faster, at all sizes "
     "from 8 to 1024 pixels in fp16, fp32 and tf32, and in bf16 at 256, with and without the styles of a next layer. "
     "All of these with aligned pointers; and a real iteration of the digits preset in fp32, NHWC and bf16, with the "
     "pointers that the trainer's tensors have."
 )
 REAL_ITERATIONS = ((), ("--perf.channels_last=true",), ("--perf.precision=bf16", "--perf.channels_last=true"))
-BF16_CONFIG = next(config for config in CONFIGS if config.resolution == 256)
+GEMM_SIZES = (PAPER, "stylegan2_1024")
+"""They hold all sizes and widths."""
 
 
 @dataclass
@@ -73,36 +77,51 @@ Task = tuple[Specialisation, int]
 """A specialisation and the compute capability (90 = 9.0) to compile it for."""
 
 
-def collect(plan: Iterable[tuple[Config, torch.dtype]], capabilities: Sequence[int]) -> dict[Task, Use]:
-    """Specialisations that the layers of these configurations, with images of these dtypes, launch."""
+def collect(calls: Iterable[tuple[str, Case]], capabilities: Sequence[int]) -> dict[Task, Use]:
+    """Specialisations that calls of the trainings of these sizes launch."""
     uses: dict[Task, Use] = {}
-    for config, dtype in plan:
-        for layer, launches, suited in _launches(config, dtype, capabilities):
+    for name, case in calls:
+        for layer, launches, suited in _launches(name, case, capabilities):
             for launch, capability in product(launches, suited):
                 uses.setdefault((specialise(launch), capability), Use()).add(launch, layer)
     return uses
 
 
-def _launches(
-    config: Config, dtype: torch.dtype, capabilities: Sequence[int]
-) -> Iterator[tuple[str, list[Launch], Sequence[int]]]:
+def calls_of(name: str, precision: str) -> Iterator[tuple[str, Case]]:
+    """The calls of a training without the score term, as NHWC and, but in bf16, as NCHW."""
+    settings = (WITHOUT_SCORE, f"--perf.precision={precision}", "--perf.channels_last=true")
+    for case in usual_cases(name, "cuda", settings):
+        yield name, case
+        if precision != "bf16":
+            yield name, contiguous(case)
+
+
+def score_calls(precisions: Sequence[str] = ("fp32", "fp16", "bf16")) -> Iterator[tuple[str, Case]]:
+    """The calls of the score term, for scorers of these precisions and of every kind of prediction."""
+    name = next(iter(SIZES))
+    for precision, through in product(precisions, ("true", "false")):
+        settings = (f"--smart.precision={precision}", f"--smart.through_network={through}")
+        for case in usual_cases(name, "cuda", settings):
+            for one in every_target(case) if case.op.startswith("denoise") else [case] * (case.op == "noise_forward"):
+                yield from ((name, one), (name, contiguous(one)))
+
+
+def _launches(name: str, case: Case, capabilities: Sequence[int]) -> Iterator[tuple[str, list[Launch], Sequence[int]]]:
     """Layer, its launches (forward, backward, second derivative), and the capabilities that they are for."""
-    for channels_last in (True,) if dtype == torch.bfloat16 else (True, False):
-        for case in cases(config, dtype, channels_last):
-            yield str(case), trace(partial(case.run, "triton"), case.leaves, order=2).launches, capabilities
-            if channels_last and _may_take_conv_gemm(case, config):
-                precisions = ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
-                styled = (False, True) if case.arguments.get("demodulate", True) else (False,)
-                for precision, capability, has_styles in product(precisions, capabilities, styled):
-                    launches = _conv_gemm_launches(case, precision, capability, has_styles)
-                    yield f"{case} (gemm{', next styles' if has_styles else ''})", launches, (capability,)
+    yield str(case), trace(partial(case.run, "triton"), case.leaves, order=2).launches, capabilities
+    if is_channels_last(case.x) and _may_take_conv_gemm(name, case):
+        precisions = ("ieee", "tf32") if case.x.dtype == torch.float32 else ("ieee",)
+        styled = (False, True) if case.arguments.get("demodulate", True) else (False,)
+        for precision, capability, has_styles in product(precisions, capabilities, styled):
+            launches = _conv_gemm_launches(case, precision, capability, has_styles)
+            yield f"{case} (gemm{', next styles' if has_styles else ''})", launches, (capability,)
 
 
-def _may_take_conv_gemm(case: Case, config: Config) -> bool:
-    """Layers that the implicit-GEMM kernel can compute, of the two configurations that hold all sizes and widths."""
-    if case.op != "modulated_conv2d" or case.arguments.get("up", 1) > 1:
+def _may_take_conv_gemm(name: str, case: Case) -> bool:
+    """Whether the implicit-GEMM kernel can compute a layer."""
+    if name not in GEMM_SIZES or case.op != "modulated_conv2d" or case.arguments.get("up", 1) > 1:
         return False
-    return config.resolution in (256, 1024) and case.x.shape[2] >= 8
+    return case.x.shape[2] >= 8
 
 
 def _conv_gemm_launches(case: Case, precision: str, capability: int, has_styles: bool) -> list[Launch]:
@@ -132,8 +151,8 @@ def every_use(capabilities: Sequence[int]) -> dict[Task, Use]:
 
     And an iteration as the trainer runs it, whose tensors are where they really are in memory.
     """
-    plan = [*product(CONFIGS, (torch.float16, torch.float32)), (BF16_CONFIG, torch.bfloat16)]
-    uses = collect(plan, capabilities)
+    plan = [*product(SIZES, ("fp16", "fp32")), (PAPER, "bf16")]
+    uses = collect(chain(score_calls(), *starmap(calls_of, plan)), capabilities)
     for settings in REAL_ITERATIONS:
         for launch, capability in product(iteration_launches(settings), capabilities):
             uses.setdefault((specialise(launch), capability), Use()).add(launch, f"iteration, {' '.join(settings)}")
@@ -159,25 +178,23 @@ def iteration_launches(settings: Sequence[str]) -> list[Launch]:
     return launches
 
 
-@contextmanager
-def _drawn_by_aten(op: str) -> Iterator[None]:
+def _drawn_by_aten(op: str) -> AbstractContextManager[None]:
     """Within it the op's launch is recorded and its result is aten's."""
-    recorded, drawn = (selection.implementation(op, name) for name in ("triton", "aten"))
+    drawn = selection.implementation(op, "aten")
 
-    def draw(*arguments: Any) -> Tensor:
-        recorded(*arguments)
-        return drawn(*arguments)
+    def recorded_and_drawn(recorded: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def draw(*arguments: Any) -> Tensor:
+            recorded(*arguments)
+            return drawn(*arguments)
 
-    selection.register(op, "triton", draw)
-    try:
-        yield
-    finally:
-        selection.register(op, "triton", recorded)
+        return draw
+
+    return implemented_by(op, "triton", recorded_and_drawn)
 
 
 def one_per_kernel(capabilities: Sequence[int]) -> dict[Task, Use]:
     """One specialisation of every kernel that one configuration needs."""
     found: dict[tuple[str, int], tuple[Task, Use]] = {}
-    for task, use in collect([(BF16_CONFIG, torch.float16)], capabilities).items():
+    for task, use in collect(chain(score_calls(("bf16",)), calls_of(PAPER, "fp16")), capabilities).items():
         found.setdefault((task[0].kernel, task[1]), (task, use))
     return dict(found.values())

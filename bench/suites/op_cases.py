@@ -1,4 +1,4 @@
-"""What the ops suite runs: cases of bench.base.shapes with random numbers, their derivatives, their least work."""
+"""What the ops suite runs: recorded calls with random numbers, their derivatives, their least work."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from bench.base.shapes import FUNCTIONS, Case
+from bench.count.layers import FUNCTIONS, Case
 from bench.count.tracing import unique_bytes
 from smartfast import kernels
 from smartfast.kernels import DEMODULATION_EPS
@@ -28,7 +28,7 @@ class Inputs:
     """A case with random numbers, and what its derivatives need.
 
     Args:
-        case: Of bench.base.shapes.
+        case: A recorded call.
         device: Where they are.
         dtype: Of its floating-point tensors, None = the case's own; the numbers are the same.
 
@@ -100,9 +100,9 @@ def forward(op: Op, tensors: Tensors) -> Any:
 
 
 def forward_backward(op: Op, tensors: Tensors, dy: Tensor) -> tuple[Any, ...]:
-    """The op's first result and the gradients of its leaves."""
+    """The op's first result and the gradients of its leaves, None for those that it does not use."""
     y = _first(op(tensors))
-    return (y.detach(), *torch.autograd.grad(y, _leaves(tensors), dy.detach()))
+    return (y.detach(), *torch.autograd.grad(y, _leaves(tensors), dy.detach(), allow_unused=True))
 
 
 def second_order(op: Op, tensors: Tensors, dy: Tensor, upstream: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -143,7 +143,7 @@ def least_bytes(inputs: Inputs, mode: Mode, results: Sequence[Tensor | None]) ->
 
     Args:
         inputs: Of the call, in its own precision.
-        results: Of the call in any precision; None where a second derivative is zero.
+        results: Of the call in any precision; None where a derivative is zero.
     """
     arguments = unique_bytes(list(inputs.tensors.values()))
     leaves = inputs.case.leaves

@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 from bench.base.options import Options
 from bench.base.paper_jobs import trainer_settings
 from bench.base.results import Row, Run
-from bench.base.shapes import Case
 from bench.base.timing import Failure, Timing, measure, relative_error
 from bench.base.ways import COMPILED, COPY, GROUPED, OURS, REFERENCE, Captured, Compiled, with_capture
-from bench.suites.layers import suite_cases
+from bench.count.layers import Case
+from bench.count.sizes import SIZES, suite_cases
 from bench.suites.op_cases import (
     MODES,
     Inputs,
@@ -49,7 +49,7 @@ LARGEST_ERROR = 0.1
 COMPILING = 0.75
 """Share of the time budget after which nothing more is compiled: it takes longer than all else, and the rest waits."""
 QUICK_CASES = 3
-_CONFIGS = {"cuda": ("lsun_bedroom256", "imagenet64", "cifar10", "stylegan2_128", "stylegan2_1024"), "cpu": ("digits",)}
+_CONFIGS = {"cuda": tuple(SIZES), "cpu": ("digits",)}
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -197,7 +197,7 @@ def describe(case: Case, mode: Mode) -> Row:
     return {
         "op": case.op,
         "layer": case.layer,
-        "resolution": case.config,
+        "resolution": case.resolution,
         "batch": case.x.shape[0],
         "shape": "x".join(map(str, case.x.shape)),
         "dtype": _NAMES[case.x.dtype],

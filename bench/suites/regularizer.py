@@ -44,6 +44,9 @@ def run(options: Options, results: Run) -> None:
     torch.backends.cudnn.benchmark = True  # as the trainer
     names = options.configs or _CONFIGS[options.device.type]
     configs = {Path(name).stem: job_config(name, options.overrides) for name in names}
+    for name in [name for name, config in configs.items() if not config.smart.frequency]:
+        results.skip(f"{name}: smart.frequency is 0, there is no score term")
+        del configs[name]
     parts: tuple[tuple[str, Part], ...] = (
         ("waterfall", measure_waterfall),
         ("alternative", measure_alternatives),

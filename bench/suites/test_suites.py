@@ -18,9 +18,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.__main__ import SUITES, run_suite
 from bench.base.options import Options
 from bench.base.results import RESULTS, load
-from bench.base.shapes import Case
 from bench.base.ways import GROUPED, OURS, REFERENCE
-from bench.suites.layers import suite_cases
+from bench.count.layers import Case
+from bench.count.sizes import suite_cases
 from bench.suites.op_cases import Inputs
 from bench.suites.ops import QUICK_CASES, calls_of
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from smartfast.config.families import GanSettings, LossSettings, StyleGan2Gan, StyleGan2Loss
 from smartfast.config.parse import parse_config, presets
+from smartfast.config.schedule import Quantity, Schedule
 from smartfast.config.schema import Config
 
 WIDTH = 120
@@ -15,26 +17,44 @@ def presets_table(*, width: int = WIDTH) -> str:
 
 
 def _column(config: Config) -> dict[str, str]:
-    gan, loss, smart, optim = config.gan, config.loss, config.smart, config.optim
+    smart, optim = config.smart, config.optim
     is_on = smart.frequency > 0
     return {
         "data": config.data.path.removeprefix("datasets/"),
         "resolution": str(config.data.resolution),
         "classes": "yes" if config.data.labels else "no",
         "length": f"{config.run.kimg:g} kimg",
-        "generator": f"{gan.architecture_g}, {gan.mapping_layers} mapping layers",
-        "discriminator": gan.architecture_d,
-        "z, w": f"{gan.z_dim}, {gan.w_dim}",
-        "feature maps": f"{gan.channel_base} / r, at most {gan.channel_max}",
+        **_networks(config.gan),
         "precision": config.perf.precision,
         "batch": str(optim.batch),
-        "lr G, D": f"{optim.lr_g:g}, {optim.lr_d:g}",
-        "R1 gamma": f"{loss.r1_gamma:g} every {loss.r1_interval}",
+        "lr G, D": f"{_quantity(optim.lr_g)}, {_quantity(optim.lr_d)}",
+        **_objective(config.loss),
         "score term": f"lambda {smart.weight:g} every {smart.frequency}" if is_on else "off",
         "noise to signal": "{:g} to {:g}".format(*smart.noise_to_signal) if is_on and smart.noise_to_signal else "-",
         "scorer": (smart.scorer or "yours") if is_on else "-",
         "you set": ", ".join(_left_to_the_user(config)) or "nothing",
     }
+
+
+def _networks(gan: GanSettings) -> dict[str, str]:
+    if not isinstance(gan, StyleGan2Gan):
+        return {"family": gan.family}
+    return {
+        "generator": f"{gan.architecture_g}, {gan.mapping_layers} mapping layers",
+        "discriminator": gan.architecture_d,
+        "z, w": f"{gan.z_dim}, {gan.w_dim}",
+        "feature maps": f"{gan.channel_base} / r, at most {gan.channel_max}",
+    }
+
+
+def _objective(loss: LossSettings) -> dict[str, str]:
+    if not isinstance(loss, StyleGan2Loss):
+        return {}
+    return {"R1 gamma": f"{_quantity(loss.r1_gamma)} every {loss.r1_interval}"}
+
+
+def _quantity(value: Quantity) -> str:
+    return f"{value.kind} {value.values[0]:g} to {value.values[-1]:g}" if isinstance(value, Schedule) else f"{value:g}"
 
 
 def _left_to_the_user(config: Config) -> list[str]:
@@ -56,7 +76,8 @@ def _parts(columns: Mapping[str, dict[str, str]], width: int) -> list[dict[str, 
 
 def _table(columns: Mapping[str, dict[str, str]]) -> str:
     rows = [["", *columns]]
-    rows += [[key, *(column[key] for column in columns.values())] for key in next(iter(columns.values()))]
+    keys = dict.fromkeys(key for column in columns.values() for key in column)
+    rows += [[key, *(column.get(key, "-") for column in columns.values())] for key in keys]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return "\n".join(_line(row, widths) for row in rows)
 

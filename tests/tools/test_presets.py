@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import smartfast.tools.presets as tools
 from smartfast.cli import main
 from smartfast.config.parse import presets
 from smartfast.tools.presets import presets_table
@@ -47,6 +48,16 @@ def test_columns_that_do_not_fit_go_below() -> None:
     table = presets_table(width=70)
     assert table.count("\n\n") >= 1 and max(map(len, table.splitlines())) <= 70
     assert columns(table) == columns(presets_table())
+
+
+def test_a_preset_of_another_family_and_one_with_schedules_have_columns(monkeypatch, tmp_path) -> None:
+    other, scheduled = tmp_path / "other.yaml", tmp_path / "scheduled.yaml"
+    other.write_text("gan: {family: denoiser}\nsmart: {frequency: 0}\ndata: {path: digits}\n")
+    scheduled.write_text("optim: {lr_g: {kind: linear, kimg: [0, 10], values: [0.002, 0]}}\ndata: {path: digits}\n")
+    monkeypatch.setattr(tools, "presets", lambda: [str(other), str(scheduled)])
+    left, right = columns(tools.presets_table(width=1000)).values()
+    assert (left["family"], left["generator"], left["R1 gamma"], left["score term"]) == ("denoiser", "-", "-", "off")
+    assert right["family"] == "-" and right["lr G, D"] == "linear 0.002 to 0, 0.0025"
 
 
 def test_it_takes_no_arguments(capsys) -> None:

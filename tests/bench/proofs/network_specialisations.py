@@ -1,47 +1,31 @@
-"""A program that prints which specialisations the networks launch, forward and backward, and shapes.py lacks."""
+"""A program that prints which specialisations the networks launch, forward and backward, and the report lacks."""
 
 import json
-from functools import partial
 
 import torch
 
-from bench.base.shapes import CLAMP, CONFIGS, HALF_RESOLUTIONS, IMAGE_CHANNELS, Config, cases
+from bench.count.sizes import suite_config
 from bench.count.tracing import trace
 from bench.proofs.ahead_of_time import specialise
+from bench.proofs.specialisations import calls_of, collect
 from smartfast import kernels
-from smartfast.networks.stylegan2 import Discriminator, Generator
+from smartfast.families.stylegan2.networks import build_networks
+
+NAME, CLASSES = "imagenet64", 0
 
 
-def of_networks(config: Config) -> set:
+def of_networks() -> set:
     """What a generator step launches, in fp16 as NCHW: the discriminator's logits of fakes, and all gradients."""
-    options = dict(
-        c_dim=0,
-        resolution=config.resolution,
-        channels=IMAGE_CHANNELS,
-        channel_base=config.channel_base,
-        conv_clamp=CLAMP,
-        half_resolutions=HALF_RESOLUTIONS,
-    )
+    config = suite_config(NAME, "cuda")
     with torch.device("meta"):
-        generator = Generator(z_dim=512, w_dim=512, **options)
-        discriminator = Discriminator(architecture=config.architecture_d, **options)
-        z = torch.empty(config.batch, 512)
-    parameters = [*generator.parameters(), *discriminator.parameters()]
+        g, d = build_networks(config.gan, resolution=64, channels=3, num_classes=CLASSES, precision="fp16", seed=0)
+        z = torch.empty(config.optim.batch, config.gan.z_dim)
     with kernels.use("triton"):
-        traced = trace(lambda: discriminator(generator(z, noise="random")), parameters, order=1)
+        traced = trace(lambda: d(g(z, noise="random")), [*g.parameters(), *d.parameters()], order=1)
     return {specialise(launch) for launch in traced.launches}
 
 
-def of_shapes(config: Config) -> set:
-    """What bench.base.shapes lists for the same."""
-    found = set()
-    for dtype in (torch.float16, torch.float32):
-        for case in cases(config, dtype, channels_last=False):
-            found |= {specialise(launch) for launch in trace(partial(case.run, "triton"), case.leaves, 1).launches}
-    return found
-
-
 if __name__ == "__main__":
-    config = next(config for config in CONFIGS if config.resolution == 64)
-    networks, shapes = of_networks(config), of_shapes(config)
-    print(json.dumps({"launched": len(networks), "missing": sorted(str(s) for s in networks - shapes)}))
+    networks = of_networks()
+    reported = {specialisation for specialisation, _ in collect(calls_of(NAME, "fp16"), (90,))}
+    print(json.dumps({"launched": len(networks), "missing": sorted(str(s) for s in networks - reported)}))

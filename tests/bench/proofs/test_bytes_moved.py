@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.base.shapes import CONFIGS, Case, cases
+from bench.count.layers import Case
+from bench.count.sizes import usual_cases
 from bench.count.tracing import Trace, trace, unique_bytes
 from bench.proofs.bytes_moved import count
 from smartfast import kernels
@@ -83,22 +84,21 @@ def test_upfirdn2d_is_one_launch_per_derivative(order: int) -> None:
 
 
 def find(op: str, layer: str) -> Case:
-    made = (case for dtype in (torch.float16, torch.float32) for case in cases(CONFIGS[0], dtype, channels_last=True))
-    return next(case for case in made if (case.op, case.layer) == (op, layer))
+    return next(case for case in usual_cases("cifar10", "cuda") if (case.op, case.layer) == (op, layer))
 
 
 @pytest.mark.parametrize(
     ("op", "layer", "times_fewer"),
     [
-        ("bias_act", "D b32.conv0", 5),
-        ("upfirdn2d", "D b32.conv1 filter", 3),
-        ("modulated_conv2d", "G b32.conv0", 3),
-        ("modulated_conv2d", "G b32.conv1", 2),
-        ("noise_forward", "score", 20),
-        ("denoise_distance", "score eps", 20),
+        ("bias_act", "d.b32.fromrgb", 5),
+        ("upfirdn2d", "d.b32.conv1 filter", 3),
+        ("modulated_conv2d", "g.synthesis.b32.conv0", 3),
+        ("modulated_conv2d", "g.synthesis.b32.conv1", 2),
+        ("noise_forward", "g_score", 20),
+        ("denoise_distance", "g_score", 20),
     ],
 )
 def test_fewer_bytes_than_eager(op: str, layer: str, times_fewer: float) -> None:
-    row = count(find(op, layer))
+    row = count("cifar10", find(op, layer))
     assert row.forward * times_fewer < row.forward_reference
     assert row.forward < row.forward_backward < row.forward_backward_reference

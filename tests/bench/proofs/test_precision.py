@@ -31,7 +31,7 @@ def test_what_the_score_term_adds_grows_with_its_weight(monkeypatch: pytest.Monk
     def added(weight: float) -> torch.Tensor:
         monkeypatch.setattr(precision, "SCORE_WEIGHT", weight)
         run = score_training("fp32", resolution=16, batch=4, separate_pass=False)
-        run.load(next(precision.real_batches(run, precision.open_dataset(run.config.data))))
+        run.load(next(precision.real_batches(run)))
         return torch.cat([piece.flatten() for piece in precision._added(run, "g_score", "g_main")[2]])
 
     assert torch.allclose(added(20.0), 2 * added(10.0), rtol=1e-3, atol=1e-5 * added(20.0).abs().max().item())

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from bench.base.limits import Limits
 from bench.base.results import Result, Row
-from bench.base.shapes import CONFIGS, cases
+from bench.count.sizes import usual_cases
 from bench.report import targets
 from bench.report.compare import compare
 from bench.report.report import END, START, write_report
@@ -140,7 +139,7 @@ def test_targets_of_the_ops_are_met_by_all_calls_of_the_suite(tmp_path: Path, mo
 
 def test_the_whole_ops_suite_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file alone does not say what an interrupted suite would have measured."""
-    listed = list(cases(next(config for config in CONFIGS if config.resolution == 256), torch.float16, True))
+    listed = usual_cases("lsun_bedroom256", "cuda", ("--smart.frequency=0",))
     monkeypatch.setattr(suite_ops, "suite_cases", lambda *_: listed)
     whole = suite_ops.every_call("cuda")
     assert len({tuple(row[key] for key in targets._CALL) for row in whole}) == len(whole)

@@ -11,22 +11,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.base.options import Options
 from bench.base.results import Run
-from bench.base.shapes import Case, Config, cases
 from bench.base.timing import relative_error
+from bench.count.layers import Case
+from bench.count.sizes import BEYOND_CACHE_BYTES, suite_cases, suite_config, usual_cases
 from bench.suites import op_cases
 from bench.suites import ops as suite_ops
-from bench.suites.layers import BEYOND_CACHE_BYTES, suite_cases, suite_config
 from bench.suites.op_cases import Inputs, grouped_convolution, implementation, least_bytes, least_flops, modes_of
 from smartfast.errors import UserError
 from smartfast.kernels import routes
 
 CPU = torch.device("cpu")
 TRIAL = Options(device=CPU, quick=True, budget_sec=3600)
-SMALL = Config(16, 128, batch=2, channel_max=8, image_channels=1)
+SMALL = (
+    *("--optim.batch=2", "--gan.channel_base=128", "--gan.channel_max=8", "--gan.conv_clamp=256", "--gan.noise=true"),
+    *("--gan.mbstd_group=2", "--smart.frequency=0"),
+)
 
 
 def small_cases(op: str) -> list[Case]:
-    return [case for case in cases(SMALL, torch.float32, channels_last=True) if case.op == op]
+    return [case for case in usual_cases("digits", "cpu", SMALL) if case.op == op]
 
 
 def small_case(op: str, layer: str) -> Case:
@@ -61,7 +64,9 @@ def test_derivatives_of_a_known_function() -> None:
     ]
 
 
-@pytest.mark.parametrize(("op", "layer"), [("conv2d_resample", "D b16.conv0"), ("modulated_conv2d", "G b16.conv1")])
+@pytest.mark.parametrize(
+    ("op", "layer"), [("conv2d_resample", "d.b16.conv0"), ("modulated_conv2d", "g.synthesis.b16.conv1")]
+)
 def test_least_flops_are_those_of_the_convolution(op: str, layer: str) -> None:
     case = small_case(op, layer)
     inputs = Inputs(case, CPU)
@@ -74,13 +79,13 @@ def test_least_flops_are_those_of_the_convolution(op: str, layer: str) -> None:
 
 def test_least_flops_of_resampling_layers_by_hand() -> None:
     products = 2 * 8 * 8 * 9  # images, channels in and out, taps
-    assert least_flops(small_case("modulated_conv2d", "G b16.conv0"), "forward") == 2 * products * 8 * 8
-    assert least_flops(small_case("conv2d_resample", "D b16.conv1"), "forward_backward") == 3 * 2 * products * 8 * 8
-    assert least_flops(small_case("conv2d_resample", "D b16.skip"), "forward") == 2 * 2 * 8 * 8 * 8 * 8
+    assert least_flops(small_case("modulated_conv2d", "g.synthesis.b16.conv0"), "forward") == 2 * products * 8 * 8
+    assert least_flops(small_case("conv2d_resample", "d.b16.conv1"), "forward_backward") == 3 * 2 * products * 8 * 8
+    assert least_flops(small_case("conv2d_resample", "d.b16.skip"), "forward") == 2 * 2 * 8 * 8 * 8 * 8
 
 
 def test_least_bytes_by_hand() -> None:
-    case = small_case("bias_act", "D b16.conv0")
+    case = small_case("bias_act", "d.b16.conv0")
     inputs = Inputs(case, CPU)
     x, b = 4 * 2 * 8 * 16 * 16, 4 * 8
     expected = {"forward": 2 * x + b, "forward_backward": 4 * x + 2 * b}  # x, b, dy in; y, dx, db out
@@ -117,7 +122,7 @@ def test_any_training_has_layers_of_its_own() -> None:
 
 
 def test_rows_of_a_layer(results: Run) -> None:
-    case = small_case("modulated_conv2d", "G b8.conv1")
+    case = small_case("modulated_conv2d", "g.synthesis.b8.conv1")
     for mode in modes_of(case):
         rows = suite_ops.measure_case(case, mode, TRIAL, results, compiles=False)
         assert [row["provider"] for row in rows] == ["reference", "grouped convolution"]
@@ -135,8 +140,17 @@ def test_recorded_layers_are_measured(results: Run) -> None:
     assert all(row["median_sec"] > 0 for row in results.rows)
 
 
+def test_every_op_of_a_training_has_a_time_with_its_gradients(results: Run) -> None:
+    """Of the score term as well, which gives the op images that a prediction of eps does not need."""
+    by_op = {case.op: case for case in reversed(suite_cases("digits", "cpu"))}
+    assert by_op["denoise_distance"].arguments["x"].requires_grad
+    for case in by_op.values():
+        rows = suite_ops.measure_case(case, "forward_backward", TRIAL, results, compiles=False)
+        assert [row["provider"] for row in rows if "median_sec" not in row] == [], rows
+
+
 def test_ops_without_products_stand_beside_a_copy(results: Run) -> None:
-    case = small_case("bias_act", "D b8.conv0")
+    case = small_case("bias_act", "d.b8.conv0")
     reference, copy = suite_ops.measure_case(case, "forward", TRIAL, results, compiles=False)
     assert (reference["provider"], copy["provider"]) == ("reference", "copy")
     moved = suite_ops.copy_of(copy["bytes"], CPU)()
@@ -151,16 +165,16 @@ def test_what_raises_is_a_row_and_the_next_layer_goes_on(results: Run, monkeypat
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(suite_ops, "measure_case", raises_once)
-    monkeypatch.setattr(suite_ops, "suite_cases", lambda *_: [small_case("bias_act", "D b8.conv0")] * 2)
+    monkeypatch.setattr(suite_ops, "suite_cases", lambda *_: [small_case("bias_act", "d.b8.conv0")] * 2)
     suite_ops.run(TRIAL, results)
     first, *others = results.rows
-    assert first["error"] == "RuntimeError: no such kernel" and first["layer"] == "D b8.conv0"
+    assert first["error"] == "RuntimeError: no such kernel" and first["layer"] == "d.b8.conv0"
     assert others and all("median_sec" in row and row["cold"] is False for row in others)
 
 
 def test_caches_are_emptied_on_a_gpu_and_where_asked(results: Run, monkeypatch) -> None:
     assert Options(device=torch.device("cuda")).is_cold and not TRIAL.is_cold
-    monkeypatch.setattr(suite_ops, "suite_cases", lambda *_: [small_case("bias_act", "D b8.conv0")])
+    monkeypatch.setattr(suite_ops, "suite_cases", lambda *_: [small_case("bias_act", "d.b8.conv0")])
     suite_ops.run(replace(TRIAL, cold=True), results)
     assert results.rows and all(row["cold"] and row["calls"] == 1 for row in results.rows)
 
@@ -170,7 +184,7 @@ def test_wrong_result_gets_no_time(results: Run, monkeypatch) -> None:
         return 1.0001 * grouped_convolution(x, *arguments, **options)
 
     monkeypatch.setattr(suite_ops, "grouped_convolution", wrong)
-    case = small_case("modulated_conv2d", "G b8.torgb")
+    case = small_case("modulated_conv2d", "g.synthesis.b8.torgb")
     right, wrong_row = suite_ops.measure_case(case, "forward_backward", TRIAL, results, compiles=False)
     assert right["median_sec"] > 0
     assert "median_sec" not in wrong_row and "relative error 0.0001" in wrong_row["error"]
@@ -182,7 +196,7 @@ def test_nan_gets_no_time(results: Run, monkeypatch) -> None:
         return torch.where(torch.arange(y.shape[3]) == 5, torch.nan, y)
 
     monkeypatch.setattr(suite_ops, "grouped_convolution", with_one_nan)
-    case = small_case("modulated_conv2d", "G b8.torgb")
+    case = small_case("modulated_conv2d", "g.synthesis.b8.torgb")
     rows = suite_ops.measure_case(case, "forward_backward", TRIAL, results, compiles=False)
     assert rows[1]["error"] == "wrong: not finite"
     results.add(rows[1])
@@ -193,7 +207,7 @@ def test_wrong_small_gradient_is_seen(results: Run, monkeypatch) -> None:
         return grouped_convolution(*arguments, bias=bias * 0.5 + bias.detach() * 0.5, **options)
 
     monkeypatch.setattr(suite_ops, "grouped_convolution", without_bias_gradient)
-    case = small_case("modulated_conv2d", "G b8.torgb")
+    case = small_case("modulated_conv2d", "g.synthesis.b8.torgb")
     rows = suite_ops.measure_case(case, "forward_backward", TRIAL, results, compiles=False)
     assert "relative error 0.5" in rows[1]["error"]
 
@@ -215,7 +229,7 @@ def test_every_provider_on_a_gpu(results: Run, op: str) -> None:
 
 
 def test_other_routes_are_those_that_could_and_are_not_taken() -> None:
-    inputs = Inputs(small_case("modulated_conv2d", "G b8.conv1"), CPU)
+    inputs = Inputs(small_case("modulated_conv2d", "g.synthesis.b8.conv1"), CPU)
 
     def asks_for_a_route(tensors: dict[str, Tensor]) -> Tensor:
         routes.measured_route(CPU, torch.float32, 3, 8, 8, 8)

@@ -1,4 +1,4 @@
-"""Which calls the ops suite measures: those that trainings make, and the largest ones again beyond any cache."""
+"""Trainings of usual sizes, and the calls of the ops that they make: measured, counted and compiled."""
 
 import functools
 import math
@@ -9,21 +9,20 @@ from torch import Tensor
 
 from bench.base.jobs import job_config
 from bench.base.paper_jobs import open_paper_job
-from bench.base.shapes import Case
-from bench.count.layers import COMPOSITES, enlarged, recorded_cases
+from bench.count.layers import COMPOSITES, Case, enlarged, recorded_cases
 from smartfast.config.schema import Config
 
 BEYOND_CACHE_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
-_WITHOUT_SCORE = "--smart.frequency=0"
-_PAPER = "lsun_bedroom256"
+WITHOUT_SCORE = "--smart.frequency=0"
+PAPER = "lsun_bedroom256"
 # Images of a usual batch on one GPU; the last two are no presets: ADA's `auto` at 128 and `stylegan2` at 1024 pixels.
-_SIZES: dict[str, tuple[str, ...]] = {
+SIZES: dict[str, tuple[str, ...]] = {
     "cifar10": ("cifar10", "--optim.batch=64"),
     "imagenet64": ("imagenet64", "--optim.batch=32"),
-    "lsun_bedroom256": (_PAPER, "--optim.batch=16"),
-    "stylegan2_128": (_PAPER, "--data.resolution=128", "--optim.batch=32", _WITHOUT_SCORE),
+    "lsun_bedroom256": (PAPER, "--optim.batch=16"),
+    "stylegan2_128": (PAPER, "--data.resolution=128", "--optim.batch=32", WITHOUT_SCORE),
     "stylegan2_1024": (
-        *(_PAPER, "--data.resolution=1024", "--optim.batch=4", _WITHOUT_SCORE),
+        *(PAPER, "--data.resolution=1024", "--optim.batch=4", WITHOUT_SCORE),
         *("--gan.channel_base=32768", "--gan.mbstd_group=4"),
     ),
 }
@@ -40,21 +39,27 @@ def suite_config(name: str, device_type: str, overrides: Sequence[str] = ()) -> 
     Raises:
         UserError: As `job_config`.
     """
-    preset, *sizes = _SIZES.get(name, (name,))
+    preset, *sizes = SIZES.get(name, (name,))
     precision = () if device_type == "cuda" else ("--perf.precision=fp32",)
     return job_config(preset, [*sizes, *precision, *overrides])
 
 
 @functools.cache
-def suite_cases(name: str, device_type: str, overrides: tuple[str, ...] = ()) -> tuple[Case, ...]:
-    """The calls of a training, large ones first, then ops without products beyond cache; arguments as `suite_config`.
+def usual_cases(name: str, device_type: str, overrides: tuple[str, ...] = ()) -> tuple[Case, ...]:
+    """The calls of a training, each different one once; arguments as `suite_config`.
 
     Raises:
         UserError: As `open_paper_job`.
     """
     config = suite_config(name, device_type, overrides)
     job = open_paper_job(config, device=torch.device("cpu"), counted_for_gpu=device_type == "cuda")
-    layers = sorted(recorded_cases(job), key=_input_bytes, reverse=True)
+    return tuple(recorded_cases(job))
+
+
+@functools.cache
+def suite_cases(name: str, device_type: str, overrides: tuple[str, ...] = ()) -> tuple[Case, ...]:
+    """`usual_cases`, large ones first, then ops without products beyond cache."""
+    layers = sorted(usual_cases(name, device_type, overrides), key=_input_bytes, reverse=True)
     return (*layers, *_beyond_cache(layers, device_type))
 
 
