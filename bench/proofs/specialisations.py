@@ -193,8 +193,9 @@ def _drawn_by_aten(op: str) -> AbstractContextManager[None]:
 
 
 def one_per_kernel(capabilities: Sequence[int]) -> dict[Task, Use]:
-    """One specialisation of every kernel that one configuration needs."""
+    """One specialisation of every kernel that one configuration needs, in half precision where there is one."""
+    calls = sorted([*score_calls(("bf16",)), *calls_of(PAPER, "fp16")], key=lambda call: call[1].x.element_size())
     found: dict[tuple[str, int], tuple[Task, Use]] = {}
-    for task, use in collect(chain(score_calls(("bf16",)), calls_of(PAPER, "fp16")), capabilities).items():
+    for task, use in collect(calls, capabilities).items():
         found.setdefault((task[0].kernel, task[1]), (task, use))
     return dict(found.values())
