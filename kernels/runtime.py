@@ -16,7 +16,7 @@ NAMESPACE = "smartfast"
 
 
 class Launch(NamedTuple):
-    """One kernel launch as it was asked for; `bench.compile_report` compiles it, the byte counts read its tensors.
+    """One kernel launch as it was asked for; `bench.proofs.compile_report` compiles it, byte counts read its tensors.
 
     arguments: All parameters of the kernel by name, constexprs included. options: num_warps, num_stages, and maxnreg
     where set. written: Names of the tensors that the kernel writes; it reads the others.

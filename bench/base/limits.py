@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bench.base.timing import Failure, Timing, measure
+from bench.base.ways import float32_products
 
 DTYPES = ("fp32", "tf32", "bf16", "fp16")
 """The kinds of matrix product: float32 operands (tf32 rounds them on CUDA's matrix units), and half precision."""
@@ -79,12 +80,8 @@ def _matrix_rate(dtype: str, size: int, options: Mapping[str, Any]) -> float:
     a, b = (
         torch.randn(size, size, device=options["device"]).to(_TORCH_DTYPES.get(dtype, torch.float32)) for _ in range(2)
     )
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
-    try:
+    with float32_products(tf32=dtype == "tf32"):
         outcome = measure({dtype: lambda: a @ b}, min_repeats=5, **options)[dtype]
-    finally:
-        torch.set_float32_matmul_precision(before)
     return 2.0 * size**3 / _best_sec(outcome)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from bench.base.jobs import Job, open_job
-from bench.base.scorer_architectures import ARCHITECTURES, paper_schedule, random_unet, scorer_of
+from bench.base.scorer_architectures import ARCHITECTURES, architecture_for, paper_schedule, random_unet, scorer_of
+from bench.base.ways import float32_products
 from smartfast import kernels
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
@@ -62,17 +63,11 @@ def open_paper_job(config: Config, *, device: torch.device, counted_for_gpu: boo
 @contextmanager
 def trainer_settings(config: Config, device: torch.device) -> Iterator[None]:
     """Within it the process computes as `smartfast train` does: tf32, cuDNN's search for algorithms, kernels."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     tf32 = device.type == "cuda" and config.perf.precision != "fp32"
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = tf32, True
-    try:
-        # auto leaves the choice to the environment variable SMARTFAST_KERNELS.
-        with nullcontext() if config.perf.kernels == "auto" else kernels.use(config.perf.kernels):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
+    # auto leaves the choice to the environment variable SMARTFAST_KERNELS.
+    chosen = nullcontext() if config.perf.kernels == "auto" else kernels.use(config.perf.kernels)
+    with float32_products(tf32=tf32), torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32), chosen:
+        yield
 
 
 def _with_random_images(config: Config, folder: Path) -> Config:
@@ -87,10 +82,7 @@ def _with_random_images(config: Config, folder: Path) -> Config:
 
 
 def _paper_scorer(config: Config, data_resolution: int, device: torch.device, *, is_counted: bool) -> Scorer:
-    if data_resolution not in ARCHITECTURES:
-        known = ", ".join(map(str, ARCHITECTURES))
-        raise UserError(f"data.resolution is {data_resolution}, expected {known}, or a bundled smart.scorer")
-    architecture, smart = ARCHITECTURES[data_resolution], config.smart
+    architecture, smart = architecture_for(data_resolution), config.smart
     resolution, dtype = data_resolution // smart.downscale, scorer_dtype(device, smart.precision)
     # Half a billion numbers that nobody reads need not be drawn.
     unet = random_unet(architecture, resolution, torch.device("meta") if is_counted else device)

@@ -96,6 +96,14 @@ ARCHITECTURES = {
 """By the resolution of the data set."""
 
 
+def architecture_for(data_resolution: int) -> Architecture:
+    """That of a data set; raises UserError where there is none."""
+    if data_resolution not in ARCHITECTURES:
+        known = ", ".join(map(str, ARCHITECTURES))
+        raise UserError(f"data.resolution is {data_resolution}, expected {known}, or the bundled scorer `digits`")
+    return ARCHITECTURES[data_resolution]
+
+
 def random_unet(architecture: Architecture, resolution: int, device: torch.device) -> UNet2DModel:
     """The network in float32 with random weights, the same ones every time."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
@@ -137,8 +145,5 @@ def float32_scorer(name: str | None, data_resolution: int, resolution: int, devi
     """
     if name is not None and name in BUNDLED:
         return f"bundled {name}", load_scorer(name, device=device, precision="fp32")
-    if data_resolution not in ARCHITECTURES:
-        known = ", ".join(map(str, ARCHITECTURES))
-        raise UserError(f"data.resolution is {data_resolution}, expected {known}, or the bundled scorer `digits`")
-    architecture = ARCHITECTURES[data_resolution]
+    architecture = architecture_for(data_resolution)
     return f"{architecture.name}, random weights", random_scorer(architecture, resolution, device)

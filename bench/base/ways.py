@@ -105,3 +105,15 @@ def implemented_by(op: str, name: str, other: Callable[[Callable[..., Any]], Cal
         yield
     finally:
         selection.register(op, name, plain)
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Within it products and convolutions of float32 are as perf.precision tf32, or fp32, sets them."""
+    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with cudnn.flags(enabled=True, benchmark=cudnn.benchmark, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

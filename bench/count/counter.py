@@ -8,7 +8,7 @@ import functools
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -25,7 +25,11 @@ from torch.fx import Node
 from torch.utils._pytree import tree_map_only
 
 from bench.count.tracing import Operation, Trace, operation_flops
+from smartfast import kernels
+from smartfast.run.training import Training
 
+STEP = "step"
+"""Name and layer of an optimizer's step, and of the average's."""
 _GENERATED = re.compile(r"cpp_fused_\w+\(|triton_\w+\.run\(")
 
 
@@ -71,6 +75,43 @@ def count(
         with Trace() as trace, trace.following(modules or {}):
             function(*inputs)
     return trace.traffic
+
+
+def count_work(function: Callable[..., Any], *arguments: Any, modules: Mapping[str, nn.Module]) -> list[Operation]:
+    """The operations of a function that have FLOPs, in the precision of a GPU, with the fewest bytes that they move.
+
+    These are the convolutions, matrix products and attention, forward, backward and second order; each reads its inputs
+    once and writes its result once. All else (biases, activations, modulation, normalisation, random numbers) could be
+    fused into them and moves no bytes; so could filters, which run in float32. An implementation does with less only
+    where a layer's result stays in the cache until the next layer reads it. Arguments as of `count`.
+    """
+    with kernels.use("aten"), half_as_on_gpu():
+        found = [operation for operation in count(function, *arguments, modules=modules) if operation.flops]
+    return [one._replace(read=0, written=0, precision="fp32") if one.is_filter else one for one in found]
+
+
+def training_work(
+    training: Training, phases: Sequence[str], *, modules: Mapping[str, nn.Module]
+) -> dict[str, list[Operation]]:
+    """What one run of each phase does over the whole batch of this process, its optimizer step included, and `ema`.
+
+    Args:
+        training: With perf.compile off: compiled code cannot be followed.
+        phases: Names of those that run.
+        modules: As of `count`.
+    """
+    work = {}
+    for name in phases:
+        phase = training.phases[name]
+        one_round = count_work(phase.compute, training.rounds[0], modules=modules)
+        work[name] = one_round * len(training.rounds) + [_step(phase.network.module, read=4, written=3)]
+    return work | {"ema": [_step(training.ema.module, read=2, written=1)]}
+
+
+def _step(module: nn.Module, *, read: int, written: int) -> Operation:
+    """Adam reads weight, gradient and both moments, the average both weights; all are float32."""
+    nbytes = 4 * sum(p.numel() for p in module.parameters())
+    return Operation(STEP, read * nbytes, written * nbytes, precision="fp32", layer=STEP)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ Writes bench/results/phase_counts_<config>.md and .json, after every phase anew.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -87,8 +88,8 @@ def count_phase(phase: Phase, training: Training, compiler: Compiler) -> tuple[C
     return eager.times(rounds), compiled.times(rounds), step
 
 
-def count_job(job: Job, write: "Report") -> list[Row]:
-    """Every phase that runs, then the steps; `write` receives the rows after each."""
+def count_job(job: Job, write: Callable[[Sequence[Row]], str]) -> str:
+    """Every phase that runs, then the steps; `write` receives the rows after each. Returns what it made of all."""
     training = job.training(compile=False)
     compiler = Compiler(True, say=lambda line: print(line, file=sys.stderr))
     estimates = estimated_flops(job, training)
@@ -98,41 +99,25 @@ def count_job(job: Job, write: "Report") -> list[Row]:
         eager, compiled, step = count_phase(training.phases[name], training, compiler)
         rows.append(Row(name, share, eager, compiled, estimates.get(name)))
         steps = steps.plus(step.times(share))
-        write([*rows, Row("steps", 1.0, steps, steps, None)])
-    return [*rows, Row("steps", 1.0, steps, steps, None)]
+        text = write([*rows, Row("steps", 1.0, steps, steps, None)])
+    return text
 
 
-@dataclass(frozen=True)
-class Report:
-    """Writes phase_counts_<config>.md and .json into `folder`."""
-
-    job: Job
-    name: str
-    command: str
-    folder: Path
-
-    def __call__(self, rows: Sequence[Row]) -> None:
-        head = {"command": self.command, "versions": versions(), "batch": self.job.config.optim.batch}
-        head |= {"stand_ins": self.job.stand_ins}
-        plain = [_plain(row) for row in [*rows, total(rows)]]
-        write_tables(self.folder / f"phase_counts_{self.name}", self.markdown(rows), head, phases=plain)
-
-    def markdown(self, rows: Sequence[Row]) -> str:
-        """The report."""
-        batch = self.job.config.optim.batch
-        stand_ins = f" With {' and '.join(self.job.stand_ins)}." if self.job.stand_ins else ""
-        header = ["", "share", "launches", "fewer", "calls", "MiB", "fewer", "GFLOP", "estimated"]
-        return (
-            "\n\n".join(
-                [
-                    f"# What the phases of `{self.name}` launch, move and compute",
-                    provenance(self.command),
-                    f"Batch {batch}, eager / compiled, on a CPU.{stand_ins} {' '.join(ABOUT.split())}",
-                    markdown_table(header, [*(_cells(row) for row in rows), _cells(total(rows))]),
-                ]
-            )
-            + "\n"
-        )
+def write_report(job: Job, name: str, command: str, folder: Path, rows: Sequence[Row]) -> str:
+    """Write phase_counts_<name>.md and .json into `folder`, and return the Markdown."""
+    batch, stand_ins = job.config.optim.batch, f" With {' and '.join(job.stand_ins)}." if job.stand_ins else ""
+    header = ["", "share", "launches", "fewer", "calls", "MiB", "fewer", "GFLOP", "estimated"]
+    whole = [*rows, total(rows)]
+    text = [
+        f"# What the phases of `{name}` launch, move and compute",
+        provenance(command),
+        f"Batch {batch}, eager / compiled, on a CPU.{stand_ins} {' '.join(ABOUT.split())}",
+        markdown_table(header, map(_cells, whole)),
+    ]
+    head = {"command": command, "versions": versions(), "batch": batch, "stand_ins": job.stand_ins}
+    markdown = "\n\n".join(text) + "\n"
+    write_tables(folder / f"phase_counts_{name}", markdown, head, phases=map(_plain, whole))
+    return markdown
 
 
 def total(rows: Sequence[Row]) -> Row:
@@ -173,8 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = " ".join([COMMAND, "--config", options.config, *overrides])
     try:
         job = open_paper_job(job_config(options.config, overrides), device=torch.device("cpu"))
-        report = Report(job, Path(options.config).stem, command, options.output)
-        print(report.markdown(count_job(job, report)))
+        print(count_job(job, partial(write_report, job, Path(options.config).stem, command, options.output)))
     except UserError as error:
         print(f"{COMMAND}: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ work.
 
 Each pass of each layer takes the longest of its matrix arithmetic at the rate of its precision, its filters' arithmetic
 at the rate of fp32, and its bytes at the copy bandwidth. Layers run one after another, and the average of the gradients
-over GPUs, a ring over the link, behind them. bench.count.phase_work says what is counted. A floor predicts what
+over GPUs, a ring over the link, behind them. bench.count.counter says what is counted. A floor predicts what
 cannot be undercut, but for layers that stay in the cache; what will be measured is longer.
 """
 
@@ -25,7 +25,8 @@ from bench.base.devices import Device, find_device
 from bench.base.jobs import Job, job_config
 from bench.base.limits import Limits, measure_limits
 from bench.base.paper_jobs import open_paper_job
-from bench.count.phase_work import FILTER, Work, training_work
+from bench.count.counter import training_work
+from bench.count.tracing import Operation
 from bench.report.table import markdown_table
 from smartfast.errors import UserError
 
@@ -36,7 +37,7 @@ GIGA = 1e9
 class LayerFloor(NamedTuple):
     """What one pass of a layer costs at least in one run of a phase.
 
-    layer, is_backward: See `Work`. precision: Of its matrix arithmetic. flops: Without the filters'. limited_by:
+    layer, is_backward: See `Operation`. precision: Of its matrix arithmetic. flops: Without the filters'. limited_by:
     compute or memory.
     """
 
@@ -101,7 +102,7 @@ class Roofline:
         return added_sec / frequency / without
 
 
-def layer_floors(work: Iterable[Work], limits: Limits, *, tf32: bool) -> list[LayerFloor]:
+def layer_floors(work: Iterable[Operation], limits: Limits, *, tf32: bool) -> list[LayerFloor]:
     """One row for each layer and pass, in the order in which they first occur.
 
     Args:
@@ -109,20 +110,20 @@ def layer_floors(work: Iterable[Work], limits: Limits, *, tf32: bool) -> list[La
         limits: Of the machine.
         tf32: Whether float32 products and convolutions run as tf32.
     """
-    groups: dict[tuple[str, bool], list[Work]] = {}
+    groups: dict[tuple[str, bool], list[Operation]] = {}
     for item in work:
         groups.setdefault((item.layer, item.is_backward), []).append(item)
     return [_layer_floor(layer, is_backward, items, limits, tf32) for (layer, is_backward), items in groups.items()]
 
 
-def _layer_floor(layer: str, is_backward: bool, work: Sequence[Work], limits: Limits, tf32: bool) -> LayerFloor:
+def _layer_floor(layer: str, is_backward: bool, work: Sequence[Operation], limits: Limits, tf32: bool) -> LayerFloor:
     def rate(precision: str) -> float:
         return limits.flops_per_sec["tf32" if tf32 and precision == "fp32" else precision]
 
-    matrix = [item for item in work if item.operation != FILTER]
-    filter_sec = sum(item.flops for item in work if item.operation == FILTER) / limits.flops_per_sec["fp32"]
+    matrix = [item for item in work if not item.is_filter]
+    filter_sec = sum(item.flops for item in work if item.is_filter) / limits.flops_per_sec["fp32"]
     compute_sec = max(sum(item.flops / rate(item.precision) for item in matrix if item.flops), filter_sec)
-    moved_bytes = sum(item.bytes for item in work)
+    moved_bytes = sum(item.total for item in work)
     memory_sec = moved_bytes / limits.copy_bytes_per_sec
     return LayerFloor(
         layer,
@@ -138,7 +139,7 @@ def _layer_floor(layer: str, is_backward: bool, work: Sequence[Work], limits: Li
 def phase_floor(
     phase: str,
     runs_per_iteration: float,
-    work: Iterable[Work],
+    work: Iterable[Operation],
     limits: Limits,
     *,
     tf32: bool,
@@ -177,7 +178,7 @@ class CountedJob:
     replaces: As of `Roofline`.
     """
 
-    work: Mapping[str, Sequence[Work]]
+    work: Mapping[str, Sequence[Operation]]
     runs_per_iteration: Mapping[str, float]
     gradient_bytes: Mapping[str, int]
     images: int

@@ -43,7 +43,9 @@ def compile_all(uses: dict[Task, Use], processes: int | None = None) -> list[Row
         for job in as_completed(jobs):
             specialisations, capability = jobs[job]
             for specialisation, binary in zip(specialisations, job.result(), strict=True):
-                rows.append(make_row(specialisation, capability, uses[specialisation, capability], binary))
+                use = uses[specialisation, capability]
+                found = tuple(violations(use, binary, capability))
+                rows.append(Row(specialisation, capability, use, binary, found))
             bar.update(len(specialisations))
     return sorted(rows, key=lambda row: (row.specialisation.kernel, str(row.specialisation), row.capability))
 
@@ -56,27 +58,6 @@ def _chunks(tasks: Iterable[Task]) -> Iterator[tuple[list[Specialisation], int]]
     for capability, group in by_capability.items():
         for first in range(0, len(group), CHUNK):
             yield group[first : first + CHUNK], capability
-
-
-def make_row(specialisation: Specialisation, capability: int, use: Use, binary: Binary) -> Row:
-    """What the report says about a binary."""
-    per_element = binary.instructions_per_element(use.element_bits, is_read=use.is_reduction)
-    return Row(
-        specialisation=specialisation,
-        capability=capability,
-        layers=len(use.layers),
-        first_layer=use.layers[0],
-        registers=binary.registers,
-        shared_bytes=binary.shared_bytes,
-        spills=binary.spills,
-        widest_load=binary.widest_load,
-        widest_store=binary.widest_store,
-        tensor_core=binary.tensor_core,
-        instructions=binary.instructions,
-        instructions_per_element=None if per_element is None or binary.dots else round(per_element, 1),
-        instructions_per_k_step=binary.instructions_per_k_step,
-        violations=tuple(violations(use, binary, capability)),
-    )
 
 
 def violations(use: Use, binary: Binary, capability: int) -> list[str]:

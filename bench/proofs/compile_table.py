@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.base.machine import provenance, versions
-from bench.proofs.ahead_of_time import Specialisation
+from bench.proofs.ahead_of_time import Binary, Specialisation
+from bench.proofs.specialisations import Use
 from bench.report.table import markdown_table
 
 COLUMNS = {
@@ -32,22 +33,25 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Row:
-    """What one specialisation became on one GPU; None = does not apply. layers: How many calls launch it."""
+    """What one specialisation became on one GPU, for the calls of `use`, and what is wrong with it."""
 
     specialisation: Specialisation
     capability: int
-    layers: int
-    first_layer: str
-    registers: int
-    shared_bytes: int
-    spills: int
-    widest_load: int | None
-    widest_store: int | None
-    tensor_core: str | None
-    instructions: int
-    instructions_per_element: float | None
-    instructions_per_k_step: int | None
+    use: Use
+    binary: Binary
     violations: tuple[str, ...]
+
+    @property
+    def instructions_per_element(self) -> float | None:
+        """See `LEGEND`; of a matrix product it says nothing."""
+        found = self.binary.instructions_per_element(self.use.element_bits, is_read=self.use.is_reduction)
+        return None if found is None or self.binary.dots else round(found, 1)
+
+    @property
+    def columns(self) -> list[Any]:
+        """The values of COLUMNS."""
+        own = {"instructions_per_element": self.instructions_per_element}
+        return [own[name] if name in own else getattr(self.binary, name) for name in COLUMNS]
 
 
 def write(rows: Sequence[Row], command: str, about: str, folder: Path) -> None:
@@ -69,8 +73,8 @@ def _kernel_json(rows: Sequence[Row]) -> str:
     lines = []
     for specialisation, same in groupby(rows, key=lambda row: row.specialisation):
         group = list(same)
-        numbers = {f"sm_{row.capability}": [*(getattr(row, c) for c in COLUMNS), [*row.violations]] for row in group}
-        lines.append(json.dumps({"specialisation": names[specialisation], "layer": group[0].first_layer} | numbers))
+        numbers = {f"sm_{row.capability}": [*row.columns, [*row.violations]] for row in group}
+        lines.append(json.dumps({"specialisation": names[specialisation], "layer": group[0].use.layers[0]} | numbers))
     head = json.dumps({"kernel": _kernel(rows[0]), "common": common})[1:-1]
     return f'{{{head}, "specialisations": [\n' + ",\n".join(lines) + "\n]}"
 
@@ -100,9 +104,9 @@ def kernel_table(rows: Sequence[Row]) -> str:
     layer: dict[tuple[str, ...], str] = {}
     for specialisation, same in groupby(rows, key=lambda row: row.specialisation):
         group = list(same)
-        key = (_tensors(specialisation), *(_cell([getattr(row, column) for row in group]) for column in COLUMNS))
+        key = (_tensors(specialisation), *map(_cell, zip(*(row.columns for row in group), strict=True)))
         found.setdefault(key, []).append(names[specialisation])
-        layer.setdefault(key, group[0].first_layer)
+        layer.setdefault(key, group[0].use.layers[0])
     lines = []
     for key, alike in found.items():
         more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""

@@ -98,7 +98,7 @@ def calls_of(name: str, precision: str) -> Iterator[tuple[str, Case]]:
 
 def score_calls(precisions: Sequence[str] = ("fp32", "fp16", "bf16")) -> Iterator[tuple[str, Case]]:
     """The calls of the score term, for scorers of these precisions and of every kind of prediction."""
-    name = next(iter(SIZES))
+    name = "cifar10"
     for precision, through in product(precisions, ("true", "false")):
         settings = (f"--smart.precision={precision}", f"--smart.through_network={through}")
         for case in usual_cases(name, "cuda", settings):
@@ -193,8 +193,9 @@ def _drawn_by_aten(op: str) -> AbstractContextManager[None]:
 
 
 def one_per_kernel(capabilities: Sequence[int]) -> dict[Task, Use]:
-    """One specialisation of every kernel that one configuration needs."""
+    """One specialisation of every kernel that one configuration needs, in half precision where there is one."""
+    calls = sorted([*score_calls(("bf16",)), *calls_of(PAPER, "fp16")], key=lambda call: call[1].x.element_size())
     found: dict[tuple[str, int], tuple[Task, Use]] = {}
-    for task, use in collect(chain(score_calls(("bf16",)), calls_of(PAPER, "fp16")), capabilities).items():
+    for task, use in collect(calls, capabilities).items():
         found.setdefault((task[0].kernel, task[1]), (task, use))
     return dict(found.values())

@@ -162,16 +162,13 @@ def grouped_convolution(
     *,
     bias: Tensor,
     noise: Tensor | None = None,
-    up: int = 1,
-    padding: int = 0,
-    f: Tensor | None = None,
     demodulate: bool = True,
-    flip_weight: bool = True,
+    input_is_scaled: bool = False,
     act: str = "linear",
     gain: float = 1.0,
     clamp: float | None = None,
-    input_is_scaled: bool = False,
     next_styles: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """`kernels.modulated_conv2d` with weights of its own for every sample: one grouped convolution of the library."""
     n, c, height, width = x.shape
@@ -179,16 +176,8 @@ def grouped_convolution(
     weights = weight.expand_as(scaled) if input_is_scaled else scaled
     if demodulate:
         weights = weights * (scaled.square().sum(dim=[2, 3, 4], keepdim=True) + DEMODULATION_EPS).rsqrt()
-    y = kernels.conv2d_resample(
-        x.reshape(1, n * c, height, width),
-        weights.flatten(0, 1).to(x.dtype),
-        f=f,
-        up=up,
-        padding=padding,
-        groups=n,
-        flip_weight=flip_weight,
-        impl="aten",
-    )
+    one = x.reshape(1, n * c, height, width)
+    y = kernels.conv2d_resample(one, weights.flatten(0, 1).to(x.dtype), groups=n, **options, impl="aten")
     y = y.reshape(n, -1, *y.shape[2:])
     y = y if noise is None else y + noise
     y = kernels.bias_act(y, bias, act=act, gain=gain, clamp=clamp, impl="aten")

@@ -4,6 +4,8 @@ A row is a phase on a device, `all` of them together, on one GPU and on eight th
 counted work over datasheet ceilings, see bench.count.roofline. Real times are longer.
 """
 
+from dataclasses import asdict
+
 from tqdm import tqdm
 
 from bench.base.devices import DEVICES, Device
@@ -40,19 +42,7 @@ def _add_rows(name: str, gpus: int, job: Job, counted: CountedJob, device: Devic
         "stand_ins": " and ".join(job.stand_ins) or None,
     }
     for phase in roofline.phases.values():
-        results.add(
-            {
-                **about,
-                "phase": phase.phase,
-                "flops": phase.flops,
-                "bytes": phase.bytes,
-                "floor_sec": phase.floor_sec,
-                "communication_sec": phase.communication_sec,
-                "runs_per_iteration": phase.runs_per_iteration,
-                "floor_sec_per_kimg": roofline.sec_per_kimg(phase.phase),
-                "limited_by": phase.limited_by,
-            }
-        )
+        results.add({**about, **asdict(phase), "floor_sec_per_kimg": roofline.sec_per_kimg(phase.phase)})
     frequency = job.config.smart.frequency
     results.add(
         {

@@ -5,8 +5,7 @@ out, a backward pass to the generator's weights. Ours takes the images that the 
 adds a gradient to theirs; that addition is all the term does there.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.base.family import image_source
 from bench.base.scorer_architectures import ARCHITECTURES, float32_scorer, scorer_of
-from bench.base.ways import Captured, Compiled
+from bench.base.ways import Captured, Compiled, float32_products
 from bench.count.counter import count_eager
 from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, draw_timesteps
@@ -230,7 +229,7 @@ class Term:
         """The gradient of the generator's weights [parameters], with the setting's noise."""
         result = self._call(self.setting.eps)
         if isinstance(result, Tensor):
-            with _tf32(False):
+            with float32_products(tf32=False):
                 result = self.setting.weight_gradients(self.setting.images(), result)
         return torch.cat([gradient.flatten() for gradient in result])
 
@@ -246,7 +245,7 @@ class Term:
         return self.setting.adversarial + gradient
 
     def _call(self, eps: Tensor) -> Gradients:
-        with _tf32(self.way.tf32):
+        with float32_products(tf32=self.way.tf32):
             if self._run is None:
                 self._run = self._prepare()
             return self._run(self.setting.fakes, eps)
@@ -276,16 +275,3 @@ class Term:
             return scorer.network(x_t, setting.t, setting.labels)
         labels = setting.labels if scorer.num_classes else None
         return scorer.unet(x_t, setting.t, class_labels=labels, return_dict=False)[0][:, : scorer.channels]
-
-
-@contextmanager
-def _tf32(enabled: bool) -> Iterator[None]:
-    """As perf.precision tf32 and fp32 set it."""
-    cudnn, before = torch.backends.cudnn, (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
-    cudnn.allow_tf32 = enabled
-    torch.set_float32_matmul_precision("high" if enabled else "highest")
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32 = before[0]
-        torch.set_float32_matmul_precision(before[1])

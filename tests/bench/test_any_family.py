@@ -14,8 +14,8 @@ from bench.base.family import modules, replacements, runs_per_iteration
 from bench.base.jobs import Job, job_config, open_job
 from bench.base.options import Options
 from bench.base.results import Run
+from bench.count.counter import STEP, training_work
 from bench.count.phase_counts import count_phase, estimated_flops
-from bench.count.phase_work import STEP, training_work
 from bench.count.roofline import count_preset
 from bench.proofs.equality import measure_equality
 from smartfast.engine.compiling import Compiler

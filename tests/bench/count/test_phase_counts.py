@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.base.family import runs_per_iteration
 from bench.base.jobs import Job, job_config, open_job
 from bench.count.counter import Counts, count_compiled, count_eager, generated_calls
-from bench.count.phase_counts import Report, Row, estimated_flops, total
+from bench.count.phase_counts import Row, estimated_flops, total, write_report
 from bench.count.tracing import Trace
 from smartfast.engine.compiling import Compiler
 from smartfast.kernels import philox_normal
@@ -175,7 +175,7 @@ def test_report_averages_over_the_intervals(job: Job, tmp_path: Path) -> None:
         Row("d_r1", 0.25, Counts(20, 20, 20, 800, 8), Counts(8, 4, 4, 400, 8), 12.0),
     ]
     assert total(rows) == Row("iteration", 1.0, Counts(15, 15, 15, 600, 8), Counts(6, 3, 4, 200, 8), 11.0)
-    Report(job, "tiny", "command", tmp_path)(rows)
+    write_report(job, "tiny", "command", tmp_path, rows)
     written = json.loads((tmp_path / "phase_counts_tiny.json").read_text())
     assert [phase["phase"] for phase in written["phases"]] == ["d_main", "d_r1", "iteration"]
     assert "| iteration | 1 | 15 / 6 | 2.5x |" in (tmp_path / "phase_counts_tiny.md").read_text()

@@ -14,8 +14,9 @@ from bench.base.devices import DEVICES, find_device
 from bench.base.family import modules
 from bench.base.jobs import Job, job_config, open_job
 from bench.base.limits import Limits
-from bench.count.phase_work import FILTER, STEP, Work, count_work, training_work
+from bench.count.counter import STEP, count_work, training_work
 from bench.count.roofline import CountedJob, PhaseFloor, Roofline, all_reduce_sec, layer_floors, phase_floor
+from bench.count.tracing import Operation
 from smartfast.errors import UserError
 from smartfast.networks.stylegan2.layers import ConvLayer, StyledConv
 from smartfast.run.training import Training
@@ -26,13 +27,19 @@ TINY = ("--gan.channel_base=64", "--gan.channel_max=16", "--optim.batch=8", "--g
 LIMITS = Limits(copy_bytes_per_sec=100.0, flops_per_sec={"fp32": 10.0, "tf32": 20.0, "fp16": 40.0}, launch_sec=0.0)
 
 
+def work_of(
+    layer: str, is_backward: bool, name: str, precision: str, flops: int, bytes_moved: int, is_filter: bool = False
+) -> Operation:
+    return Operation(name, bytes_moved, 0, flops, precision, is_filter, layer, is_backward)
+
+
 def forward_and_backward(module: nn.Module, *inputs: torch.Tensor) -> None:
     module(*inputs).square().sum().backward()
 
 
 def counted(module: nn.Module, *inputs: torch.Tensor) -> list[tuple[bool, str, str, int, int]]:
     work = count_work(partial(forward_and_backward, module), *inputs, modules={"net": module})
-    return [(w.is_backward, w.operation, w.precision, w.flops, w.bytes) for w in work]
+    return [(w.is_backward, w.name, w.precision, w.flops, w.total) for w in work]
 
 
 def test_convolution_by_hand() -> None:
@@ -53,10 +60,11 @@ def test_upsampling_layer_in_half_precision_by_hand() -> None:
     work = count_work(lambda x, styles: layer(x, styles, None), x, styles, modules={"net": layer})
     assert {w.layer for w in work} == {"net"} and not any(w.is_backward for w in work)
     moved = (2 * 8 * 36 + 8 * 16 * 9 + 2 * 16 * 13 * 13) * F16
-    convolution = Work("net", False, "convolution", "fp16", 2 * (2 * 8 * 6 * 6) * (16 * 9), moved)
-    demodulation = Work("net", False, "mm", "fp32", 2 * 2 * 8 * 16, (2 * 8 + 8 * 16 + 2 * 16) * F32)
-    filter_ = Work("net", False, FILTER, "fp32", 2 * (2 * 16 * 12 * 12) * (4 * 4), 0)
-    assert Counter(work) == Counter([convolution, demodulation, filter_])
+    convolution = work_of("net", False, "convolution", "fp16", 2 * (2 * 8 * 6 * 6) * (16 * 9), moved)
+    demodulation = work_of("net", False, "mm", "fp32", 2 * 2 * 8 * 16, (2 * 8 + 8 * 16 + 2 * 16) * F32)
+    filter_ = work_of("net", False, "convolution", "fp32", 2 * (2 * 16 * 12 * 12) * (4 * 4), 0, True)
+    in_total = [w._replace(read=w.total, written=0) for w in work]
+    assert Counter(in_total) == Counter([convolution, demodulation, filter_])
 
 
 def test_attention_by_hand() -> None:
@@ -64,7 +72,7 @@ def test_attention_by_hand() -> None:
     tokens = torch.randn(2, 10, 32)
     work = count_work(layer, tokens, modules={"net": layer})
     linear_flops, linear_bytes = 2 * (2 * 10) * 32 * 32, (2 * (2 * 10) * 32 + 32 * 32) * F32
-    linear = {w.layer: (w.flops, w.bytes - (32 * F32 if w.layer == "net.to_out.0" else 0)) for w in work}
+    linear = {w.layer: (w.flops, w.total - (32 * F32 if w.layer == "net.to_out.0" else 0)) for w in work}
     attention = linear.pop("net")
     assert linear == dict.fromkeys(["net.to_q", "net.to_k", "net.to_v", "net.to_out.0"], (linear_flops, linear_bytes))
     assert attention[0] == 2 * (2 * 2 * 10 * 10 * 32)  # queries with keys, probabilities with values
@@ -98,7 +106,7 @@ def training(job: Job) -> Training:
 
 
 @pytest.fixture(scope="module")
-def work(job: Job, training: Training) -> dict[str, list[Work]]:
+def work(job: Job, training: Training) -> dict[str, list[Operation]]:
     return training_work(training, PHASES, modules=modules(training, job.scorer))
 
 
@@ -109,7 +117,7 @@ class NoModules(nullcontext):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_phases_equal_the_counter_of_pytorch(training: Training, work: dict[str, list[Work]], phase: str) -> None:
+def test_phases_equal_the_counter_of_pytorch(training: Training, work: dict[str, list[Operation]], phase: str) -> None:
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = NoModules()
     with counter:
@@ -117,9 +125,9 @@ def test_phases_equal_the_counter_of_pytorch(training: Training, work: dict[str,
     assert sum(w.flops for w in work[phase]) == counter.get_total_flops()
 
 
-def test_every_pass_belongs_to_its_layer(work: dict[str, list[Work]]) -> None:
+def test_every_pass_belongs_to_its_layer(work: dict[str, list[Operation]]) -> None:
     def flops(phase: str, layer: str) -> int:
-        return sum(w.flops for w in work[phase] if w.layer == layer and w.operation != FILTER)
+        return sum(w.flops for w in work[phase] if w.layer == layer and not w.is_filter)
 
     forward = 2 * (8 * 8 * 8 * 8) * (8 * 9)  # of the discriminator's 3x3 layer at 8 pixels, for a batch of 8
     for layer in ("d.b8.conv0", "d.b8.conv1"):
@@ -130,23 +138,23 @@ def test_every_pass_belongs_to_its_layer(work: dict[str, list[Work]]) -> None:
     assert all(w.layer for phase in work.values() for w in phase if w.flops)
 
 
-def test_steps_read_and_write_every_parameter(work: dict[str, list[Work]], training: Training) -> None:
+def test_steps_read_and_write_every_parameter(work: dict[str, list[Operation]], training: Training) -> None:
     parameters = sum(p.numel() for p in training.networks["d"].module.parameters())
-    assert [w.bytes for w in work["d_main"] if w.operation == STEP] == [7 * parameters * F32]
+    assert [w.total for w in work["d_main"] if w.name == STEP] == [7 * parameters * F32]
     parameters = sum(p.numel() for p in training.networks["g"].module.parameters())
-    assert [w.bytes for w in work["ema"]] == [3 * parameters * F32]
+    assert [w.total for w in work["ema"]] == [3 * parameters * F32]
 
 
-def test_counting_changes_nothing(training: Training, work: dict[str, list[Work]]) -> None:
+def test_counting_changes_nothing(training: Training, work: dict[str, list[Operation]]) -> None:
     assert not any(network.buffer.any() for network in training.networks.values())
     assert not any(module._forward_hooks for module in training.networks["d"].module.modules())
 
 
 def test_layer_takes_the_longest_of_matrix_filter_and_memory() -> None:
     work = [
-        Work("a", False, "convolution", "fp32", flops=40, bytes=100),
-        Work("a", False, FILTER, "fp32", flops=30, bytes=0),
-        Work("a", True, "convolution", "fp16", flops=40, bytes=500),
+        work_of("a", False, "convolution", "fp32", flops=40, bytes_moved=100),
+        work_of("a", False, "convolution", "fp32", 30, 0, is_filter=True),
+        work_of("a", True, "convolution", "fp16", flops=40, bytes_moved=500),
     ]
     exact, rounded = (layer_floors(work, LIMITS, tf32=tf32) for tf32 in (False, True))
     assert [(f.floor_sec, f.limited_by, f.flops) for f in exact] == [(4.0, "compute", 40), (5.0, "memory", 40)]
@@ -168,7 +176,7 @@ def test_kimg_and_overhead_by_hand() -> None:
 
 
 def test_without_score_every_iteration_is_g_main() -> None:
-    work = {name: [Work("", False, "mm", "fp32", 10, 0)] for name in ("g_main", "g_score")}
+    work = {name: [work_of("", False, "mm", "fp32", 10, 0)] for name in ("g_main", "g_score")}
     runs, gradient_bytes = {"g_main": 0.75, "g_score": 0.25}, {"g_main": 8, "g_score": 8}
     counted = CountedJob(work, runs, gradient_bytes, images=10, tf32=False, replaces={"g_score": "g_main"})
     assert counted.without_score().roofline(LIMITS).score_overhead(4) is None
@@ -179,7 +187,7 @@ def test_without_score_every_iteration_is_g_main() -> None:
 def test_gradients_travel_twice_round_the_ring() -> None:
     assert all_reduce_sec(1000, 1, 100) == 0
     assert all_reduce_sec(1000, 4, 100) == pytest.approx(15)
-    work = {"d_main": [Work("", False, "mm", "fp32", 10, 0)]}
+    work = {"d_main": [work_of("", False, "mm", "fp32", 10, 0)]}
     counted = CountedJob(work, {"d_main": 1.0}, {"d_main": 1000}, images=10, tf32=False)
     roofline = counted.roofline(LIMITS, gpus=4, link_bytes_per_sec=100)
     assert roofline.sec_per_kimg() == pytest.approx((1 + 15) * 1000 / 40)
