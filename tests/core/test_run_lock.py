@@ -74,12 +74,17 @@ def make_old(run_dir: Path) -> None:
     os.utime(path, (time.time() - STALE_SEC - 1,) * 2)
 
 
-def test_another_process_with_its_number_is_not_the_owner(tmp_path: Path, holder: subprocess.Popen) -> None:
+def test_another_process_with_its_number_is_not_the_owner(
+    tmp_path: Path, holder: subprocess.Popen, capsys: pytest.CaptureFixture
+) -> None:
     (path,) = tmp_path.iterdir()
     change(tmp_path, start_sec=json.loads(path.read_text())["start_sec"] - 100)
     lock = RunLock(tmp_path)
     lock.acquire()
+    assert f"pid {holder.pid} on " in capsys.readouterr().out
+    assert json.loads(path.read_text())["pid"] == os.getpid()
     lock.release()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("entries", [{"host": "elsewhere"}, {"machine": "the same name, but another kernel"}])
