@@ -87,6 +87,9 @@ def _prepare() -> bool:
         )
         return False
     torch._dynamo.config.trace_autograd_ops = True
+    from smartfast.engine import inductor  # the code generator takes a third of a second to import
+
+    inductor.mend()
     return True
 
 
