@@ -18,7 +18,7 @@ _aggregate = CppKernelProxy.aggregate_reduction_buffers
 
 def mend() -> None:
     """Make code compiled from now on in this process store the last block by its size. Further calls change nothing."""
-    CppKernelProxy.aggregate_reduction_buffers = _aggregate_by_block
+    CppKernelProxy.aggregate_reduction_buffers = _aggregate_by_block  # type: ignore[method-assign,assignment]
     torch.compiler.config.cache_key_tag = CACHE_TAG
 
 
