@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from smartfast.config.families import FAMILY_SETTINGS, FamilySettings, GanSettings, LossSettings
-from smartfast.config.parse import CONFIGS, config_parser, config_to_yaml, load_config, option_names, parse_config
+from smartfast.config.parse import CONFIGS, config_parser, config_to_yaml, load_config, parse_config, parse_options
 from smartfast.config.schema import Config, DataConfig
 from smartfast.errors import UserError
+from smartfast.tools.train_scorer import TrainScorerOptions
 
 PUBLIC_NAMES = {
     "run": "dir seed kimg tick_kimg snapshot_ticks dry_run",
@@ -23,14 +24,14 @@ PUBLIC_NAMES = {
 
 
 def test_names_that_scripts_rely_on() -> None:
-    names = set(option_names(config_parser()))
+    names = set(config_parser().hints())
     assert {f"{group}.{field}" for group, fields in PUBLIC_NAMES.items() for field in fields.split()} <= names
     assert {"config", "print_config", "gan", "metrics"} <= names
 
 
 def test_every_option_is_explained() -> None:
     text = config_parser().format_help()
-    for name in option_names(config_parser()):
+    for name in config_parser().hints():
         assert f"--{name}" in text
     actions = [a for a in config_parser()._actions if a.dest.count(".") == 1]
     assert len(actions) > 40 and all(a.help for a in actions)
@@ -115,3 +116,73 @@ def test_misspelt_key_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("smrt:\n  frequency: 3\n")
     with pytest.raises(UserError, match="smrt.frequency: there is no such option; did you mean smart.frequency"):
         parse_config(["--config", str(tmp_path / "x.yaml")])
+
+
+@pytest.mark.parametrize("command", ["train", "options"])
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_command_line_wins_over_files_whatever_the_order(command, form, place, tmp_path) -> None:
+    text = "run: {kimg: 7, seed: 7}" if command == "train" else "kimg: 7\nseed: 7"
+    (tmp_path / "x.yaml").write_text(text)
+    prefix = "run." if command == "train" else ""
+    options = [[f"--{prefix}kimg=5"], [f"--{prefix}holdout=3" if not prefix else "--data.holdout=3"]]
+    options.insert(place, [part.format(tmp_path / "x.yaml") for part in form])
+    arguments = [argument for option in options for argument in option]
+    found = parse_config(arguments).run if prefix else parse_options(TrainScorerOptions, arguments, command="x")
+    assert (found.kimg, found.seed) == (5, 7)
+
+
+def test_of_two_files_the_later_one_wins(tmp_path: Path) -> None:
+    for name, text in {"a.yaml": "run: {kimg: 1, seed: 1}", "b.yaml": "run: {kimg: 2}\ngan: {z_dim: 9}"}.items():
+        (tmp_path / name).write_text(text)
+    files = [f"--config={tmp_path / name}" for name in ("a.yaml", "b.yaml")]
+    config = parse_config([files[0], "--gan.z_dim=3", files[1]])
+    assert (config.run.kimg, config.run.seed, config.gan.z_dim) == (2, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run:\n  kimg: 5\n  seed: 1\n  kimg: 6\n", "x.yaml: kimg is given twice, the second time in line 4"),
+        (
+            "run:\n  kimg: 5\ngan:\n  z_dim: 3\nrun:\n  seed: 1\n",
+            "x.yaml: run is given twice, the second time in line 5",
+        ),
+        ('{"run": {"kimg": 5, "kimg": 6}}', "x.yaml: kimg is given twice, the second time in line 1"),
+        (
+            "optim:\n  lr_g: {kind: linear, kimg: [0], values: [1], kimg: [1]}",
+            "x.yaml: kimg is given twice, the second time in line 2",
+        ),
+        ("run: [", "x.yaml is no YAML ("),
+        ("run: !!python/object/apply:os.system [ls]", "x.yaml is no YAML ("),
+        ("run: 2024-99-99", "x.yaml is no YAML ("),
+        ("run: !!timestamp x", "x.yaml is no YAML ("),
+        ("- run", "x.yaml holds list, expected groups of settings"),
+        ("run: &a\n  kimg: *a\n", "run.kimg is "),
+        ("run: " + "[" * 5000, "x.yaml is no YAML ("),
+        ("\udcff", "x.yaml is no YAML ("),
+        ("run: {kimg: [5]}", "run.kimg is [5], expected a number from 0.001 to 1e9"),
+        ("metrics: {names: kid}", "metrics.names is kid, expected a list [a, b, ...], each one of fid, kid"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError) as caught:
+        parse_config([f"--config={tmp_path / 'x.yaml'}"])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "group", "name", "value"),
+    [
+        (["--metrics.names", "kid"], "metrics", "names", ("kid",)),
+        (["--metrics.names=kid,fid"], "metrics", "names", ("kid", "fid")),
+        (["--metrics.names", "[kid, fid]"], "metrics", "names", ("kid", "fid")),
+        (["--optim.betas", "0.5,0.9"], "optim", "betas", (0.5, 0.9)),
+        (["--smart.timesteps", "3,9"], "smart", "timesteps", (3, 9)),
+        (["--smart.noise_to_signal", "null"], "smart", "noise_to_signal", None),
+        (["--run.dir", "a,b"], "run", "dir", "a,b"),
+    ],
+)
+def test_lists_need_no_brackets(arguments: list[str], group: str, name: str, value: object) -> None:
+    assert getattr(getattr(parse_config(arguments), group), name) == value

@@ -137,9 +137,9 @@ CASES = {
     ),
     "no fakes to score": (
         ["--smart.batch_fraction=0"],
-        "smart.batch_fraction is 0.0, expected more than 0 and at most 1",
+        "smart.batch_fraction is 0, expected a number from 0.001 to 1",
     ),
-    "scoring an enlarged image": (["--smart.downscale=0"], "smart.downscale is 0, expected 1 or more"),
+    "scoring an enlarged image": (["--smart.downscale=0"], "smart.downscale is 0, expected a whole number from 1"),
     "downscale that leaves a rest": (["--smart.downscale=3"], "smart.downscale is 3, expected a divisor of"),
     "scorer of the full resolution": (
         ["--smart.downscale=2"],
@@ -150,8 +150,11 @@ CASES = {
         "perf.attention is xformers, expected auto or sdpa",
     ),
     "negative weight": (["--smart.weight=-1"], "smart.weight is -1"),
-    "probability above one": (["--loss.style_mixing_prob=1.5"], "loss.style_mixing_prob is 1.5, expected 0 to 1"),
-    "negative seed": (["--run.seed=-1"], "run.seed is -1, expected 0 to 2**32 - 1"),
+    "probability above one": (
+        ["--loss.style_mixing_prob=1.5"],
+        "loss.style_mixing_prob is 1.5, expected a number from 0 to 1",
+    ),
+    "negative seed": (["--run.seed=-1"], "run.seed is -1, expected a whole number from 0 to 4294967295"),
     "no threads": (["--perf.cpu_threads=0"], "perf.cpu_threads is 0"),
     "no mapping layers": (["--gan.mapping_layers=0"], "gan.mapping_layers is 0"),
     "beta of one": (["--optim.betas=[0.0, 1.0]"], "optim.betas is [0.0, 1.0], expected"),
@@ -162,7 +165,7 @@ CASES = {
     "schedule of another kind": (["--loss.r1_gamma={kind: sine, kimg: [0], values: [1]}"], "loss.r1_gamma"),
     "schedule that ends beyond": (
         ["--optim.betas=[0.0, {kind: linear, kimg: [0, 10], values: [0.9, 1.0]}]"],
-        "expected two numbers of at least 0 and below 1",
+        "optim.betas is 1.0, expected a number of at least 0 and below 1",
     ),
     "another family": (["--gan.family=gpt"], "gan.family is gpt, expected one of denoiser, stylegan2"),
     "a diffusion model with a score term": (

@@ -180,8 +180,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "resolution zero": ({"resolution": "0"}, "resolution: 0, expected N or WxH pixels, e.g. 256 or 256x128"),
     "crop to no size": ({"crop": "center"}, "resolution: unset with crop center, expected N or WxH pixels"),
     "adm rectangle": ({"crop": "adm", "resolution": "8x4"}, "resolution: 8x4, expected a square with crop adm"),
-    "no images wanted": ({"max_images": 0}, "max_images: 0, expected at least 1"),
-    "no workers": ({"workers": -1}, "workers: -1, expected at least 1"),
+    "no images wanted": ({"max_images": 0}, "max_images is 0, expected a whole number from 1"),
+    "no workers": ({"workers": -1}, "workers is -1, expected a whole number from 1"),
     "missing source": ({"source": "nowhere"}, "data.path: nowhere does not exist, expected digits, a folder"),
     "sizes differ": ({}, "SET/b.png: 32x16 pixels, expected 16x16 as the first (or --resolution)"),
     "shapes differ": (

@@ -177,8 +177,8 @@ def test_finished_run_does_nothing_more(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 0, "dir": "new"}, "batch is 0, expected more than 0"),
-        ({"snapshot_kimg": 0.0}, "snapshot_kimg is 0.0, expected more than 0"),
+        ({"batch": 0, "dir": "new"}, "batch is 0, expected a whole number from 1"),
+        ({"snapshot_kimg": 0.0}, "snapshot_kimg is 0.0, expected a number from 0.001"),
         ({"seed": 1, "kimg": 1.0}, "seed is 1, but the run in"),
         ({"beta_schedule": "scaled_linear", "kimg": 1.0}, "beta_schedule is scaled_linear, but the run in"),
         ({"holdout": 1797, "dir": "new"}, "holdout is 1797, expected 0 to 1796"),
@@ -191,7 +191,7 @@ def test_finished_run_does_nothing_more(finished: Path) -> None:
             {"unet": replace(TINY, attention_head_dim=3), "dir": "new"},
             "unet.attention_head_dim is 3, expected",
         ),
-        ({"grad_clip": 0.0, "dir": "new"}, "grad_clip is 0.0, expected more than 0"),
+        ({"grad_clip": 0.0, "dir": "new"}, "grad_clip is 0.0, expected a number from 1e-6"),
     ],
 )
 def test_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, message: str) -> None:
