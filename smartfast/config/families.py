@@ -3,7 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from smartfast.config.schedule import Quantity
+from smartfast.config.ranges import (
+    Beta,
+    Clamp,
+    Count,
+    CountOrZero,
+    Depth,
+    Fraction,
+    KimgOrZero,
+    Ratio,
+    Timesteps,
+    Weight,
+)
+from smartfast.config.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -28,34 +40,34 @@ class StyleGan2Gan(GanSettings):
     """Generator: how the blocks join. Default: StyleGAN2."""
     architecture_d: Literal["skip", "resnet", "orig"] = "resnet"
     """Discriminator: how the blocks join. Default: StyleGAN2; ADA's `cifar` takes orig."""
-    z_dim: int = 512
+    z_dim: Count = 512
     """Dimension of the latent z. Default: StyleGAN2."""
-    w_dim: int = 512
+    w_dim: Count = 512
     """Dimension of the intermediate latent w. Default: StyleGAN2."""
-    mapping_layers: int = 8
+    mapping_layers: Depth = 8
     """Depth of the generator's mapping network. Default: StyleGAN2; ADA's `auto` and `cifar` take 2."""
-    d_mapping_layers: int = 8
+    d_mapping_layers: Depth = 8
     """Depth of the discriminator's label mapping. Default: StyleGAN2; ADA keeps 8 in every configuration."""
-    mapping_lr_multiplier: float = 0.01
+    mapping_lr_multiplier: Ratio = 0.01
     """Learning-rate multiplier of both mapping networks. Default: StyleGAN2."""
-    channel_base: int = 32768
+    channel_base: Count = 32768
     """Feature maps at resolution r are min(channel_base / r, channel_max). Default: StyleGAN2 at 1024 pixels."""
-    channel_max: int = 512
+    channel_max: Count = 512
     """Largest number of feature maps of a layer. Default: StyleGAN2."""
     noise: bool = True
     """Add per-pixel noise in the generator's layers. Default: StyleGAN2."""
-    mbstd_group: int = 4
+    mbstd_group: Count = 4
     """Group size of the minibatch standard deviation, in images. Default: StyleGAN2; ADA's `cifar` takes 32."""
-    mbstd_channels: int = 1
+    mbstd_channels: CountOrZero = 1
     """Channels of the minibatch standard deviation; 0 turns it off. Default: StyleGAN2."""
     mbstd_by_class: bool = False
     """Fill the groups of the minibatch standard deviation with one class each, as far as the batch allows, so that the
     discriminator sees a class collapse; fakes then take the labels of the reals. Default: StyleGAN2 mixes classes."""
-    half_resolutions: int = 4
+    half_resolutions: CountOrZero = 4
     """Highest resolutions that run in half precision when perf.precision is fp16 or bf16. Default: ADA."""
-    conv_clamp: float | None = 256.0
+    conv_clamp: Clamp | None = 256.0
     """Clamp of the convolutions' outputs; unset for none. Default: ADA."""
-    w_avg_beta: float = 0.995
+    w_avg_beta: Fraction = 0.995
     """Decay per generator step of the running mean of w that truncation uses. Default: ADA."""
 
 
@@ -63,20 +75,20 @@ class StyleGan2Gan(GanSettings):
 class StyleGan2Loss(LossSettings):
     """The StyleGAN2 objective."""
 
-    r1_gamma: Quantity = 10.0
+    r1_gamma: Weight | Schedule = 10.0
     """Weight of the R1 penalty, a number or a schedule; 0 = off, though Adam's correction for it stays. ADA's rule of
     thumb is 0.0002 * resolution^2 / batch. Default: StyleGAN2."""
-    r1_interval: int = 16
+    r1_interval: CountOrZero = 16
     """Iterations between two R1 steps; 0 = off. Default: StyleGAN2."""
-    path_length_weight: float = 2.0
+    path_length_weight: Weight = 2.0
     """Weight of the path-length penalty; 0 = off, though Adam's correction for it stays (ADA). Default: StyleGAN2."""
-    path_length_interval: int = 4
+    path_length_interval: CountOrZero = 4
     """Iterations between two path-length steps; 0 = off, without Adam's correction. Default: StyleGAN2."""
-    path_length_decay: float = 0.01
+    path_length_decay: Fraction = 0.01
     """Step of the running mean of path lengths. Default: StyleGAN2."""
-    path_length_shrink: int = 2
+    path_length_shrink: Count = 2
     """The path-length step uses 1/shrink of the batch. Default: StyleGAN2."""
-    style_mixing_prob: float = 0.9
+    style_mixing_prob: Fraction = 0.9
     """Probability that an image takes its later styles from a second latent. Default: StyleGAN2."""
 
 
@@ -84,17 +96,17 @@ class StyleGan2Loss(LossSettings):
 class UNetOptions:
     """The network (diffusers' UNet2DModel)."""
 
-    block_out_channels: tuple[int, ...] = (128, 256, 256, 256)
+    block_out_channels: tuple[Count, ...] = (128, 256, 256, 256)
     """Feature maps at each resolution, from the full one down by halves. Default: DDPM."""
-    layers_per_block: int = 2
+    layers_per_block: Depth = 2
     """Residual blocks at each resolution. Default: DDPM."""
-    attention: tuple[int, ...] = (16,)
+    attention: tuple[Count, ...] = (16,)
     """Resolutions, in pixels, with attention; the lowest one always has it in the middle block. Default: DDPM."""
-    attention_head_dim: int = 64
+    attention_head_dim: Count = 64
     """Channels of an attention head. Default: ADM (Dhariwal and Nichol, arXiv 2105.05233)."""
-    norm_groups: int = 32
+    norm_groups: Count = 32
     """Groups of the group normalization; divides every number of feature maps. Default: DDPM."""
-    dropout: float = 0.0
+    dropout: Beta = 0.0
     """Probability of dropping a feature. Default: ours; DDPM takes 0.1."""
 
 
@@ -110,23 +122,23 @@ class DenoiserGan(UNetOptions, GanSettings):
 class DenoiserLoss(LossSettings):
     """The objective of a diffusion model and how it is approached; "DDPM" is the CIFAR-10 model of arXiv 2006.11239."""
 
-    num_timesteps: int = 1000
+    num_timesteps: Timesteps = 1000
     """Timesteps of the noise schedule. Default: DDPM."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     """The noise schedule, by diffusers' names; squaredcos_cap_v2 is the cosine one. Default: DDPM."""
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     """What the network predicts: the noise, the clean image, or v. Default: DDPM."""
-    lr_warmup_kimg: float = 100.0
+    lr_warmup_kimg: KimgOrZero = 100.0
     """Thousands of images over which optim.lr_g rises from 0. Default: ours; DDPM takes 640."""
     lr_decay: Literal["constant", "cosine"] = "constant"
     """What the learning rate does after that; cosine falls to 0 at run.kimg. Default: DDPM."""
-    grad_clip: float = 1.0
+    grad_clip: Ratio = 1.0
     """Largest norm of the gradient; a longer one is scaled down. Default: DDPM."""
-    ema_decay: float = 0.9999
+    ema_decay: Fraction = 0.9999
     """Decay per step of the averaged weights, (1 + step) / (10 + step) while that is smaller. Default: DDPM."""
-    sample_rows: int = 8
+    sample_rows: Count = 8
     """Most rows of a sheet of samples, each of which takes many passes. Default: ours."""
-    sample_steps: int = 50
+    sample_steps: Count = 50
     """DDIM steps per sample (Song et al., arXiv 2010.02502). Default: theirs."""
     save_precision: Literal["fp32", "fp16"] = "fp32"
     """Precision of the saved scorer. Default: ours."""

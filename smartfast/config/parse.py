@@ -3,15 +3,18 @@
 import dataclasses
 import difflib
 import itertools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from smartfast.config.families import DEFAULT_FAMILY, FAMILY_SETTINGS
+from smartfast.config.files import read_settings
+from smartfast.config.ranges import in_range, words_of
 from smartfast.config.schema import Config
 from smartfast.errors import UserError
 
@@ -27,20 +30,75 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class Parser(ArgumentParser):
     """An argument parser whose errors are one line, and name the nearest option where one is misspelt."""
 
+    arguments: Sequence[str] = ()
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def parse(self, arguments: Sequence[str]) -> Any:
+        """The groups of settings of a command line, as dataclasses; it wins over its files, wherever they stand.
+
+        Raises:
+            UserError: An option, key or value is wrong; the message names it.
+        """
+        return self.instantiate(self.given(arguments, defaults=True))
+
+    def given(self, arguments: Sequence[str], *, defaults: bool = False) -> Namespace:
+        """What a command line gives, by dotted name, and with `defaults` what it does not; raises as `parse`."""
+        self.arguments = list_options(files_first(arguments), self.hints())
+        for path in _values("config", self.arguments):
+            read_settings(path)  # says what is wrong with a file better than the parser does
+        return self.parse_args(self.arguments, defaults=defaults)
+
+    def hints(self) -> dict[str, Any]:
+        """The types of all options by their dotted names, without the leading dashes."""
+        return {
+            option[2:]: getattr(action, "_typehint", None)
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--") and not option.endswith(".help")
+        }
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(explain(message, option_names(self)))
+        raise UserError(explain(message, self.hints(), self.arguments))
 
 
-def option_names(parser: ArgumentParser) -> list[str]:
-    """Dotted names of all options of a parser, without the leading dashes."""
-    return [s[2:] for action in parser._actions for s in action.option_strings if s.startswith("--")]
+def files_first(arguments: Sequence[str]) -> list[str]:
+    """The same command line with every --config before all other options, in its order among its like."""
+    files, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        if argument == "--config":
+            files += [argument, *itertools.islice(rest, 1)]
+        else:
+            (files if argument.startswith("--config=") else others).append(argument)
+    return files + others
 
 
-def explain(message: str, names: Sequence[str]) -> str:
-    """One line for an error of jsonargparse, with the nearest of `names` for an option that does not exist."""
+def list_options(arguments: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
+    """The same command line with brackets around lists that have none: `--optim.betas 0.5,0.9`, a word alone."""
+    result = []
+    for before, argument in itertools.pairwise(["", *arguments]):
+        name, equals, value = argument.partition("=") if argument.startswith("--") else (before, "", argument)
+        is_value = equals or not argument.startswith("--")
+        if is_value and value and takes_list(hints.get(name[2:])) and value[0] not in "[(" and value != "null":
+            argument = f"{name}=[{value}]" if equals else f"[{value}]"
+        result.append(argument)
+    return result
+
+
+def takes_list(hint: Any) -> bool:
+    """Whether a type is that of a list, or may be one."""
+    return get_origin(hint) is tuple or any(get_origin(part) is tuple for part in get_args(hint))
+
+
+def explain(message: str, hints: Mapping[str, Any], arguments: Sequence[str]) -> str:
+    """One line for an error of jsonargparse.
+
+    Args:
+        message: What it says.
+        hints: Types of all options by name, of which the nearest is named in place of one that does not exist.
+        arguments: The command line.
+    """
     line = " ".join(message.split())
     wrong = None
     if match := re.search(r"[Gg]roup '([\w.]+)' does not accept option '([\w.]+)'", line):
@@ -49,11 +107,39 @@ def explain(message: str, names: Sequence[str]) -> str:
         wrong = match[1]
     elif match := re.search(r"[Oo]ption '([\w.]+)' is not accepted", line):
         wrong = match[1]
-    if wrong is None:
+    if wrong is not None:
+        nearest = difflib.get_close_matches(wrong, list(hints), n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists all options"
+        return f"{wrong}: there is no such option{hint}"
+    names = re.findall(r'Parser key "([\w.]+)":', line)
+    if not names or names[-1] not in hints:
         return line
-    nearest = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists all options"
-    return f"{wrong}: there is no such option{hint}"
+    name, hint = names[-1], hints[names[-1]]
+    found = " ".join(str(value) for value in _values(name, arguments)[-1:])
+    is_found = f" is {' '.join(found.split())[:100] or 'empty'}," if _values(name, arguments) else ":"
+    return f"{name}{is_found} expected {words_of(hint) if hint else 'a group of settings {name: value}'}"
+
+
+def _values(name: str, arguments: Sequence[str]) -> list[Any]:
+    """What a command line gives for an option, the value that counts last: in its files, then in itself."""
+    dashed, values = f"--{name}", []
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if before == dashed:
+            values.append(argument)
+        elif argument.startswith(f"{dashed}="):
+            values.append(argument.removeprefix(f"{dashed}="))
+    if name == "config":
+        return values
+    return [value for path in _values("config", arguments) for value in _in_file(path, name.split("."))] + values
+
+
+def _in_file(path: str, keys: Sequence[str]) -> list[Any]:
+    settings: Any = read_settings(path)
+    for key in keys:
+        if not isinstance(settings, dict) or key not in settings:
+            return []
+        settings = settings[key]
+    return [settings]
 
 
 def config_parser(prog: str = "smartfast train", family: str = DEFAULT_FAMILY) -> Parser:
@@ -91,32 +177,17 @@ def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> 
     parser = config_parser(prog, family)
     # Both print and exit, and belong to the whole of what is parsed below.
     given = [a for a in arguments if a not in ("-h", "--help") and not a.startswith("--print_config")]
-    is_own = {"config", "data.path"} & set(parser.parse_args(given, defaults=False).keys())
+    is_own = {"config", "data.path"} & set(parser.given(given).keys())
     if not is_own and family == DEFAULT_FAMILY:
         arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
-    parsed = parser.instantiate(parser.parse_args(arguments))
-    return Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)})
+    parsed = parser.parse(arguments)
+    return in_range(Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}))
 
 
 def family_of(arguments: Sequence[str]) -> str:
-    """The value of gan.family in a command line: the last one given, in it or in its files; the default without one."""
-    family = DEFAULT_FAMILY
-    for before, argument in itertools.pairwise(["", *arguments, ""]):
-        name, _, value = argument.partition("=")
-        if before in ("--gan.family", "--config"):
-            name, value = before, argument
-        if name == "--gan.family":
-            family = value
-        elif name == "--config" and value and Path(value).is_file():
-            family = _family_in_file(Path(value)) or family
-    return family
-
-
-def _family_in_file(path: Path) -> str | None:
-    try:
-        return yaml.safe_load(path.read_text())["gan"]["family"]
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # whatever is wrong with the file, the parser says
+    """The value of gan.family in a command line, with its files before all else; the default where none gives it."""
+    given = _values("gan.family", arguments)
+    return given[-1] if given and isinstance(given[-1], str) else DEFAULT_FAMILY
 
 
 def presets() -> list[str]:
@@ -131,7 +202,7 @@ def _config_file(argument: str, before: str) -> str:
         return argument
     if name in presets():
         return argument.removesuffix(name) + str(CONFIGS / f"{name}.yaml")
-    if not Path(name).is_file():
+    if not os.path.isfile(name):  # pathlib's raises for names that no file can have
         raise UserError(f"--config {name}: no such file; the presets are {', '.join(presets())}")
     return argument
 
@@ -157,14 +228,19 @@ def config_to_yaml(config: Config) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
 
 
+def options_parser(options: type[Options], *, command: str) -> Parser:
+    """The parser of `smartfast <command>`: --config and one option per field of the dataclass `options`."""
+    parser = Parser(prog=f"smartfast {command}", description=options.__doc__)
+    parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
+    parser.add_class_arguments(options)
+    return parser
+
+
 def parse_options(options: type[Options], arguments: Sequence[str], *, command: str) -> Options:
     """An instance of the dataclass `options` from the command line of `smartfast <command>`.
 
     Raises:
         UserError: An option or value is wrong; the message names it.
     """
-    parser = Parser(prog=f"smartfast {command}", description=options.__doc__)
-    parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
-    parser.add_class_arguments(options)
-    parsed = parser.instantiate(parser.parse_args(arguments))
-    return options(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(options)})
+    parsed = options_parser(options, command=command).parse(arguments)
+    return in_range(options(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(options)}))

@@ -1,36 +1,165 @@
-"""Checks of numbers in a configuration: one line for the first that is out of range."""
+"""The ranges of settings, as types: jsonargparse's restricted numbers, all of them finite, and paths.
 
-from collections.abc import Mapping
+A type's name is what help and messages call it. Values that have been parsed are plain ints, floats and strings again:
+`in_range` checks a tree of settings, whoever made it, and gives it back so.
+"""
 
-from smartfast.config.schedule import Quantity, Schedule, values_of
+import dataclasses
+import math
+import os
+import types
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
+
+from jsonargparse.typing import ClosedUnitInterval, extend_base_type, restricted_number_type
+
+from smartfast.config.schedule import Schedule
 from smartfast.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def require_schedules(settings: Mapping[str, Quantity | None]) -> None:
-    """Raise UserError for the first schedule by name whose points make none."""
-    for name, quantity in settings.items():
-        if not isinstance(quantity, Schedule):
-            continue
-        kimg, values = quantity.kimg, quantity.values
-        if len(kimg) != len(values) or not kimg:
-            raise UserError(f"{name} is a schedule of {len(kimg)} kimg and {len(values)} values, expected as many")
-        if list(kimg) != sorted(set(kimg)) or kimg[0] < 0:
-            raise UserError(f"{name} is a schedule with kimg {list(kimg)}, expected rising numbers of at least 0")
+Settings = TypeVar("Settings", bound="DataclassInstance")
+
+_LARGEST_INT = 2**31 - 1
+_LONGEST_NAME_BYTES, _LONGEST_PATH_BYTES = 255, 4095
 
 
-def require_positive(settings: Mapping[str, Quantity | None]) -> None:
-    """Raise UserError for the first number by name, at any time of its schedule, that is not above 0."""
-    require_schedules(settings)
-    for name, quantity in settings.items():
-        for value in () if quantity is None else values_of(quantity):
-            if not value > 0:
-                raise UserError(f"{name} is {value}, expected more than 0")
+def _whole(low: int, high: int = _LARGEST_INT) -> type:
+    return restricted_number_type(f"whole number from {low} to {high}", int, [(">=", low), ("<=", high)])
 
 
-def require_not_negative(settings: Mapping[str, Quantity | None]) -> None:
-    """Raise UserError for the first number by name, at any time of its schedule, that is below 0."""
-    require_schedules(settings)
-    for name, quantity in settings.items():
-        for value in () if quantity is None else values_of(quantity):
-            if not value >= 0:
-                raise UserError(f"{name} is {value}, expected 0 or more")
+def _number(words: str, *bounds: tuple[str, float]) -> type:
+    return restricted_number_type(f"number {words}", float, list(bounds))
+
+
+def _check_path(_: type, value: object) -> None:
+    if not isinstance(value, str) or not value.strip() or any(ord(letter) < 32 for letter in value):
+        raise ValueError("no path")
+    if os.path.expanduser(value).startswith("~"):
+        raise ValueError("no such user")
+    sizes = [len(os.fsencode(name)) for name in value.split("/")]
+    if max(sizes) > _LONGEST_NAME_BYTES or sum(sizes) + len(sizes) > _LONGEST_PATH_BYTES:
+        raise ValueError("too long")
+
+
+if TYPE_CHECKING:
+    Count: TypeAlias = int
+    CountOrZero: TypeAlias = int
+    Depth: TypeAlias = int
+    Processes: TypeAlias = int
+    Threads: TypeAlias = int
+    Resolution: TypeAlias = int
+    Samples: TypeAlias = int
+    Steps: TypeAlias = int
+    FramesPerSecond: TypeAlias = int
+    Timesteps: TypeAlias = int
+    Iterations: TypeAlias = int
+    Seed: TypeAlias = int
+    LongSeed: TypeAlias = int
+    Kimg: TypeAlias = float
+    KimgOrZero: TypeAlias = float
+    Weight: TypeAlias = float
+    Rate: TypeAlias = float
+    Ratio: TypeAlias = float
+    Fraction: TypeAlias = float
+    Epsilon: TypeAlias = float
+    Clamp: TypeAlias = float
+    Beta: TypeAlias = float
+    Share: TypeAlias = float
+    Truncation: TypeAlias = float
+    FilePath: TypeAlias = str
+else:
+    Count = _whole(1)
+    CountOrZero = _whole(0)
+    Depth = _whole(1, 100)
+    Processes = _whole(0, 256)
+    Threads = _whole(1, 1024)
+    Resolution = _whole(4, 2**14)
+    Samples = _whole(2, 10**6)
+    Steps = _whole(1, 10**4)
+    FramesPerSecond = _whole(1, 1000)
+    Timesteps = _whole(1, 10**6)
+    Iterations = _whole(0, 10**4)
+    Seed = _whole(0, 2**32 - 1)
+    LongSeed = _whole(0, 2**64 - 1)
+    Kimg = _number("from 0.001 to 1e9", (">=", 0.001), ("<=", 1e9))
+    KimgOrZero = _number("from 0 to 1e9", (">=", 0), ("<=", 1e9))
+    Weight = _number("from 0 to 1e6", (">=", 0), ("<=", 1e6))
+    Rate = _number("above 0 and at most 1", (">", 0), ("<=", 1))
+    Ratio = _number("from 1e-6 to 1e6", (">=", 1e-6), ("<=", 1e6))
+    Fraction = ClosedUnitInterval
+    Epsilon = _number("from 1e-30 to 1", (">=", 1e-30), ("<=", 1))
+    Clamp = _number("from 0.001 to 65504", (">=", 0.001), ("<=", 65504))
+    Beta = _number("of at least 0 and below 1", (">=", 0), ("<", 1))
+    Share = _number("from 0.001 to 1", (">=", 0.001), ("<=", 1))
+    Truncation = _number("from -100 to 100", (">=", -100), ("<=", 100))
+    FilePath = extend_base_type("path", str, _check_path)
+
+SCHEDULE_EXAMPLE = "{kind: linear, kimg: [0, 1000], values: [0.002, 0.0002]}"
+
+
+def words_of(hint: Any) -> str:
+    """What a value of a type is, for messages: `whole number from 1 to 100, or null`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(words_of(part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        form = "[a, b, ...]" if Ellipsis in get_args(hint) else "[a, b]"
+        return f"a list {form}, each {words_of(get_args(hint)[0])}"
+    if get_args(hint):
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    plain = {
+        bool: "true or false",
+        str: "text",
+        ClosedUnitInterval: "a number from 0 to 1",
+        type(None): "null",
+        Schedule: f"a schedule such as {SCHEDULE_EXAMPLE}",
+        FilePath: "a path without line breaks, of names up to 255 bytes, where ~USER is a user of this machine",
+    }
+    return plain.get(hint) or f"a {getattr(hint, '__name__', hint)}"
+
+
+def in_range(settings: Settings, prefix: str = "") -> Settings:
+    """The same settings as plain values, paths with ~ expanded.
+
+    Raises:
+        UserError: A number, at any time of its schedule, is out of the range that its type states; names the setting.
+    """
+    values = {
+        field.name: _in_range(getattr(settings, field.name), field.type, f"{prefix}{field.name}")
+        for field in dataclasses.fields(settings)
+    }
+    return dataclasses.replace(settings, **values)
+
+
+def _in_range(value: Any, hint: Any, name: str) -> Any:
+    if isinstance(value, Schedule):
+        return _schedule_in_range(value, hint, name)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return in_range(value, f"{name}.")
+    parts = [part for part in get_args(hint) if part is not Ellipsis]
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next((part for part in parts if hasattr(part, "_type") or get_origin(part) is tuple), None)
+        return value if value is None or hint is None else _in_range(value, hint, name)
+    if get_origin(hint) is tuple:
+        if get_origin(parts[0]) is Literal and (not value or len(set(value)) < len(value)):
+            raise UserError(
+                f"{name} is {list(value)}, expected one or more of {', '.join(get_args(parts[0]))}, none twice"
+            )
+        hints = parts * len(value) if Ellipsis in get_args(hint) else parts
+        return tuple(_in_range(part, of, name) for part, of in zip(value, hints, strict=True))
+    if not hasattr(hint, "_type"):
+        return value
+    try:
+        plain = hint._type(hint(value))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{name} is {value!r}, expected {words_of(hint)}") from error
+    return os.path.expanduser(plain) if hint is FilePath else plain
+
+
+def _schedule_in_range(schedule: Schedule, hint: Any, name: str) -> Schedule:
+    kimg, values = schedule.kimg, schedule.values
+    if len(kimg) != len(values) or not kimg:
+        raise UserError(f"{name} is a schedule of {len(kimg)} kimg and {len(values)} values, expected as many")
+    if not all(map(math.isfinite, kimg)) or list(kimg) != sorted(set(kimg)) or kimg[0] < 0:
+        raise UserError(f"{name} is a schedule with kimg {list(kimg)}, expected rising numbers of at least 0")
+    return dataclasses.replace(schedule, values=tuple(_in_range(value, hint, name) for value in values))

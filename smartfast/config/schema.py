@@ -12,28 +12,46 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from smartfast.config.families import GanSettings, LossSettings, StyleGan2Gan, StyleGan2Loss
-from smartfast.config.schedule import Quantity
+from smartfast.config.ranges import (
+    Beta,
+    Count,
+    CountOrZero,
+    Epsilon,
+    FilePath,
+    Iterations,
+    Kimg,
+    Processes,
+    Rate,
+    Ratio,
+    Resolution,
+    Samples,
+    Seed,
+    Share,
+    Threads,
+    Weight,
+)
+from smartfast.config.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Where the run goes and how long it is."""
 
-    dir: str = "runs/train"
+    dir: FilePath = "runs/train"
     """Folder of the run. Training resumes from its newest complete checkpoint. Default: ours."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random number of the run. Default: ADA."""
-    kimg: float = 25000.0
+    kimg: Kimg = 25000.0
     """Length of the training, in thousands of real images shown to the discriminator. Default: ADA."""
-    tick_kimg: float = 4.0
+    tick_kimg: Kimg = 4.0
     """Images between two status lines, in thousands. Default: ADA."""
-    snapshot_ticks: int = 50
+    snapshot_ticks: Count = 50
     """Ticks between two checkpoints with their sample grids. Default: ADA."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = 3
     """Number of newest checkpoints kept on disk; older ones are deleted. Default: ours."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Experiment tracker that Accelerate writes to, beside metrics.jsonl. Default: ours."""
-    max_bad_steps: int = 20
+    max_bad_steps: Count = 20
     """Consecutive steps with a non-finite gradient after which the run stops. Default: ours."""
     allow_changes: bool = False
     """Resume under settings that shift the arithmetic of the run, which are refused otherwise; each one is printed, and
@@ -46,9 +64,9 @@ class RunConfig:
 class DataConfig:
     """The training images."""
 
-    path: str = "digits"
+    path: FilePath = "digits"
     """`digits` (bundled), a folder, a stylegan2/3 data-set .zip, an .npz, or `hf:owner/name[:split]`."""
-    resolution: int | None = None
+    resolution: Resolution | None = None
     """Height and width in pixels that the images must have; unset takes the images' own. `digits` is enlarged to it."""
     labels: bool = False
     """Train with class labels (sub-folders, dataset.json or the file's own). Default: ADA (`--cond`)."""
@@ -56,9 +74,9 @@ class DataConfig:
     """Flip each real image horizontally with probability 1/2. Default: ADA (`--mirror`)."""
     cache: Literal["auto", "device", "stream"] = "auto"
     """Keep the images on the device as uint8, or stream them; auto keeps what fits in a quarter of the memory."""
-    workers: int = 3
+    workers: Processes = 3
     """Loader processes when streaming. Default: ADA."""
-    holdout: int = 0
+    holdout: CountOrZero = 0
     """Images, spread evenly over the data set, that are kept out of the training. Default: ours."""
 
 
@@ -66,19 +84,19 @@ class DataConfig:
 class SmartConfig:
     """Score-matching regularity (SMaRt)."""
 
-    scorer: str | None = None
+    scorer: FilePath | None = None
     """Frozen diffusion model: `digits` (bundled), a diffusers UNet2DModel folder or hub id, or a safetensors file with
     a mixture of Gaussians; `diffusers:path` or `analytic:path` says which instead of having it recognised."""
-    null_class: int | None = None
+    null_class: CountOrZero | None = None
     """Last class index of the scorer where it was trained as `no class`; it then also fits a GAN without labels."""
-    weight: float = 0.1
+    weight: Weight = 0.1
     """lambda_score, the weight of the score term. Default: SMaRt (0.01 on CIFAR-10)."""
-    timesteps: tuple[int, int] | None = None
+    timesteps: tuple[CountOrZero, CountOrZero] | None = None
     """First and last timestep t (both drawn) of the scorer's schedule, which mean a noise only together with it."""
-    noise_to_signal: tuple[float, float] | None = None
+    noise_to_signal: tuple[Ratio, Ratio] | None = None
     """The same interval as a range of sigma_t / alpha_t, which means the same under every schedule. SMaRt, by the
     schedules of its scorers: [0.095, 0.13] at 256 pixels, [0.051, 0.068] at 64, [0.005, 0.0078] on CIFAR-10."""
-    frequency: int = 8
+    frequency: CountOrZero = 8
     """Generator steps between two score terms; 0 = off. Default: SMaRt."""
     distance: Literal["plain", "eps"] = "plain"
     """Of the scorer's prediction: plain is its mean squared error, in eps, x0 or v, whichever it predicts; eps is that
@@ -87,14 +105,14 @@ class SmartConfig:
     """Draw fresh latents and run a generator pass of its own instead of scoring g_main's fakes. Default: ours."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Precision of the scorer; auto is bf16 on a GPU that has it, else fp32. Default: ours."""
-    batch_fraction: float = 1.0
+    batch_fraction: Share = 1.0
     """Share of the fakes of each round, drawn by lot, that the score term scores, averaging over those: cheaper in
     proportion, a noisier gradient of the same mean. Default: SMaRt (all)."""
     through_network: bool = True
     """Send the gradient through the scorer; false stops it at the scorer's estimate of the clean image and passes the
     residual on, as score distillation does: half the cost, and another gradient of the same loss, several times as
     long, which asks for a lower smart.weight. Default: SMaRt."""
-    downscale: int = 1
+    downscale: Count = 1
     """Reduce the fakes by this factor before scoring, for a scorer of the lower resolution: cheaper, and blind to
     detail that the reduction removes. Default: SMaRt (1, none)."""
 
@@ -103,21 +121,21 @@ class SmartConfig:
 class OptimConfig:
     """Batch, optimizers and the averaged generator."""
 
-    batch: int = 32
+    batch: Count = 32
     """Images per iteration over all processes. Default: ours; ADA depends on the resolution."""
-    batch_gpu: int | None = None
+    batch_gpu: Count | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
-    lr_g: Quantity = 0.0025
+    lr_g: Rate | Schedule = 0.0025
     """Adam's learning rate of the generator, a number or a schedule. Default: ADA."""
-    lr_d: Quantity = 0.0025
+    lr_d: Rate | Schedule = 0.0025
     """Adam's learning rate of the discriminator, a number or a schedule. Default: ADA."""
-    betas: tuple[Quantity, Quantity] = (0.0, 0.99)
+    betas: tuple[Beta | Schedule, Beta | Schedule] = (0.0, 0.99)
     """Adam's betas, before the lazy correction, numbers or schedules. Default: StyleGAN2."""
-    eps: float = 1e-8
+    eps: Epsilon = 1e-8
     """Adam's epsilon. Default: StyleGAN2."""
-    ema_kimg: Quantity = 10.0
+    ema_kimg: Kimg | Schedule = 10.0
     """Half-life of the averaged generator, in thousands of images, a number or a schedule. Default: StyleGAN2."""
-    ema_rampup: float | None = 0.05
+    ema_rampup: Weight | None = 0.05
     """Half-life is at most this fraction of the images seen so far; unset for none. Default: ADA."""
 
 
@@ -127,15 +145,15 @@ class MetricsConfig:
 
     names: tuple[Literal["fid", "kid", "isc", "prc", "diversity"], ...] = ("fid",)
     """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). Default: ADA (FID)."""
-    every_ticks: int = 50
+    every_ticks: CountOrZero = 50
     """Ticks between two evaluations; 0 = never. Default: ADA."""
-    samples: int = 50000
+    samples: Samples = 50000
     """Generated images per evaluation. Default: the field's FID-50k."""
-    batch: int = 64
+    batch: Count = 64
     """Images at a time through the generator and the feature extractor. Default: ADA."""
     features: Literal["inception", "digits"] = "inception"
     """Feature extractor: torch-fidelity's InceptionV3, or the bundled digit classifier."""
-    weights: str | None = None
+    weights: FilePath | None = None
     """Local file with the InceptionV3 weights, for machines without internet."""
 
 
@@ -156,12 +174,12 @@ class PerfConfig:
     the average over processes. Needs a GPU. Default: ours."""
     channels_last: bool = False
     """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
-    profile: int = 0
+    profile: Iterations = 0
     """Iterations to trace with torch.profiler, once everything is compiled and captured; 0 = none. `smartfast profile`
     does only that. Default: ours."""
     attention: Literal["auto", "sdpa", "xformers"] = "auto"
     """Attention in the scorer: PyTorch's scaled_dot_product_attention (auto, sdpa) or xformers. Default: ours."""
-    cpu_threads: int | None = None
+    cpu_threads: Threads | None = None
     """Threads per process on a CPU; unset: physical cores / processes (`accelerate launch` alone would set 1)."""
 
 

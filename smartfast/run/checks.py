@@ -4,8 +4,7 @@ import importlib.util
 
 import torch
 
-from smartfast.config.ranges import require_not_negative, require_positive, require_schedules
-from smartfast.config.schedule import values_of
+from smartfast.config.ranges import in_range
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
@@ -14,7 +13,7 @@ from smartfast.families import FAMILIES
 
 def check_settings(config: Config, *, num_processes: int) -> None:
     """Raise UserError, one line, for the first setting that cannot work whatever the data."""
-    _check_ranges(config)
+    in_range(config)  # again, for configurations that come from no command line
     size = _images_at_a_time(config, num_processes)
     FAMILIES[config.gan.family].check_settings(config, size)
 
@@ -28,28 +27,6 @@ def check_config(config: Config, dataset: ImageDataset, *, device: torch.device)
         _check_tracker(config)
 
 
-def _check_ranges(config: Config) -> None:
-    run, smart, optim, metrics = config.run, config.smart, config.optim, config.metrics
-    require_positive({f"run.{n}": getattr(run, n) for n in ("kimg", "tick_kimg", "snapshot_ticks", "keep_checkpoints")})
-    require_positive({"run.max_bad_steps": run.max_bad_steps, "optim.batch": optim.batch})
-    require_positive({"optim.lr_g": optim.lr_g, "optim.lr_d": optim.lr_d, "optim.ema_kimg": optim.ema_kimg})
-    require_positive({"metrics.samples": metrics.samples, "metrics.batch": metrics.batch})
-    require_positive({"perf.cpu_threads": config.perf.cpu_threads})
-    require_not_negative({"smart.frequency": smart.frequency, "smart.weight": smart.weight})
-    require_not_negative({"metrics.every_ticks": metrics.every_ticks, "data.workers": config.data.workers})
-    require_not_negative({"perf.profile": config.perf.profile})
-    if not 0 <= run.seed < 2**32:
-        raise UserError(f"run.seed is {run.seed}, expected 0 to 2**32 - 1")
-    if not 0 < smart.batch_fraction <= 1:
-        raise UserError(f"smart.batch_fraction is {smart.batch_fraction}, expected more than 0 and at most 1")
-    if smart.downscale < 1:
-        raise UserError(f"smart.downscale is {smart.downscale}, expected 1 or more")
-    require_schedules({"optim.betas": optim.betas[0]})
-    require_schedules({"optim.betas": optim.betas[1]})
-    if not all(0 <= value < 1 for beta in optim.betas for value in values_of(beta)):
-        raise UserError(f"optim.betas is {list(optim.betas)}, expected two numbers of at least 0 and below 1")
-
-
 def _images_at_a_time(config: Config, num_processes: int) -> int:
     """Images of a round of gradient accumulation in one process."""
     batch = config.optim.batch
@@ -57,7 +34,7 @@ def _images_at_a_time(config: Config, num_processes: int) -> int:
         raise UserError(f"optim.batch is {batch}, expected a multiple of the {num_processes} processes")
     local = batch // num_processes
     size = config.optim.batch_gpu or local
-    if size <= 0 or local % size:
+    if local % size:
         raise UserError(
             f"optim.batch_gpu is {size}, expected a divisor of the {local} images per process and iteration"
         )

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from smartfast.config.ranges import Count, FilePath, Threads, in_range
 from smartfast.core.files import appears_complete
 from smartfast.core.parallel import ordered_map
 from smartfast.data.dataset import open_source
@@ -31,9 +32,9 @@ _MIB = 2**20
 class DatasetOptions:
     """Packs images into a .zip for training."""
 
-    source: str
+    source: FilePath
     """`digits`, a folder, a .zip, an .npz, or `hf:owner/name[:split]`."""
-    dest: str
+    dest: FilePath
     """The .zip to write."""
     resolution: str | None = None
     """Size in pixels, `N` for NxN or `WxH`; unset keeps the size, which must then be the same for all images."""
@@ -44,9 +45,9 @@ class DatasetOptions:
     """Grey, colour or colour with alpha; auto takes the least that loses nothing. L and RGB lay alpha on white."""
     labels: bool = True
     """Write class labels if the source has them."""
-    max_images: int | None = None
+    max_images: Count | None = None
     """Pack at most this many images, taken at even distances; unset packs all."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Threads; unset takes one per core and four more."""
     overwrite: bool = False
     """Replace `dest` if it exists."""
@@ -83,7 +84,8 @@ def convert(options: DatasetOptions) -> None:
     Raises:
         UserError: An option, an image or a label is unusable; names the first one. Nothing is written then.
     """
-    dest = Path(options.dest).expanduser()
+    options = in_range(options)
+    dest = Path(options.dest)
     size = _check_options(options, dest)
     source = open_source(options.source)
     chosen = _choose(len(source), options.max_images)
@@ -113,10 +115,6 @@ def _check_options(options: DatasetOptions, dest: Path) -> tuple[int, int] | Non
         raise UserError(f"dest: {options.dest}, expected a file name that ends in .zip")
     if dest.exists() and not options.overwrite:
         raise UserError(f"dest: {options.dest} exists, expected a new file (or --overwrite true)")
-    for name in ("max_images", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name}: {value}, expected at least 1")
     if options.resolution is None:
         if options.crop != "none":
             raise UserError(f"resolution: unset with crop {options.crop}, expected N or WxH pixels")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from smartfast.config.parse import load_config
+from smartfast.config.ranges import Count, FilePath, LongSeed, Resolution, Samples, Truncation, in_range
 from smartfast.config.schema import DataConfig, MetricsConfig
 from smartfast.core.checkpoint import FOLDER, find_checkpoint
 from smartfast.data import ImageDataset, open_dataset
@@ -25,9 +26,9 @@ Settings = TypeVar("Settings", DataConfig, MetricsConfig)
 class DataOptions:
     """The real images to compare with."""
 
-    path: str | None = None
+    path: FilePath | None = None
     """`digits`, a folder, a stylegan2/3 data-set .zip, an .npz, or `hf:owner/name[:split]`. Unset: the run's."""
-    resolution: int | None = None
+    resolution: Resolution | None = None
     """Height and width in pixels that the images must have. Unset: the run's."""
 
 
@@ -37,13 +38,13 @@ class MetricsOptions:
 
     names: tuple[Literal["fid", "kid", "isc", "prc", "diversity"], ...] | None = None
     """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). Unset: the run's."""
-    samples: int | None = None
+    samples: Samples | None = None
     """Generated images. Unset: the run's."""
-    batch: int | None = None
+    batch: Count | None = None
     """Images at a time through the generator and the feature extractor. Unset: the run's."""
     features: Literal["inception", "digits"] | None = None
     """Feature extractor: torch-fidelity's InceptionV3, or the bundled digit classifier. Unset: the run's."""
-    weights: str | None = None
+    weights: FilePath | None = None
     """Local file with the InceptionV3 weights, for machines without internet. Unset: the run's."""
 
 
@@ -51,13 +52,13 @@ class MetricsOptions:
 class EvaluateOptions:
     """Metrics of a checkpoint. What is unset is taken from the config.yaml of the run that the checkpoint lies in."""
 
-    checkpoint: str
+    checkpoint: FilePath
     """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
     data: DataOptions = field(default_factory=DataOptions)
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
-    truncation_psi: float = 1.0
+    truncation_psi: Truncation = 1.0
     """Truncation: 1 = none, 0 = the mean image. Published metrics are without."""
-    seed: int | None = None
+    seed: LongSeed | None = None
     """Seed of the samples, 0 to 2**64 - 1. Unset: the run's, which draws the samples of the training log."""
     device: str = "auto"
     """Torch device such as `cpu` or `cuda:1`; auto takes a GPU where there is one."""
@@ -80,6 +81,7 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
     Raises:
         UserError: An option that does not suit the checkpoint or the data, or features that cannot be had here.
     """
+    options = in_range(options)
     device = choose_device(options.device)
     sampler = open_sampler(options.checkpoint, device)
     plan = _make_plan(options, sampler)
@@ -114,13 +116,6 @@ def _make_plan(options: EvaluateOptions, sampler: Sampler) -> _Plan:
         config = load_config(config_file)
         data, metrics, seed = config.data, config.metrics, config.run.seed
     metrics = _override(metrics, options.metrics)
-    for name, least in (("samples", 2), ("batch", 1)):
-        if getattr(metrics, name) < least:
-            raise UserError(f"metrics.{name}: found {getattr(metrics, name)}, expected at least {least}")
-    if options.seed is not None and not 0 <= options.seed < 2**64:
-        raise UserError(f"seed: found {options.seed}, expected 0 to 2**64 - 1")
-    if not metrics.names:
-        raise UserError("metrics.names: found none, expected fid, kid, isc, prc or diversity")
     return _Plan(_override(data, options.data), metrics, seed if options.seed is None else options.seed)
 
 

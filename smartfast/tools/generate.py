@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from smartfast.config.ranges import Count, CountOrZero, FilePath, Truncation, in_range
 from smartfast.core.grids import grid_shape, save_grid
 from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
@@ -25,23 +26,23 @@ MAX_SEED = 2**32 - 1
 class GenerateOptions:
     """Images from a checkpoint."""
 
-    checkpoint: str
+    checkpoint: FilePath
     """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
-    out: str = "fakes.png"
+    out: FilePath = "fakes.png"
     """A .png file for one sheet of all images, or a folder for one file per image (`seed0000_class3.png`)."""
     seeds: str = "0-15"
     """Seeds such as `7`, `0-15` or `0-15,20`; each one fixes an image."""
     classes: str | None = None
     """Class indices such as `3` or `0-9`; every seed is drawn in each. Unset: seed s gets class s mod classes."""
-    truncation_psi: float = 1.0
+    truncation_psi: Truncation = 1.0
     """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality."""
-    truncation_cutoff: int | None = None
+    truncation_cutoff: CountOrZero | None = None
     """Number of leading layers that truncation acts on; unset = all."""
     noise: Literal["const", "random", "none"] = "const"
     """Per-pixel noise: the stored one, one drawn from the seed, or none."""
-    columns: int | None = None
+    columns: Count | None = None
     """Images per row of the sheet; unset chooses by number of classes and size."""
-    batch: int = 32
+    batch: Count = 32
     """Images computed at a time; changes nothing but speed and memory."""
     device: str = "auto"
     """Torch device such as `cpu` or `cuda:1`; auto takes a GPU where there is one."""
@@ -63,10 +64,8 @@ def generate(options: GenerateOptions) -> list[Path]:
     Raises:
         UserError: An option that cannot be understood or does not suit the checkpoint.
     """
+    options = in_range(options)
     seeds = parse_numbers(options.seeds, "seeds", MAX_SEED)
-    for name in ("batch", "columns"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise UserError(f"{name}: found {value}, expected at least 1")
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
     request = make_request(sampler.num_classes, seeds, options.classes)
     images = torch.cat(list(_draw(sampler, request, options)))

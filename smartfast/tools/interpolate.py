@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from smartfast.config.ranges import Count, CountOrZero, FilePath, FramesPerSecond, Steps, Truncation, in_range
 from smartfast.core.files import write_atomically
 from smartfast.core.grids import save_grid, to_pillow
 from smartfast.errors import UserError
@@ -26,13 +27,13 @@ FORMATS = (".gif", ".mp4", ".png")
 class InterpolateOptions:
     """A path through the images of several seeds."""
 
-    checkpoint: str
+    checkpoint: FilePath
     """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
-    out: str = "interpolation.gif"
+    out: FilePath = "interpolation.gif"
     """File to write: .gif, .mp4 (needs the extra `video`), or .png for a strip with one row per pair of seeds."""
     seeds: str = "0-7"
     """Seeds of the images that the path visits, in this order, such as `0-7` or `3,1,4`."""
-    steps: int = 16
+    steps: Steps = 16
     """Images from one seed to just before the next."""
     space: Literal["auto", "z", "w"] = "auto"
     """Where to interpolate: on the sphere of latents (z) or linearly in the mapping network's output (w); auto takes w
@@ -41,15 +42,15 @@ class InterpolateOptions:
     """Return from the last seed to the first."""
     classes: str | None = None
     """One class index for all seeds, or one per seed such as `0,1,2`. Unset: seed s gets class s mod classes."""
-    truncation_psi: float = 1.0
+    truncation_psi: Truncation = 1.0
     """Truncation: 1 = none, 0 = the mean image."""
-    truncation_cutoff: int | None = None
+    truncation_cutoff: CountOrZero | None = None
     """Number of leading layers that truncation acts on; unset = all."""
     noise: Literal["const", "none"] = "const"
     """Per-pixel noise: the stored one, the same in every image, or none."""
-    fps: int = 24
+    fps: FramesPerSecond = 24
     """Images per second of a GIF or MP4; a GIF rounds the time per image to 10 ms."""
-    batch: int = 32
+    batch: Count = 32
     """Images computed at a time."""
     device: str = "auto"
     """Torch device such as `cpu` or `cuda:1`; auto takes a GPU where there is one."""
@@ -64,15 +65,13 @@ def interpolate(options: InterpolateOptions) -> Path:
     Raises:
         UserError: An option that cannot be understood or does not suit the checkpoint, or the extra `video` is missing.
     """
+    options = in_range(options)
     out = Path(options.out)
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"out: found {options.out!r}, expected a file name that ends in {', '.join(FORMATS)}")
     seeds = parse_numbers(options.seeds, "seeds", MAX_SEED)
     if len(seeds) < 2:
         raise UserError(f"seeds: found {options.seeds!r}, expected at least two")
-    for name in ("steps", "fps", "batch"):
-        if getattr(options, name) < 1:
-            raise UserError(f"{name}: found {getattr(options, name)}, expected at least 1")
     if out.suffix.lower() == ".mp4":
         _video_writer()
     sampler = open_sampler(options.checkpoint, choose_device(options.device))

@@ -12,6 +12,20 @@ from pathlib import Path
 from typing import Literal
 
 from smartfast.config.families import DenoiserGan, DenoiserLoss, UNetOptions
+from smartfast.config.ranges import (
+    Count,
+    CountOrZero,
+    FilePath,
+    Fraction,
+    Kimg,
+    KimgOrZero,
+    Rate,
+    Ratio,
+    Seed,
+    Threads,
+    Timesteps,
+    in_range,
+)
 from smartfast.config.schema import Config, DataConfig, MetricsConfig, OptimConfig, PerfConfig, RunConfig, SmartConfig
 from smartfast.errors import UserError
 from smartfast.families.denoiser.family import SCORER_FOLDER
@@ -28,7 +42,7 @@ class SpeedOptions:
     """Capture the training step and replay it as one CUDA graph. Needs a GPU. Default: ours."""
     channels_last: bool = True
     """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
-    cpu_threads: int | None = None
+    cpu_threads: Threads | None = None
     """Threads per process on a CPU; unset: physical cores / processes."""
 
 
@@ -36,32 +50,32 @@ class SpeedOptions:
 class TrainScorerOptions:
     """Training of a diffusion model on one's own images, to serve as a scorer."""
 
-    dir: str = "runs/scorer"
+    dir: FilePath = "runs/scorer"
     """Folder of the run; the scorer is dir/scorer. The same command again resumes. Default: ours."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random number. Default: ours."""
     data: DataConfig = field(default_factory=DataConfig)
     """The training images; data.labels makes the scorer class-conditional."""
     unet: UNetOptions = field(default_factory=UNetOptions)
     """The network."""
-    holdout: int = 0
+    holdout: CountOrZero = 0
     """Images, spread evenly over the data set, kept out of the training to measure the loss on, as data.holdout.
     Default: ours."""
-    kimg: float = 20000.0
+    kimg: Kimg = 20000.0
     """Length of the training, in thousands of images. Default: ours; DDPM takes 102400."""
-    batch: int = 128
+    batch: Count = 128
     """Images per step over all processes. Default: DDPM."""
-    lr: float = 2e-4
+    lr: Rate = 2e-4
     """Adam's learning rate. Default: DDPM."""
-    lr_warmup_kimg: float = 100.0
+    lr_warmup_kimg: KimgOrZero = 100.0
     """Thousands of images over which the learning rate rises from 0. Default: ours; DDPM takes 640."""
     lr_decay: Literal["constant", "cosine"] = "constant"
     """What the learning rate does after that; cosine falls to 0 at `kimg`. Default: DDPM."""
-    grad_clip: float = 1.0
+    grad_clip: Ratio = 1.0
     """Largest norm of the gradient; a longer one is scaled down. Default: DDPM."""
-    ema_decay: float = 0.9999
+    ema_decay: Fraction = 0.9999
     """Decay per step of the averaged weights, (1 + step) / (10 + step) while that is smaller. Default: DDPM."""
-    num_timesteps: int = 1000
+    num_timesteps: Timesteps = 1000
     """Timesteps of the noise schedule. Default: DDPM."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     """The noise schedule, by diffusers' names; squaredcos_cap_v2 is the cosine one. Default: DDPM."""
@@ -71,17 +85,17 @@ class TrainScorerOptions:
     """Arithmetic of the training; fp16 and bf16 are mixed precision (torch.autocast). Default: ours."""
     save_precision: Literal["fp32", "fp16"] = "fp32"
     """Precision of the saved scorer. Default: ours."""
-    snapshot_kimg: float = 250.0
+    snapshot_kimg: Kimg = 250.0
     """Thousands of images between two snapshots: the scorer, the state to resume from, and a sample grid."""
-    sample_rows: int = 8
+    sample_rows: Count = 8
     """Rows of the sample grid; a class-conditional grid has one column per class, up to 16. Default: ours."""
-    sample_steps: int = 50
+    sample_steps: Count = 50
     """DDIM steps per sample (Song et al., arXiv 2010.02502). Default: theirs."""
-    tick_kimg: float = 4.0
+    tick_kimg: Kimg = 4.0
     """Thousands of images between two status lines. Default: ADA."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = 3
     """Number of newest checkpoints kept on disk; older ones are deleted. Default: ours."""
-    batch_gpu: int | None = None
+    batch_gpu: Count | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
     tracker: Literal["tensorboard", "wandb", "none"] = "none"
     """Experiment tracker that Accelerate writes to, beside metrics.jsonl. Default: ours."""
@@ -102,6 +116,7 @@ def train_scorer(options: TrainScorerOptions) -> Path | None:
     Raises:
         UserError: Unusable data or options, another run's folder, or a loss that stays non-finite.
     """
+    options = in_range(options)
     folder = Path(options.dir)
     if (folder / "state.safetensors").exists():
         raise UserError(
@@ -122,14 +137,7 @@ def _in_own_words(message: str) -> str:
 
 
 def config_of(options: TrainScorerOptions) -> Config:
-    """The run of `smartfast train` that the options mean.
-
-    Raises:
-        UserError: A number that cannot become one of its settings.
-    """
-    for name in ("snapshot_kimg", "tick_kimg"):
-        if not getattr(options, name) > 0:
-            raise UserError(f"{name} is {getattr(options, name)}, expected more than 0")
+    """The run of `smartfast train` that the options mean."""
     tick_kimg = min(options.tick_kimg, options.snapshot_kimg)
     own = {f.name: getattr(options, f.name) for f in dataclasses.fields(DenoiserLoss)}
     return Config(

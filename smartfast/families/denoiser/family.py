@@ -12,7 +12,6 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from smartfast.config.families import DenoiserGan, DenoiserLoss
-from smartfast.config.ranges import require_positive
 from smartfast.config.schedule import value_at
 from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, draw_timesteps
@@ -59,11 +58,10 @@ class DenoiserFamily(Family):
 
     @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
-        gan, loss = config.gan, config.loss
-        assert isinstance(gan, DenoiserGan) and isinstance(loss, DenoiserLoss)
-        require_positive({"gan.norm_groups": gan.norm_groups, "loss.num_timesteps": loss.num_timesteps})
-        require_positive({"loss.sample_rows": loss.sample_rows, "loss.sample_steps": loss.sample_steps})
-        require_positive({"gan.layers_per_block": gan.layers_per_block, "loss.grad_clip": loss.grad_clip})
+        gan = config.gan
+        assert isinstance(gan, DenoiserGan) and isinstance(config.loss, DenoiserLoss)
+        if not gan.block_out_channels:
+            raise UserError("gan.block_out_channels is [], expected the feature maps of one resolution or more")
         for channels in gan.block_out_channels:
             if channels % gan.norm_groups:
                 raise UserError(
