@@ -65,7 +65,9 @@ class Parser(ArgumentParser):
 
 def files_first(arguments: Sequence[str]) -> list[str]:
     """The same command line with every --config before all other options, in its order among its like."""
-    files, others, rest = [], [], iter(arguments)
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
     for argument in rest:
         if argument == "--config":
             files += [argument, *itertools.islice(rest, 1)]
