@@ -51,13 +51,22 @@ FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "not a power of two": (
         {"a.png": png(0, (24, 24))},
         {},
-        "SET/a.png: 24 pixels, expected a power of two from 4 up" + ALIKE,
+        "SET/a.png: 24 pixels, expected a power of two from 4 up" + ALIKE + " (--resolution 32)",
     ),
-    "too small": ({"a.png": png(0, (2, 2))}, {}, "SET/a.png: 2 pixels, expected a power of two from 4 up" + ALIKE),
+    "too small": (
+        {"a.png": png(0, (2, 2))},
+        {},
+        "SET/a.png: 2 pixels, expected a power of two from 4 up" + ALIKE + " (--resolution 4)",
+    ),
+    "28 pixels, as MNIST": (
+        {"a.png": png(0, (28, 28))},
+        {},
+        "SET/a.png: 28 pixels, expected a power of two from 4 up" + ALIKE + " (--resolution 32)",
+    ),
     "bad resolution asked": (
         {"a.png": png(0)},
         {"resolution": 20},
-        "data.resolution: 20 pixels, expected a power of two from 4 up" + ALIKE,
+        "data.resolution: 20 pixels, expected a power of two from 4 up" + ALIKE + " (--resolution 32)",
     ),
     "grey among colour": (
         {"a.png": png(0), "b.png": png(1, mode="L")},

@@ -155,6 +155,31 @@ CASES = {
         "loss.style_mixing_prob is 1.5, expected a number from 0 to 1",
     ),
     "negative seed": (["--run.seed=-1"], "run.seed is -1, expected a whole number from 0 to 4294967295"),
+    "too many threads": (["--perf.cpu_threads=1000"], "perf.cpu_threads is 1000, expected at most the "),
+    "path length on less than an image": (
+        ["--loss.path_length_shrink=1000"],
+        "loss.path_length_shrink is 1000, expected at most optim.batch 32",
+    ),
+    "a preset without its data": (
+        ["--config=cifar10", "--data.path=datasets/x.zip"],
+        "data.path: datasets/x.zip does not exist; make it of a folder, zip or npz of images with `smartfast dataset "
+        "--source IMAGES --dest datasets/x.zip --resolution 32`",
+    ),
+    "other classes than the preset's": (["--data.classes=9"], "data.path digits: 10 classes, expected data.classes 9"),
+    "the run in place of its scorer": (
+        lambda p: [f"--smart.scorer={(p / 'r/scorer').mkdir(parents=True) or p / 'r'}"],
+        "/r/scorer?",
+    ),
+    "digits of any size": (["--data.resolution=2048"], "data.resolution: 2048, expected 8 to 256 for the bundled dig"),
+    "memory for weights": (["--gan.z_dim=1000000000"], "GiB: lower the resolution or the sizes in gan, such as gan.z_"),
+    "memory that cannot be counted": (
+        ["--gan.channel_max=2147483647", "--gan.channel_base=2147483647"],
+        "memory: at least inf GiB per process",
+    ),
+    "memory for images": (
+        ["--optim.batch=1000000000", "--gan.mbstd_by_class=false"],
+        "for 1000000000 images at a time), this machine has",
+    ),
     "no threads": (["--perf.cpu_threads=0"], "perf.cpu_threads is 0"),
     "no mapping layers": (["--gan.mapping_layers=0"], "gan.mapping_layers is 0"),
     "beta of one": (["--optim.betas=[0.0, 1.0]"], "optim.betas is [0.0, 1.0], expected"),

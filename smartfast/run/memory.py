@@ -1,0 +1,122 @@
+"""How much memory a run needs at least, known before anything is allocated.
+
+The networks are built without memory and run on fake tensors, a whole batch at once: what autograd keeps of one forward
+pass of each is counted, beside weights, gradients, Adam's two moments and the average. The scorer, the images and second
+derivatives come on top, so that a run that is refused could not have worked.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from smartfast import kernels
+from smartfast.config.schema import Config
+from smartfast.data import ImageDataset
+from smartfast.errors import UserError
+from smartfast.families import FAMILIES
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_GIB = 2**30
+_BYTES_PER_WEIGHT = 4
+_COPIES_OF_WEIGHTS = 4  # themselves, the gradient, Adam's two moments
+
+
+class Forecast(NamedTuple):
+    """Bytes: of weights with all that is as large as they are, and of what one batch leaves for the backward pass."""
+
+    weights_bytes: float
+    activations_bytes: float
+
+    @property
+    def total_bytes(self) -> float:
+        """Both."""
+        return self.weights_bytes + self.activations_bytes
+
+
+def forecast(config: Config, dataset: ImageDataset, images: int) -> Forecast:
+    """What training needs at least in one process that works on `images` images at a time."""
+    try:
+        with torch.device("meta"):
+            family = FAMILIES[config.gan.family](config, dataset)
+        with FakeTensorMode(allow_non_fake_inputs=True), kernels.use("aten"):
+            parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in family.modules.items()}
+            for module in family.modules.values():
+                module.to_empty(device="cpu")
+            inputs = {
+                name: [None if x is None else x.new_empty(images, *x.shape[1:]) for x in tensors]
+                for name, tensors in family.example_inputs().items()
+            }
+            activations = sum(_saved_bytes(family.modules[name], tensors) for name, tensors in inputs.items())
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        return Forecast(float("inf"), float("inf"))
+    weights = _COPIES_OF_WEIGHTS * sum(parameters.values()) + parameters[family.averaged]
+    return Forecast(_BYTES_PER_WEIGHT * weights, activations)
+
+
+def check_memory(config: Config, needed: Forecast, images: int, device: torch.device, processes: int) -> str:
+    """One line on the memory that is needed and that there is.
+
+    Args:
+        config: Of the run; a dry run is refused only what it would need itself, the weights.
+        needed: In each process.
+        images: At a time, in each process.
+        device: Of the run.
+        processes: On this machine.
+
+    Raises:
+        UserError: There is less.
+    """
+    there, free = _memory_bytes(device)
+    shared = processes if device.type == "cpu" else 1
+    where = "this machine" if device.type == "cpu" else "this GPU"
+    parts = f"{_gib(needed.weights_bytes)} for weights and Adam, {_gib(needed.activations_bytes)} for {images} images"
+    line = f"memory: at least {_gib(needed.total_bytes)} per process ({parts} at a time), {where} has {_gib(there)}"
+    if shared * needed.weights_bytes > there:
+        raise UserError(f"{line}: lower the resolution or the sizes in gan, such as gan.{_largest(config)}")
+    if shared * needed.total_bytes > there and not config.run.dry_run:
+        raise UserError(f"{line}: lower optim.batch_gpu (now {images}) or the sizes in gan")
+    return f"{line}, {_gib(free)} of it free" + ("" if shared * needed.total_bytes < free else ": TOO LITTLE NOW")
+
+
+def _largest(config: Config) -> str:
+    sizes = {name: value for name, value in vars(config.gan).items() if isinstance(value, int)}
+    name = max(sizes, key=lambda name: sizes[name])
+    return f"{name} (now {sizes[name]})"
+
+
+def _gib(size_bytes: float) -> str:
+    return f"{size_bytes / _GIB:.1f} GiB"
+
+
+def _saved_bytes(module: nn.Module, inputs: list[Tensor | None]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, beside the parameters."""
+    own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other takes its address
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = module(*inputs)
+    del output
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _memory_bytes(device: torch.device) -> tuple[int, int]:
+    """What there is on a device and what of it is free now; of main memory what a container's limit leaves."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total, free
+    memory = psutil.virtual_memory()
+    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
+    total = memory.total if limit == "max" else min(memory.total, int(limit))
+    return total, min(memory.available, total)

@@ -1,0 +1,29 @@
+"""`--run.dry_run` describes every preset on a machine that has neither its data nor its scorer."""
+
+from pathlib import Path
+
+import pytest
+
+from smartfast.cli import main
+from smartfast.config.parse import parse_config, presets
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_without_its_data(preset, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"--config={preset}", "--run.dry_run=true"]) == 0
+    said = capsys.readouterr().out
+    assert "memory: at least " in said and "GFLOP per training image" in said
+    data = parse_config([f"--config={preset}"]).data
+    assert ("which is not there" in said) == (data.path != "digits")
+    if data.path != "digits":
+        assert f"{data.resolution} x {data.resolution}" in said and (data.classes is None) == (not data.labels)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("setting", ["--data.resolution=null", "--data.classes=null", "--run.dry_run=false"])
+def test_what_no_preset_tells_is_asked_for(setting, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config=cifar10", "--run.dry_run=true", setting]) == 2
+    assert "data.path: datasets/cifar10.zip does not exist" in capsys.readouterr().err

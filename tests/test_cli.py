@@ -1,0 +1,48 @@
+"""The command `smartfast` itself."""
+
+import runpy
+import sys
+import warnings
+
+import pytest
+
+from smartfast import __version__
+from smartfast.cli import COMMANDS, main
+from smartfast.config.parse import presets
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture) -> None:
+    try:
+        status = main([command, "--help"])
+    except SystemExit as end:  # argparse ends the process
+        status = end.code
+    assert status in (0, None)
+    assert f"smartfast {command}" in capsys.readouterr().out
+
+
+def test_help_names_the_presets_and_whose_defaults_it_shows(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(presets()) in said and "those of gan.family stylegan2 without a preset" in said
+    assert "(type: number from 0.001 to 1e9, default: 25000.0)" in said
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"smartfast {__version__}\n"
+
+
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["smartfast", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("smartfast", run_name="__main__")
+    assert end.value.code == 0 and __version__ in capsys.readouterr().out
+
+
+def test_warnings_are_one_line_without_a_place_in_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert main(["presets", "x"]) == 2
+    line = warnings.formatwarning(UserWarning("two\nlines"), UserWarning, "file.py", 7, "code()")
+    assert line == "smartfast: warning: two lines\n"
