@@ -1,8 +1,10 @@
 """The `smartfast` command. Each command imports what it needs when it runs, so `smartfast --help` is quick."""
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
+from smartfast import __version__
 from smartfast.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -77,22 +79,34 @@ def train_scorer(arguments: Sequence[str]) -> int:
 
 def presets(arguments: Sequence[str]) -> int:
     """Print all presets side by side, and what each one leaves to you."""
-    from smartfast.tools.presets import presets_table
+    from smartfast.tools.presets import presets_table as table
 
+    if _asks_for_help(arguments, presets):
+        return 0
     if arguments:
         raise UserError(f"presets takes no arguments, found {' '.join(arguments)}")
-    print(presets_table())
+    print(table())
     return 0
 
 
 def doctor(arguments: Sequence[str]) -> int:
     """Print versions, devices, and which implementation each op takes and why."""
-    from smartfast.tools.doctor import doctor
+    from smartfast.tools.doctor import doctor as diagnosis
 
+    if _asks_for_help(arguments, doctor):
+        return 0
     if arguments:
         raise UserError(f"doctor takes no arguments, found {' '.join(arguments)}")
-    print(doctor())
+    print(diagnosis())
     return 0
+
+
+def _asks_for_help(arguments: Sequence[str], command: Callable[[Sequence[str]], int]) -> bool:
+    """Print the help of a command without options, if it is asked for."""
+    is_asked = any(argument in ("-h", "--help") for argument in arguments)
+    if is_asked:
+        print(f"usage: smartfast {command.__name__}\n\n{command.__doc__}")
+    return is_asked
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -112,8 +126,19 @@ def usage() -> str:
     """The help text of `smartfast`."""
     lines = [f"  {name:<14}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(
-        ["usage: smartfast COMMAND [options]", "", *lines, "", "smartfast COMMAND --help lists the options."]
+        [
+            "usage: smartfast COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "smartfast COMMAND --help lists the options, smartfast --version prints the version.",
+        ]
     )
+
+
+def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as one line, without the place in the program that gave it."""
+    return f"smartfast: warning: {' '.join(str(message).split())}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,6 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
+    if arguments[0] == "--version":
+        print(f"smartfast {__version__}")
+        return 0
+    warnings.formatwarning = _warning_line
     try:
         if arguments[0] not in COMMANDS:
             raise UserError(f"{arguments[0]}: there is no such command, expected one of {', '.join(COMMANDS)}")

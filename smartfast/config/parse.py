@@ -154,13 +154,15 @@ def config_parser(prog: str = "smartfast train", family: str = DEFAULT_FAMILY) -
         raise UserError(f"gan.family is {family}, expected one of {', '.join(FAMILY_SETTINGS)}")
     parser = Parser(
         prog=prog,
-        description="Train a GAN with score-matching regularity. Rerunning the same command resumes the run.",
+        description="Train a GAN with score-matching regularity. Rerunning the same command resumes the run. The "
+        f"defaults shown are those of gan.family {family} without a preset; --print_config shows a preset's values.",
     )
     parser.add_argument(
         "--config",
         action="config",
-        help="YAML file or name of a preset (`smartfast presets` lists them; a file of such a name is ./NAME). Its "
-        "values override the defaults below. Without it, and without data.path, the preset digits is trained.",
+        help=f"YAML file or name of a preset: {', '.join(presets())} (`smartfast presets` compares them; a file of "
+        "such a name is ./NAME). Its values override the defaults below, the command line overrides both, "
+        "in any order. Without it, and without data.path, the preset digits is trained.",
     )
     groups = {field.name: field.type for field in dataclasses.fields(Config)} | FAMILY_SETTINGS[family]._asdict()
     for name, group in groups.items():

@@ -70,6 +70,8 @@ class DataConfig:
     """Height and width in pixels that the images must have; unset takes the images' own. `digits` is enlarged to it."""
     labels: bool = False
     """Train with class labels (sub-folders, dataset.json or the file's own). Default: ADA (`--cond`)."""
+    classes: Count | None = None
+    """Number of classes that the images must have with data.labels; unset takes the images' own."""
     mirror: bool = False
     """Flip each real image horizontally with probability 1/2. Default: ADA (`--mirror`)."""
     cache: Literal["auto", "device", "stream"] = "auto"

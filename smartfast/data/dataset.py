@@ -159,7 +159,8 @@ def _check_info(item_name: str, info: ImageInfo, first: ImageInfo | None, resolu
 def _check_resolution(where: str, resolution: int) -> None:
     if resolution < _SMALLEST_RESOLUTION or resolution & (resolution - 1):
         expected = f"a power of two from {_SMALLEST_RESOLUTION} up"
-        raise UserError(f"{where}: {resolution} pixels, expected {expected}; {_REMEDY}")
+        nearest = max(_SMALLEST_RESOLUTION, 1 << (resolution - 1).bit_length())
+        raise UserError(f"{where}: {resolution} pixels, expected {expected}; {_REMEDY} (--resolution {nearest})")
 
 
 def _fingerprint(source: Source, infos: list[ImageInfo], labels: Tensor | None) -> str:

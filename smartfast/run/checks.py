@@ -1,12 +1,15 @@
 """Checks of a configuration that need more than one field; all of them before anything is trained."""
 
 import importlib.util
+import os
 
 import torch
 
+from smartfast.config.parse import CONFIGS
 from smartfast.config.ranges import in_range
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
+from smartfast.data.planned import is_missing
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 
@@ -14,21 +17,39 @@ from smartfast.families import FAMILIES
 def check_settings(config: Config, *, num_processes: int) -> None:
     """Raise UserError, one line, for the first setting that cannot work whatever the data."""
     in_range(config)  # again, for configurations that come from no command line
-    size = _images_at_a_time(config, num_processes)
-    FAMILIES[config.gan.family].check_settings(config, size)
+    FAMILIES[config.gan.family].check_settings(config, images_at_a_time(config, num_processes))
+    cpus, threads = os.cpu_count() or 1, config.perf.cpu_threads or 1
+    if threads > cpus:
+        raise UserError(f"perf.cpu_threads is {threads}, expected at most the {cpus} processors of this machine")
 
 
 def check_config(config: Config, dataset: ImageDataset, *, device: torch.device) -> None:
     """Raise UserError, one line, for the first setting that does not fit the data or the device."""
     FAMILIES[config.gan.family].check_data(config, dataset)
+    _check_classes(config, dataset)
     _check_downscale(config, dataset)
     if not config.run.dry_run:
         _check_performance(config, device)
         _check_tracker(config)
 
 
-def _images_at_a_time(config: Config, num_processes: int) -> int:
-    """Images of a round of gradient accumulation in one process."""
+def check_data_path(config: Config) -> None:
+    """Raise UserError, one line that says how data are packed, if data.path names a .zip that is not there."""
+    path, resolution = config.data.path, config.data.resolution
+    if path.endswith(".zip") and resolution and is_missing(config.data):
+        raise UserError(
+            f"data.path: {path} does not exist; make it of a folder, zip or npz of images with `smartfast dataset "
+            f"--source IMAGES --dest {path} --resolution {resolution}` (what the images of a preset are and where they "
+            f"come from is said in its file in {CONFIGS})"
+        )
+
+
+def images_at_a_time(config: Config, num_processes: int) -> int:
+    """Images of a round of gradient accumulation in one process.
+
+    Raises:
+        UserError: The batch cannot be shared so.
+    """
     batch = config.optim.batch
     if batch % num_processes:
         raise UserError(f"optim.batch is {batch}, expected a multiple of the {num_processes} processes")
@@ -39,6 +60,14 @@ def _images_at_a_time(config: Config, num_processes: int) -> int:
             f"optim.batch_gpu is {size}, expected a divisor of the {local} images per process and iteration"
         )
     return size
+
+
+def _check_classes(config: Config, dataset: ImageDataset) -> None:
+    expected = config.data.classes
+    if config.data.labels and expected not in (None, dataset.num_classes):
+        raise UserError(
+            f"data.path {config.data.path}: {dataset.num_classes} classes, expected data.classes {expected}"
+        )
 
 
 def _check_downscale(config: Config, dataset: ImageDataset) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -19,15 +20,18 @@ from smartfast.core.distributed import processes_on_this_machine
 from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.data.holdout import split
+from smartfast.data.planned import is_missing, planned_images
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
-from smartfast.run.checks import check_config, check_settings
+from smartfast.run.checks import check_config, check_data_path, check_settings, images_at_a_time
 from smartfast.run.describe import networks_summary
 from smartfast.run.failures import one_line_failures
+from smartfast.run.launcher import check_launcher
 from smartfast.run.main_process import on_main_process
+from smartfast.run.memory import check_memory, forecast
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, check_interval, completed_kimg, write_config
 from smartfast.run.trainer import Trainer, real_batches
@@ -45,6 +49,7 @@ def launch(config: Config) -> bool:
         UserError: Something in the configuration, the data, the scorer or the run folder cannot work, or the machine
             ran out of memory or room or lost a process.
     """
+    check_launcher(config, os.environ)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
         log_with=None if config.run.tracker == "none" else config.run.tracker,
@@ -101,6 +106,7 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
         UserError: As `launch`.
     """
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dry_run=False))
+    check_launcher(config, os.environ)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     dataset, scorer, timesteps = _open(config, accelerator)
     training = _training(config, accelerator, dataset, scorer, timesteps)
@@ -125,9 +131,19 @@ def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Score
     """What the configuration names, and every check of it."""
     check_settings(config, num_processes=accelerator.num_processes)
     set_seed(config.run.seed)
-    set_up_arithmetic(config, accelerator.device, processes_on_this_machine())
-    dataset = open_dataset(config.data)
+    processes = processes_on_this_machine()
+    set_up_arithmetic(config, accelerator.device, processes)
+    planned = planned_images(config.data) if config.run.dry_run and is_missing(config.data) else None
+    if planned is None:
+        check_data_path(config)
+    dataset = planned or open_dataset(config.data)
     check_config(config, dataset, device=accelerator.device)
+    images = images_at_a_time(config, accelerator.num_processes)
+    needed = forecast(config, dataset, images)
+    accelerator.print(check_memory(config, needed, images, accelerator.device, processes))
+    if planned is not None:
+        print(f"data: {dataset.name} is taken to be RGB; the scorer is left out")
+        return planned, None, None
     return dataset, *open_scorer(config, dataset, accelerator.device)
 
 
@@ -155,7 +171,7 @@ def _training(
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
     family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
-    interval = f"score term: {timesteps}" if timesteps else "score term: off"
+    interval = f"score term: {timesteps or ('off' if not config.smart.frequency else 'no scorer given')}"
     return "\n".join([config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval])
 
 

@@ -1,8 +1,8 @@
 """How much memory a run needs at least, known before anything is allocated.
 
-The networks are built without memory and run on fake tensors, a whole batch at once: what autograd keeps of one forward
-pass of each is counted, beside weights, gradients, Adam's two moments and the average. The scorer, the images and second
-derivatives come on top, so that a run that is refused could not have worked.
+The networks are built without memory, and every phase runs on fake tensors: what autograd keeps of the largest one for
+its backward pass is counted, beside weights, gradients, moments of Adam and the average. A run that is refused could
+not have worked: the scorer, the images and what the backward pass itself takes come on top.
 """
 
 from pathlib import Path
@@ -10,23 +10,29 @@ from typing import NamedTuple
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from smartfast import kernels
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
+from smartfast.engine.phase import PhaseSpec
+from smartfast.engine.schedules import DeviceScalars
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
+from smartfast.families.base import Family, Parts
+from smartfast.families.rounds import Round
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _GIB = 2**30
 _BYTES_PER_WEIGHT = 4
+_PEAK = 2
+"""Of a run, as a multiple of what is counted: imagenet64 in fp32 on a CPU had 22.9 GB where 13.0 are."""
 _COPIES_OF_WEIGHTS = 4  # themselves, the gradient, Adam's two moments
 
 
 class Forecast(NamedTuple):
-    """Bytes: of weights with all that is as large as they are, and of what one batch leaves for the backward pass."""
+    """Bytes: of weights with all that is as large as they are, and of what the largest phase keeps."""
 
     weights_bytes: float
     activations_bytes: float
@@ -43,18 +49,19 @@ def forecast(config: Config, dataset: ImageDataset, images: int) -> Forecast:
         with torch.device("meta"):
             family = FAMILIES[config.gan.family](config, dataset)
         with FakeTensorMode(allow_non_fake_inputs=True), kernels.use("aten"):
-            parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in family.modules.items()}
             for module in family.modules.values():
                 module.to_empty(device="cpu")
-            inputs = {
-                name: [None if x is None else x.new_empty(images, *x.shape[1:]) for x in tensors]
-                for name, tensors in family.example_inputs().items()
-            }
-            activations = sum(_saved_bytes(family.modules[name], tensors) for name, tensors in inputs.items())
+            family.variables = {name: torch.empty(value.shape) for name, value in family.variables.items()}
+            index = torch.empty(images, dtype=torch.int64)
+            labels = index if family.num_classes else None
+            batch = Round(index, torch.empty(images, *family.image_shape).requires_grad_(), labels)
+            phases = family.phases(Parts(labels, DeviceScalars(torch.device("cpu")), None, num_processes=1))
+            activations = max(_kept_bytes(phase, batch, family) for phase in phases)
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise
         return Forecast(float("inf"), float("inf"))
+    parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in family.modules.items()}
     weights = _COPIES_OF_WEIGHTS * sum(parameters.values()) + parameters[family.averaged]
     return Forecast(_BYTES_PER_WEIGHT * weights, activations)
 
@@ -81,7 +88,12 @@ def check_memory(config: Config, needed: Forecast, images: int, device: torch.de
         raise UserError(f"{line}: lower the resolution or the sizes in gan, such as gan.{_largest(config)}")
     if shared * needed.total_bytes > there and not config.run.dry_run:
         raise UserError(f"{line}: lower optim.batch_gpu (now {images}) or the sizes in gan")
-    return f"{line}, {_gib(free)} of it free" + ("" if shared * needed.total_bytes < free else ": TOO LITTLE NOW")
+    if shared * needed.total_bytes * _PEAK < free:
+        return f"{line}, {_gib(free)} of it free"
+    return (
+        f"{line}, only {_gib(free)} of it free: TOO LITTLE, as the peak is about {_PEAK} times as high; "
+        f"lower optim.batch_gpu (now {images})"
+    )
 
 
 def _largest(config: Config) -> str:
@@ -94,9 +106,9 @@ def _gib(size_bytes: float) -> str:
     return f"{size_bytes / _GIB:.1f} GiB"
 
 
-def _saved_bytes(module: nn.Module, inputs: list[Tensor | None]) -> int:
-    """Bytes that a forward pass keeps for the backward pass, beside the parameters."""
-    own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+def _kept_bytes(phase: PhaseSpec, batch: Round, family: Family) -> int:
+    """Bytes that the loss of a phase keeps for its backward pass, beside the parameters."""
+    own = {p.untyped_storage()._cdata for module in family.modules.values() for p in module.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other takes its address
 
     def keep(tensor: Tensor) -> Tensor:
@@ -106,8 +118,7 @@ def _saved_bytes(module: nn.Module, inputs: list[Tensor | None]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = module(*inputs)
-    del output
+        phase.loss(batch)
     return sum(storage.nbytes() for storage in kept.values())
 
 

@@ -45,7 +45,7 @@ TABLE: dict[Rule, tuple[str, ...]] = {
     ),
     Rule.FREE: (
         *_names("run", "dir kimg allow_changes dry_run"),
-        *_names("data", "cache workers"),
+        *_names("data", "cache workers classes"),
         *_names("perf", "profile cpu_threads"),
     ),
 }

@@ -46,7 +46,8 @@ def load_scorer(
     path = _find(rest if kind in FORMATS else name)
     kinds = [kind] if kind in FORMATS else [kind for kind, format in FORMATS.items() if format.recognises(path)]
     if not kinds:
-        raise UserError(f"smart.scorer: {name!r} is of no known format, expected one of {', '.join(FORMATS)}")
+        inner = f"; did you mean {name.rstrip('/')}/scorer?" if (path / "scorer").is_dir() else ""
+        raise UserError(f"smart.scorer: {name!r} is of no known format, expected one of {', '.join(FORMATS)}{inner}")
     return FORMATS[kinds[0]].load(
         path,
         where=name,

@@ -144,7 +144,9 @@ def _labels(source: Source, chosen: list[int]) -> list[int] | None:
 def _warn_if_untrainable(size: tuple[int, int]) -> None:
     width, height = size
     if width != height or width & (width - 1):
-        warnings.warn(f"{width}x{height} pixels: training needs squares with a power of two as side", stacklevel=3)
+        nearest = 1 << (max(width, height) - 1).bit_length()
+        expected = f"training needs squares with a power of two as side, such as --resolution {nearest} makes them"
+        warnings.warn(f"{width}x{height} pixels: {expected}", stacklevel=3)
 
 
 def _write_images(

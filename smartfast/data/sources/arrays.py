@@ -12,6 +12,7 @@ from torch import Tensor
 from smartfast.data.sources.base import CHANNELS, ImageInfo, Mode
 from smartfast.errors import UserError
 
+_LARGEST_DIGITS = 256  # all of them are enlarged at once
 _MODES: dict[int, Mode] = {channels: mode for mode, channels in CHANNELS.items()}
 
 
@@ -51,8 +52,9 @@ def digits_source(resolution: int | None) -> ArraySource:
     # Imported here, because `python -m smartfast.data.sources.digits` warns if this package has imported it before.
     from smartfast.data.sources.digits import NATIVE_RESOLUTION, load_digits
 
-    if resolution is not None and resolution < NATIVE_RESOLUTION:
-        raise UserError(f"data.resolution: {resolution}, expected at least {NATIVE_RESOLUTION} for the bundled digits")
+    if resolution is not None and not NATIVE_RESOLUTION <= resolution <= _LARGEST_DIGITS:
+        expected = f"{NATIVE_RESOLUTION} to {_LARGEST_DIGITS} for the bundled digits"
+        raise UserError(f"data.resolution: {resolution}, expected {expected}")
     images, labels = load_digits(resolution or NATIVE_RESOLUTION)
     return ArraySource("digits", "digits", images.movedim(1, 3), labels.numpy())
 

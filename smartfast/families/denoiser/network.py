@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ class Denoiser(nn.Module):
     def __init__(self, unet: dict[str, Any], scheduler: dict[str, Any], sample_steps: int) -> None:
         super().__init__()
         self.unet, self.scheduler, self.sample_steps = UNet2DModel(**unet), scheduler, sample_steps
-        self.schedule = schedule_from_config(scheduler, "scheduler")
+        with torch.device("cpu"):  # its values are checked, also where the network is built without any
+            self.schedule = schedule_from_config(scheduler, "scheduler")
         self.parameterization = parameterization_of(scheduler, "scheduler")
         self.register_buffer("alphas", self.schedule.alphas.float(), persistent=False)
         self.register_buffer("sigmas", self.schedule.sigmas.float(), persistent=False)
