@@ -53,11 +53,11 @@ def test_columns_that_do_not_fit_go_below() -> None:
 def test_a_preset_of_another_family_and_one_with_schedules_have_columns(monkeypatch, tmp_path) -> None:
     other, scheduled = tmp_path / "other.yaml", tmp_path / "scheduled.yaml"
     other.write_text("gan: {family: denoiser}\nsmart: {frequency: 0}\ndata: {path: digits}\n")
-    scheduled.write_text("optim: {lr_g: {kind: linear, kimg: [0, 10], values: [0.002, 0]}}\ndata: {path: digits}\n")
+    scheduled.write_text("optim: {lr_g: {kind: linear, kimg: [0, 10], values: [0.002, 0.001]}}\ndata: {path: digits}\n")
     monkeypatch.setattr(tools, "presets", lambda: [str(other), str(scheduled)])
     left, right = columns(tools.presets_table(width=1000)).values()
     assert (left["family"], left["generator"], left["R1 gamma"], left["score term"]) == ("denoiser", "-", "-", "off")
-    assert right["family"] == "-" and right["lr G, D"] == "linear 0.002 to 0, 0.0025"
+    assert right["family"] == "-" and right["lr G, D"] == "linear 0.002 to 0.001, 0.0025"
 
 
 def test_it_takes_no_arguments(capsys) -> None:
