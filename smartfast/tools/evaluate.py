@@ -94,7 +94,7 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
     record = _record(options, plan, dataset, values)
     print(f"{options.checkpoint}: {plan.metrics.samples} samples, {len(dataset)} real images of {dataset.name}")
     for name, value in values.items():
-        print(f"  {name:<10} {value:12.5g}")
+        print(f"  {name:<20} {value:12.5g}")
     print(json.dumps(record))
     run_dir = Path(options.checkpoint)
     if (run_dir / "config.yaml").is_file():
