@@ -132,7 +132,8 @@ def test_distance_grows_with_blur_and_noise(digits, scores):
     def noisy(std: float) -> torch.Tensor:
         return (images + std * noise).clamp(0, 255).to(torch.uint8)
 
-    blur, sand = ([scores(x, labels)["fd_digits"] for x in xs] for xs in ([blurred(1), blurred(3)], [noisy(20), noisy(80)]))
+    sets = ([blurred(1), blurred(3)], [noisy(20), noisy(80)])
+    blur, sand = ([scores(x, labels)["fd_digits"] for x in xs] for xs in sets)
     assert 0.1 < blur[0] < blur[1]
     assert 0.1 < sand[0] < sand[1]
 
@@ -176,11 +177,14 @@ def test_diversity_without_pairs_is_nan_and_says_so(digits, make_dataset, showin
     assert math.isnan(found["diversity_digits"])
 
 
-@pytest.mark.parametrize(("samples", "reals", "fewer"), [
+@pytest.mark.parametrize(
+    ("samples", "reals", "fewer"),
+    [
         (64, 600, "Fréchet distance: 64 samples for 64"),
         (65, 64, "Fréchet distance: 64 real images for 64"),
         (65, 65, None),
-    ])
+    ],
+)
 def test_a_singular_covariance_is_said(digits, make_dataset, showing, samples, reals, fewer):
     """The 64 features of n images have a covariance of rank n - 1."""
     images, labels = digits
@@ -197,7 +201,8 @@ def test_a_metric_that_fails_is_nan_and_the_others_are_there(digits, scores, mon
         raise RuntimeError("out of\nmemory")
 
     monkeypatch.setattr("smartfast.metrics.evaluation._precision_recall", fail)
-    with pytest.warns(UserWarning, match="^precision_digits, recall_digits: not computed, RuntimeError: out of memory$"):
+    expected = "^precision_digits, recall_digits: not computed, RuntimeError: out of memory$"
+    with pytest.warns(UserWarning, match=expected):
         found = scores(digits[0][:100], digits[1][:100])
     assert math.isnan(found["precision_digits"]) and math.isnan(found["recall_digits"])
     assert found["fd_digits"] > 0 and found["diversity_digits"] > 0

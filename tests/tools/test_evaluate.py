@@ -82,7 +82,8 @@ def test_options_override_the_run(run_dir, capsys):
 
 def test_seed_and_truncation_change_the_samples(run_dir):
     base = EvaluateOptions(checkpoint=str(run_dir), device="cpu")
-    values = [evaluate_command(o)["fd_digits"] for o in (base, replace(base, seed=6), replace(base, truncation_psi=0.3))]
+    variants = (base, replace(base, seed=6), replace(base, truncation_psi=0.3))
+    values = [evaluate_command(options)["fd_digits"] for options in variants]
     assert len(set(values)) == 3
 
 
