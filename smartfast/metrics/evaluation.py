@@ -160,8 +160,8 @@ def _kernel_distance(fakes: Tensor, reals: Tensor) -> float:
     size = min(KID_SUBSET_SIZE, len(fakes), len(reals))
     if size < KID_SUBSET_SIZE:
         warnings.warn(
-            f"kernel distance: subsets of {size} images instead of {KID_SUBSET_SIZE}, there are only {len(fakes)} samples and "
-            f"{len(reals)} real images",
+            f"kernel distance: subsets of {size} images instead of {KID_SUBSET_SIZE}, there are only {len(fakes)} "
+            f"samples and {len(reals)} real images",
             stacklevel=2,
         )
     metric = kid_features_to_metric(fakes, reals, kid_subsets=KID_SUBSETS, kid_subset_size=size, verbose=False)

@@ -36,7 +36,8 @@ class MetricsOptions:
     """What to compute."""
 
     names: tuple[Literal["fid", "kid", "isc", "prc", "diversity"], ...] | None = None
-    """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). Unset: the run's."""
+    """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). The results are named after
+    their features too, such as fd_digits; fid, kid and isc alone mean inception. Unset: the run's."""
     samples: int | None = None
     """Generated images. Unset: the run's."""
     batch: int | None = None
