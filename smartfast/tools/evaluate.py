@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from smartfast.config.parse import load_config
 from smartfast.config.schema import DataConfig, MetricsConfig
 from smartfast.core.checkpoint import FOLDER, find_checkpoint
+from smartfast.core.files import write_atomically
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, Sampler
@@ -17,6 +18,7 @@ from smartfast.families.saved import open_sampler
 from smartfast.metrics.evaluation import evaluate
 from smartfast.metrics.extractors import MetricUnavailable
 from smartfast.tools.generate import choose_device
+from smartfast.tools.output import writing
 
 Settings = TypeVar("Settings", DataConfig, MetricsConfig)
 
@@ -99,7 +101,9 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
     print(json.dumps(record))
     run_dir = Path(options.checkpoint)
     if (run_dir / "config.yaml").is_file():
-        (run_dir / f"metrics-{round(record['kimg']):06d}.json").write_text(json.dumps(record, indent=2) + "\n")
+        path = run_dir / f"metrics-{round(record['kimg']):06d}.json"
+        with writing(str(path)):
+            write_atomically(path, f"{json.dumps(record, indent=2)}\n".encode())
     return values
 
 

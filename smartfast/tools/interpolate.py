@@ -2,22 +2,23 @@
 
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from smartfast.core.files import write_atomically
+from smartfast.core.files import appears_complete, write_atomically
 from smartfast.core.grids import save_grid, to_pillow
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, draw_path
 from smartfast.families.saved import open_sampler
 from smartfast.tools.generate import MAX_SEED, choose_device, parse_numbers
+from smartfast.tools.output import check_writable, writing
 
 FORMATS = (".gif", ".mp4", ".png")
 
@@ -74,9 +75,10 @@ def interpolate(options: InterpolateOptions) -> Path:
         if getattr(options, name) < 1:
             raise UserError(f"{name}: found {getattr(options, name)}, expected at least 1")
     if out.suffix.lower() == ".mp4":
-        _video_writer()
+        _ffmpeg()
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
     labels = _key_labels(sampler.num_classes, seeds, options.classes)
+    check_writable(out.parent, f"out: {out}")
     images = draw_path(
         sampler,
         torch.tensor(seeds),
@@ -87,13 +89,14 @@ def interpolate(options: InterpolateOptions) -> Path:
         look=Look(options.truncation_psi, options.truncation_cutoff, options.noise),
         batch=options.batch,
     )
-    match out.suffix.lower():
-        case ".png":
-            save_grid(images, out, columns=options.steps)
-        case ".gif":
-            _save_gif(images, out, options)
-        case ".mp4":
-            _save_mp4(images, out, options.fps)
+    with writing(f"out: {out}"):
+        match out.suffix.lower():
+            case ".png":
+                save_grid(images, out, columns=options.steps)
+            case ".gif":
+                _save_gif(images, out, options)
+            case ".mp4":
+                _save_mp4(images, out, options.fps)
     print(f"{len(images)} images along {len(seeds)} seeds: {out}")
     return out
 
@@ -127,20 +130,27 @@ def _save_gif(images: Tensor, out: Path, options: InterpolateOptions) -> None:
 
 def _save_mp4(images: Tensor, out: Path, fps: int) -> None:
     pictures = _pictures(images)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    options = dict(fps=fps, quality=8, macro_block_size=2, ffmpeg_log_level="error")
-    writer = _video_writer()(str(out), pictures[0].size, **options)
-    writer.send(None)
-    for picture in pictures:
-        writer.send(np.ascontiguousarray(picture))
-    writer.close()
+    options = dict(fps=fps, quality=8, macro_block_size=2, ffmpeg_log_level="error", output_params=["-f", "mp4"])
+    with appears_complete(out) as partial:
+        ffmpeg = _ffmpeg()
+        writer = ffmpeg.write_frames(str(partial), pictures[0].size, **options)
+        writer.send(None)
+        for picture in pictures:
+            writer.send(np.ascontiguousarray(picture))
+        writer.close()  # which does not ask how ffmpeg ended
+        try:
+            written, _ = ffmpeg.count_frames_and_secs(str(partial))
+        except RuntimeError:
+            written = 0
+        if written != len(pictures):
+            raise OSError(f"ffmpeg wrote {written} of {len(pictures)} images")
 
 
-def _video_writer() -> Callable[..., Any]:
+def _ffmpeg() -> ModuleType:
     try:
-        from imageio_ffmpeg import write_frames
+        import imageio_ffmpeg
     except ImportError as error:
         raise UserError(
             "out: .mp4 needs the extra `video`, which is not installed; `pip install smartfast[video]`, or write a .gif"
         ) from error
-    return write_frames
+    return imageio_ffmpeg
