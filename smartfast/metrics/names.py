@@ -34,14 +34,14 @@ def metric_of(name: str) -> Metric:
 
 
 def values_of_row(row: Mapping[str, Any], features: str) -> dict[Metric, Any]:
-    """What a row of metrics.jsonl says of each metric, null left out.
+    """What a row of metrics.jsonl says of each metric; what is no number, such as null, is left out.
 
     Args:
         row: Its `metric/<name>` count, but for `metric/seconds`.
         features: Those of the run, for rows without `features`: they are older than the names above.
     """
     named = {key.removeprefix("metric/"): value for key, value in row.items() if key.startswith("metric/")}
-    found = {name: value for name, value in named.items() if name != "seconds" and value is not None}
+    found = {name: value for name, value in named.items() if name != "seconds" and isinstance(value, int | float)}
     if "features" in row:
         return {metric_of(name): value for name, value in found.items()}
     return {Metric(_WITHOUT_FEATURES.get(name, name), features): value for name, value in found.items()}

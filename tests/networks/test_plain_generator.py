@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from smartfast.core.checkpoint import save_checkpoint
 from smartfast.families.saved import open_sampler
 from smartfast.networks.stylegan2 import Generator
 
@@ -85,3 +87,26 @@ def test_it_needs_nothing_of_ours() -> None:
         + ([node.module] if isinstance(node, ast.ImportFrom) else [])
     }
     assert imported - set(sys.stdlib_module_names) == {"torch", "safetensors"}
+
+
+def test_the_lines_of_the_page(plain: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/weights_elsewhere.md, but for the lines that need a checkout of another project."""
+    text = (FILE.parent / "weights_elsewhere.md").read_text()
+    blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
+    ours, alone, checkout = blocks
+    assert "from training.networks import Generator" in checkout
+    weights = Generator(**options()).state_dict()
+    run = tmp_path / "runs" / "photos"
+    save_checkpoint(run, images=8, state=weights, generator=weights, generator_options=options(), info={}, keep=1)
+    for file in run.glob("checkpoints/*/generator_ema.*"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "stylegan2_generator", plain)
+    drawn = []
+    for block in (ours, alone):
+        torch.manual_seed(0)
+        names: dict = {}
+        exec(block, names)
+        drawn.append(names["images"])
+    assert drawn[0].shape == (4, 3, 16, 16)
+    torch.testing.assert_close(*drawn, rtol=1e-4, atol=1e-4)
