@@ -97,7 +97,8 @@ def interpolate(options: InterpolateOptions) -> Path:
                 _save_gif(images, out, options)
             case ".mp4":
                 _save_mp4(images, out, options.fps)
-    print(f"{len(images)} images along {len(seeds)} seeds: {out}")
+    note = "; alpha is laid on white, a .png keeps it" if images.shape[1] == 4 and out.suffix.lower() != ".png" else ""
+    print(f"{len(images)} images along {len(seeds)} seeds: {out}{note}")
     return out
 
 
@@ -115,8 +116,11 @@ def _key_labels(num_classes: int, seeds: list[int], classes: str | None) -> Tens
 
 
 def _pictures(images: Tensor) -> list[Image.Image]:
-    """RGB pictures of at least 256 pixels; small images are enlarged with square pixels."""
-    return [to_pillow(image[None], min_pixels=256).convert("RGB") for image in images]
+    """RGB pictures of at least 256 pixels, alpha laid on white; small images are enlarged with square pixels."""
+    pictures = (to_pillow(image[None], min_pixels=256).convert("RGBA") for image in images)
+    return [
+        Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB") for picture in pictures
+    ]
 
 
 def _save_gif(images: Tensor, out: Path, options: InterpolateOptions) -> None:
