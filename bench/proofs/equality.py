@@ -25,6 +25,7 @@ from bench.base.results import RESULTS, write_tables
 from bench.report.table import markdown_table
 from smartfast.errors import UserError
 from smartfast.metrics import MetricUnavailable, evaluate
+from smartfast.metrics.names import Metric
 from smartfast.run.training import Training
 
 COMMAND = "python -m bench.proofs.equality"
@@ -95,11 +96,12 @@ def relative_differences(values: list[float], eager: list[float]) -> list[float]
 
 def _frechet_distances(job: Job, runs: dict[str, Loop]) -> dict[str, float]:
     metrics = replace(job.config.metrics, names=("fid",))
+    distance = str(Metric("fd", metrics.features))
     if not metrics.every_ticks:
         return {}
     try:
         return {
-            name: evaluate(run.training.sampler(), job.dataset, metrics, device=job.device, progress=False)["fid"]
+            name: evaluate(run.training.sampler(), job.dataset, metrics, device=job.device, progress=False)[distance]
             for name, run in runs.items()
         }
     except MetricUnavailable as error:

@@ -146,7 +146,8 @@ class MetricsConfig:
     """Quality metrics on samples of the averaged generator."""
 
     names: tuple[Literal["fid", "kid", "isc", "prc", "diversity"], ...] = ("fid",)
-    """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). Default: ADA (FID)."""
+    """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). The results are named after
+    their features too, such as fd_digits; fid, kid and isc alone mean inception. Default: ADA (FID)."""
     every_ticks: CountOrZero = 50
     """Ticks between two evaluations; 0 = never. Default: ADA."""
     samples: Samples = 50000

@@ -88,7 +88,9 @@ def save_checkpoint(
     files = {name: _fingerprint(partial / name) for name in (_STATE, _WEIGHTS, _OPTIONS)}
     index = {"images": images, "kimg": images / 1000, **info, "files": files}
     (partial / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    mode = (partial / _INDEX).stat().st_mode  # the umask's; safetensors makes files for their owner alone
     for file in partial.iterdir():
+        file.chmod(mode)
         flush(file)
     flush(partial)
     if final.exists():  # not deleted before its successor is in place

@@ -8,6 +8,9 @@ from torch import Tensor
 MAX_PER_CLASS = 1000
 """Most images of a class, evenly spaced, whose pairwise distances are taken."""
 
+SAME_IMAGE = 1e-4
+"""Distance relative to the features' length up to which images are one: rounding depends on the batch they are in."""
+
 
 def within_class_diversity(
     fakes: Tensor, fake_labels: Tensor | None, reals: Tensor, real_labels: Tensor | None
@@ -38,7 +41,8 @@ def within_class_diversity(
 
 def _relative_spread(fakes: Tensor, reals: Tensor) -> float:
     of_fakes, of_reals = _mean_distance(fakes), _mean_distance(reals)
-    return of_fakes / of_reals if of_reals > 0 else math.nan
+    length = reals.to(torch.float64).norm(dim=1).mean().item()
+    return of_fakes / of_reals if of_reals > SAME_IMAGE * length else math.nan
 
 
 def _mean_distance(features: Tensor) -> float:

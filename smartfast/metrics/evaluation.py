@@ -1,4 +1,4 @@
-"""Quality of generated images: FID, KID, inception score, precision and recall, and within-class diversity.
+"""Quality of generated images: Fréchet and kernel distance, classifier score, precision and recall, diversity.
 
 The formulas are torch-fidelity's own functions, called with features that are never written to disk as images.
 """
@@ -6,7 +6,7 @@ The formulas are torch-fidelity's own functions, called with features that are n
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,8 @@ from smartfast.data import ImageDataset
 from smartfast.metrics.collect import Collected, ImageSource, Processes, collect
 from smartfast.metrics.diversity import within_class_diversity
 from smartfast.metrics.extractors import Extractor, MetricUnavailable, build_extractor
+from smartfast.metrics.names import MEASURES, Metric
 from smartfast.metrics.reals import real_features
-
-KEYS = {"fid": ["fid"], "kid": ["kid"], "isc": ["isc"], "prc": ["precision", "recall"], "diversity": ["diversity"]}
-"""What each metric of the configuration is called in the results."""
 
 KID_SUBSET_SIZE = 1000
 KID_SUBSETS = 100
@@ -53,7 +51,7 @@ def evaluate(
     Args:
         sample: Sample numbers int64 [n] -> images uint8 [n, C, H, W] and their labels int64 [n] (None without); a pure
             function, so that the result does not depend on the number of processes, up to rounding.
-        dataset: The real images. FID uses all of them; the other metrics at most 50,000, evenly spaced.
+        dataset: The real images. The Fréchet distance uses all, the other metrics at most 50,000, evenly spaced.
         config: What to compute, from how many samples and with which features.
         device: Where the features are computed.
         process_index, num_processes: This process among all.
@@ -62,10 +60,10 @@ def evaluate(
         progress: Show progress bars (in the first process only).
 
     Returns:
-        The metrics asked for, and the time they took: fid (Heusel et al. 2017), kid (mean over 100 subsets,
-        Binkowski et al. 2018), isc (mean over 10 splits, Salimans et al. 2016), precision and recall (3 neighbours,
-        Kynkaanniemi et al. 2019, in the features of `config.features` instead of VGG16), diversity
-        (`within_class_diversity`), seconds. The same in every process.
+        The metrics asked for, each under the name of `Metric` with its features, and the time they took, `seconds`.
+        Measures: fd (Heusel et al. 2017), kd (mean over 100 subsets, Binkowski et al. 2018), cs (mean over 10 splits,
+        Salimans et al. 2016), precision and recall (3 neighbours, Kynkaanniemi et al. 2019, in the features of
+        `config.features` instead of VGG16), diversity (`within_class_diversity`). The same in every process.
 
     Raises:
         MetricUnavailable: The Inception weights cannot be had here.
@@ -84,11 +82,13 @@ def evaluate(
         reals = real_features(dataset, extractor, keep_features=needs_features, cache_dir=folder, **shared)
     keep = config.samples if names - {"fid"} else 0
     fakes = collect(sample, config.samples, extractor, keep=keep, title="features of samples", **shared)
-    keys = [key for name, of_name in KEYS.items() if name in names for key in of_name] + ["seconds"]
-    found = dict.fromkeys(keys, 0.0)
+    keys = {name: [str(Metric(m, config.features)) for m in MEASURES[name]] for name in MEASURES if name in names}
+    found = dict.fromkeys([*(key for of_name in keys.values() for key in of_name), "seconds"], 0.0)
     if processes.index == 0:  # the rest is short, and would only compete with itself for the cores
-        found |= compute_metrics(fakes, reals, names, device) | {"seconds": time.perf_counter() - start_sec}
-    return dict(zip(keys, processes.of_the_first(list(found.values()), device), strict=True))
+        if "fid" in names:
+            _warn_if_singular(len(fakes.statistics["mu"]), {"samples": config.samples, "real images": len(dataset)})
+        found |= compute_metrics(fakes, reals, keys, device) | {"seconds": time.perf_counter() - start_sec}
+    return dict(zip(found, processes.of_the_first(list(found.values()), device), strict=True))
 
 
 def _build_extractor_together(config: MetricsConfig, device: torch.device, processes: Processes) -> Extractor:
@@ -105,33 +105,47 @@ def _build_extractor_together(config: MetricsConfig, device: torch.device, proce
 
 
 def compute_metrics(
-    fakes: Collected, reals: Collected | None, names: set[str], device: torch.device
+    fakes: Collected, reals: Collected | None, keys: Mapping[str, Sequence[str]], device: torch.device
 ) -> dict[str, float]:
-    """The metrics called `names` of what is known of fakes and reals; `reals` may be None for isc alone.
+    """Metrics of what is known of fakes and reals; `reals` may be None for isc alone.
 
     A metric that fails is nan, and a warning says why: it must not end a training run.
+
+    Args:
+        keys: Choices of `metrics.names`, and what the values of each are called.
     """
-    computations: dict[str, Callable[[], tuple[float, ...]]] = {"isc": lambda: (_inception_score(fakes.logits),)}
+    computations: dict[str, Callable[[], tuple[float, ...]]] = {"isc": lambda: (_classifier_score(fakes.logits),)}
     if reals is not None:
         computations |= {
             "fid": lambda: (fid_statistics_to_metric(fakes.statistics, reals.statistics, False)[KEY_METRIC_FID],),
-            "kid": lambda: (_kid(fakes.features, reals.features),),
+            "kid": lambda: (_kernel_distance(fakes.features, reals.features),),
             "prc": lambda: _precision_recall(fakes.features, reals.features, device),
             "diversity": lambda: (_diversity(fakes, reals),),
         }
     values: dict[str, float] = {}
-    for name in (name for name in computations if name in names):
+    for name, of_name in keys.items():
         try:
             found = computations[name]()
         except Exception as error:  # out of memory, a singular matrix: whatever it is, the run goes on
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            warnings.warn(f"{name}: not computed, {reason}", stacklevel=2)
-            found = (math.nan,) * len(KEYS[name])
-        values |= dict(zip(KEYS[name], found, strict=True))
+            warnings.warn(f"{', '.join(of_name)}: not computed, {reason}", stacklevel=2)
+            found = (math.nan,) * len(of_name)
+        values |= dict(zip(of_name, found, strict=True))
     return values
 
 
-def _inception_score(logits: Tensor) -> float:
+def _warn_if_singular(num_features: int, counts: Mapping[str, int]) -> None:
+    """The covariance of n points has at most rank n - 1."""
+    for what, count in counts.items():
+        if count <= num_features:
+            warnings.warn(
+                f"Fréchet distance: {count} {what} for {num_features} features, so their covariance is singular and "
+                f"the value depends on how many they are; expected more than {num_features}",
+                stacklevel=3,
+            )
+
+
+def _classifier_score(logits: Tensor) -> float:
     return isc_features_to_metric(logits, splits=min(ISC_SPLITS, len(logits)))[KEY_METRIC_ISC_MEAN]
 
 
@@ -142,12 +156,12 @@ def _diversity(fakes: Collected, reals: Collected) -> float:
     return value
 
 
-def _kid(fakes: Tensor, reals: Tensor) -> float:
+def _kernel_distance(fakes: Tensor, reals: Tensor) -> float:
     size = min(KID_SUBSET_SIZE, len(fakes), len(reals))
     if size < KID_SUBSET_SIZE:
         warnings.warn(
-            f"kid: subsets of {size} images instead of {KID_SUBSET_SIZE}, there are only {len(fakes)} samples and "
-            f"{len(reals)} real images",
+            f"kernel distance: subsets of {size} images instead of {KID_SUBSET_SIZE}, there are only {len(fakes)} "
+            f"samples and {len(reals)} real images",
             stacklevel=2,
         )
     metric = kid_features_to_metric(fakes, reals, kid_subsets=KID_SUBSETS, kid_subset_size=size, verbose=False)

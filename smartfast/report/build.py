@@ -5,7 +5,7 @@ One file without external parts. Whatever a run folder lacks is left out of the 
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from smartfast.config.families import DEFAULT_FAMILY
+from smartfast.config.schema import MetricsConfig
 from smartfast.core.checkpoint import find_checkpoint
 from smartfast.core.files import write_atomically
 from smartfast.core.grids import to_pillow
@@ -24,22 +25,13 @@ from smartfast.families import FAMILIES
 from smartfast.families.sampling import Sampler, draw_path
 from smartfast.families.saved import open_sampler
 from smartfast.report import page as html
-from smartfast.report.plots import METRIC_PANELS, SPEED_PANEL, Panel, draw_panels
+from smartfast.report.plots import SPEED_PANEL, draw_panels
+from smartfast.report.quality import quality_section
 
 Row = Mapping[str, Any]
 
 _SHEETS = 6  # sample sheets over time, the first and the last among them
 _STRIP_COLUMNS, _STRIP_ROWS = 10, 5
-
-# What is good, in words and as a key of which the least is the best.
-_METRICS: dict[str, tuple[str, Callable[[float], float]]] = {
-    "fid": ("lower is better", lambda value: value),
-    "kid": ("lower is better", lambda value: value),
-    "isc": ("higher is better", lambda value: -value),
-    "precision": ("higher is better", lambda value: -value),
-    "recall": ("higher is better", lambda value: -value),
-    "diversity": ("1 = like the data", lambda value: abs(value - 1)),
-}
 
 
 class PhaseTime(NamedTuple):
@@ -73,7 +65,7 @@ def write_report(run_dir: str | Path) -> Path:
     config, info = yaml.safe_load(config_text) or {}, _checkpoint_info(run_dir)
     sections = [
         html.section("Overview", html.facts(headline(ticks, info))),
-        _metrics_section(evaluations),
+        quality_section(evaluations, config.get("metrics", {}).get("features", MetricsConfig.features)),
         _samples_section(run_dir),
         _strip_section(run_dir),
         _losses_section([*ticks, *measured], config),
@@ -141,30 +133,11 @@ def phase_times(ticks: Sequence[Row], phases: Mapping[str, str | None]) -> list[
     return [*times, PhaseTime("everything else", None, None, total - sum(time.sec_per_kimg for time in times))]
 
 
-def _metrics_section(evaluations: Sequence[Row]) -> str:
-    if not evaluations:
-        return html.section("Metrics", html.paragraph("None were computed."))
-    rows = []
-    for name, (meaning, badness) in _METRICS.items():
-        values = [(row[f"metric/{name}"], row["kimg"]) for row in evaluations if row.get(f"metric/{name}") is not None]
-        if values:
-            best, best_kimg = min(values, key=lambda point: badness(point[0]))
-            cells = [f"{values[0][0]:.4g}", f"{best:.4g} (at {best_kimg:g} kimg)", f"{values[-1][0]:.4g}"]
-            rows.append([f"{name} ({meaning})", *cells])
-    table = html.table(["metric", "first", "best", "last"], rows)
-    return html.section("Metrics", table, _plot(METRIC_PANELS, evaluations, smoothed=False, caption=""))
-
-
 def _losses_section(ticks: Sequence[Row], config: Mapping[str, Any]) -> str:
     family = FAMILIES.get(config.get("gan", {}).get("family", DEFAULT_FAMILY))
     panels = [*(family.panels if family else ()), SPEED_PANEL]
     caption = "Mean per tick; where there are 20 ticks or more, the strong line is a running mean."
-    return html.section("Losses", _plot(panels, ticks, smoothed=True, caption=caption))
-
-
-def _plot(panels: Sequence[Panel], rows: Sequence[Row], *, smoothed: bool, caption: str) -> str:
-    drawing = draw_panels(panels, rows, smoothed=smoothed)
-    return html.paragraph("No data.") if drawing is None else html.figure(drawing, "image/svg+xml", caption)
+    return html.section("Losses", html.plot(draw_panels(panels, ticks, smoothed=True), caption))
 
 
 def _samples_section(run_dir: Path) -> str:

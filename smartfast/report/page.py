@@ -73,6 +73,11 @@ def figure(content: bytes, media_type: str, caption: str) -> str:
     return f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>"
 
 
+def plot(drawing: bytes | None, caption: str) -> str:
+    """An SVG inside the page; None says that there is nothing to show."""
+    return paragraph("No data.") if drawing is None else figure(drawing, "image/svg+xml", caption)
+
+
 def picture_figure(picture: Image.Image, caption: str) -> str:
     """A Pillow picture inside the page, reduced or compressed where it is large."""
     if max(picture.size) > _LARGEST_SIDE:

@@ -18,18 +18,6 @@ _COLORS = ("#2563a8", "#c2571a", "#3d8b37", "#8a4fbe", "#b8860b", "#1b8a8f", "#a
 
 SPEED_PANEL = Panel("Training speed", "images per second", {"images_per_sec": "speed"})
 
-METRIC_PANELS = (
-    Panel("Fréchet distance (FID), lower is better", "squared feature distance", {"metric/fid": "fid"}),
-    Panel("Kernel distance (KID), lower is better", "squared feature distance", {"metric/kid": "kid"}),
-    Panel("Inception score, higher is better", "effective classes", {"metric/isc": "isc"}),
-    Panel(
-        "Precision and recall, higher is better",
-        "fraction",
-        {"metric/precision": "precision", "metric/recall": "recall"},
-    ),
-    Panel("Within-class diversity, 1 = like the data", "ratio to real images", {"metric/diversity": "diversity"}),
-)
-
 
 def draw_panels(panels: Sequence[Panel], rows: Sequence[Row], *, smoothed: bool) -> bytes | None:
     """An SVG with a plot for every panel that has data, over thousands of images; None when no panel has any.

@@ -319,7 +319,8 @@ class Trainer:
         except MetricUnavailable as error:
             self.accelerator.print(f"metrics: {error}; training goes on without them")
             return
-        row = {"kind": "metrics", "kimg": self.kimg, **{f"metric/{name}": value for name, value in values.items()}}
+        row = {"kind": "metrics", "kimg": self.kimg, "features": self.config.metrics.features}
+        row |= {f"metric/{name}": value for name, value in values.items()}
         if self.is_main:
             self.log.write(row)
         self.accelerator.log({k: v for k, v in row.items() if k.startswith("metric/")}, step=self.training.images)

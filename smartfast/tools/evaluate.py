@@ -11,6 +11,7 @@ from smartfast.config.parse import load_config
 from smartfast.config.ranges import Count, FilePath, LongSeed, Resolution, Samples, Truncation, in_range
 from smartfast.config.schema import DataConfig, MetricsConfig
 from smartfast.core.checkpoint import FOLDER, find_checkpoint
+from smartfast.core.files import write_atomically
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, Sampler
@@ -18,6 +19,7 @@ from smartfast.families.saved import open_sampler
 from smartfast.metrics.evaluation import evaluate
 from smartfast.metrics.extractors import MetricUnavailable
 from smartfast.tools.generate import choose_device
+from smartfast.tools.output import writing
 
 Settings = TypeVar("Settings", DataConfig, MetricsConfig)
 
@@ -37,7 +39,8 @@ class MetricsOptions:
     """What to compute."""
 
     names: tuple[Literal["fid", "kid", "isc", "prc", "diversity"], ...] | None = None
-    """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). Unset: the run's."""
+    """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). The results are named after
+    their features too, such as fd_digits; fid, kid and isc alone mean inception. Unset: the run's."""
     samples: Samples | None = None
     """Generated images. Unset: the run's."""
     batch: Count | None = None
@@ -96,11 +99,13 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
     record = _record(options, plan, dataset, values)
     print(f"{options.checkpoint}: {plan.metrics.samples} samples, {len(dataset)} real images of {dataset.name}")
     for name, value in values.items():
-        print(f"  {name:<10} {value:12.5g}")
+        print(f"  {name:<20} {value:12.5g}")
     print(json.dumps(record))
     run_dir = Path(options.checkpoint)
     if (run_dir / "config.yaml").is_file():
-        (run_dir / f"metrics-{round(record['kimg']):06d}.json").write_text(json.dumps(record, indent=2) + "\n")
+        path = run_dir / f"metrics-{round(record['kimg']):06d}.json"
+        with writing(str(path)):
+            write_atomically(path, f"{json.dumps(record, indent=2)}\n".encode())
     return values
 
 

@@ -18,6 +18,7 @@ from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, Sampler, label_vectors, seeded_latents
 from smartfast.families.saved import open_sampler
+from smartfast.tools.output import check_writable, writing
 
 MAX_SEED = 2**32 - 1
 
@@ -66,19 +67,26 @@ def generate(options: GenerateOptions) -> list[Path]:
     """
     options = in_range(options)
     seeds = parse_numbers(options.seeds, "seeds", MAX_SEED)
+    out = Path(options.out)
+    is_sheet = out.suffix.lower() == ".png"
+    if not is_sheet and (out.suffix or out.is_file()):
+        raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
     request = make_request(sampler.num_classes, seeds, options.classes)
-    images = torch.cat(list(_draw(sampler, request, options)))
-    out = Path(options.out)
-    if out.suffix.lower() == ".png":
+    check_writable(out.parent if is_sheet else out, f"out: {out}")
+    images = _draw(sampler, request, options)
+    if is_sheet:
         classes = 1 if request.labels is None else len(request.labels.unique())
-        columns = options.columns or min(len(images), grid_shape(sampler.image_shape[2], classes).columns)
-        save_grid(images, out, columns)
-        print(f"{len(images)} images: {out}")
+        columns = options.columns or min(len(request.seeds), grid_shape(sampler.image_shape[2], classes).columns)
+        sheet = torch.cat(list(images))
+        with writing(f"out: {out}"):
+            save_grid(sheet, out, columns)
+        print(f"{len(sheet)} images: {out}")
         return [out]
-    if out.suffix or out.is_file():
-        raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
-    files = [_save_single(image, request, i, out) for i, image in enumerate(images)]
+    files = [out / name for name in _names(request)]
+    for path, image in zip(files, (image for batch in images for image in batch), strict=True):
+        with writing(f"out: {path}"):
+            save_grid(image[None], path, columns=1, min_pixels=0)
     print(f"{len(files)} images in {out}: {files[0].name} to {files[-1].name}")
     return files
 
@@ -150,8 +158,8 @@ def _draw(sampler: Sampler, request: Request, options: GenerateOptions) -> Itera
         yield to_uint8(sampler.images(z, c, seeds, look)).cpu()
 
 
-def _save_single(image: Tensor, request: Request, index: int, folder: Path) -> Path:
-    label = "" if request.labels is None else f"_class{request.labels[index]}"
-    path = folder / f"seed{int(request.seeds[index]):04d}{label}.png"
-    save_grid(image[None], path, columns=1, min_pixels=0)
-    return path
+def _names(request: Request) -> list[str]:
+    """The files of single images."""
+    seeds = [f"seed{seed:04d}" for seed in request.seeds.tolist()]
+    labels = [""] * len(seeds) if request.labels is None else [f"_class{label}" for label in request.labels.tolist()]
+    return [f"{seed}{label}.png" for seed, label in zip(seeds, labels, strict=True)]

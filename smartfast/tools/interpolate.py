@@ -2,10 +2,10 @@
 
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from smartfast.config.ranges import Count, CountOrZero, FilePath, FramesPerSecond, Steps, Truncation, in_range
-from smartfast.core.files import write_atomically
+from smartfast.core.files import appears_complete, write_atomically
 from smartfast.core.grids import save_grid, to_pillow
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, draw_path
 from smartfast.families.saved import open_sampler
 from smartfast.tools.generate import MAX_SEED, choose_device, parse_numbers
+from smartfast.tools.output import check_writable, writing
 
 FORMATS = (".gif", ".mp4", ".png")
 
@@ -73,9 +74,10 @@ def interpolate(options: InterpolateOptions) -> Path:
     if len(seeds) < 2:
         raise UserError(f"seeds: found {options.seeds!r}, expected at least two")
     if out.suffix.lower() == ".mp4":
-        _video_writer()
+        _ffmpeg()
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
     labels = _key_labels(sampler.num_classes, seeds, options.classes)
+    check_writable(out.parent, f"out: {out}")
     images = draw_path(
         sampler,
         torch.tensor(seeds),
@@ -86,14 +88,16 @@ def interpolate(options: InterpolateOptions) -> Path:
         look=Look(options.truncation_psi, options.truncation_cutoff, options.noise),
         batch=options.batch,
     )
-    match out.suffix.lower():
-        case ".png":
-            save_grid(images, out, columns=options.steps)
-        case ".gif":
-            _save_gif(images, out, options)
-        case ".mp4":
-            _save_mp4(images, out, options.fps)
-    print(f"{len(images)} images along {len(seeds)} seeds: {out}")
+    with writing(f"out: {out}"):
+        match out.suffix.lower():
+            case ".png":
+                save_grid(images, out, columns=options.steps)
+            case ".gif":
+                _save_gif(images, out, options)
+            case ".mp4":
+                _save_mp4(images, out, options.fps)
+    note = "; alpha is laid on white, a .png keeps it" if images.shape[1] == 4 and out.suffix.lower() != ".png" else ""
+    print(f"{len(images)} images along {len(seeds)} seeds: {out}{note}")
     return out
 
 
@@ -111,8 +115,11 @@ def _key_labels(num_classes: int, seeds: list[int], classes: str | None) -> Tens
 
 
 def _pictures(images: Tensor) -> list[Image.Image]:
-    """RGB pictures of at least 256 pixels; small images are enlarged with square pixels."""
-    return [to_pillow(image[None], min_pixels=256).convert("RGB") for image in images]
+    """RGB pictures of at least 256 pixels, alpha laid on white; small images are enlarged with square pixels."""
+    pictures = (to_pillow(image[None], min_pixels=256).convert("RGBA") for image in images)
+    return [
+        Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB") for picture in pictures
+    ]
 
 
 def _save_gif(images: Tensor, out: Path, options: InterpolateOptions) -> None:
@@ -126,20 +133,27 @@ def _save_gif(images: Tensor, out: Path, options: InterpolateOptions) -> None:
 
 def _save_mp4(images: Tensor, out: Path, fps: int) -> None:
     pictures = _pictures(images)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    options = dict(fps=fps, quality=8, macro_block_size=2, ffmpeg_log_level="error")
-    writer = _video_writer()(str(out), pictures[0].size, **options)
-    writer.send(None)
-    for picture in pictures:
-        writer.send(np.ascontiguousarray(picture))
-    writer.close()
+    options = dict(fps=fps, quality=8, macro_block_size=2, ffmpeg_log_level="error", output_params=["-f", "mp4"])
+    with appears_complete(out) as partial:
+        ffmpeg = _ffmpeg()
+        writer = ffmpeg.write_frames(str(partial), pictures[0].size, **options)
+        writer.send(None)
+        for picture in pictures:
+            writer.send(np.ascontiguousarray(picture))
+        writer.close()  # which does not ask how ffmpeg ended
+        try:
+            written, _ = ffmpeg.count_frames_and_secs(str(partial))
+        except RuntimeError:
+            written = 0
+        if written != len(pictures):
+            raise OSError(f"ffmpeg wrote {written} of {len(pictures)} images")
 
 
-def _video_writer() -> Callable[..., Any]:
+def _ffmpeg() -> ModuleType:
     try:
-        from imageio_ffmpeg import write_frames
+        import imageio_ffmpeg
     except ImportError as error:
         raise UserError(
             "out: .mp4 needs the extra `video`, which is not installed; `pip install smartfast[video]`, or write a .gif"
         ) from error
-    return write_frames
+    return imageio_ffmpeg

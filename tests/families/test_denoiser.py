@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,17 @@ def test_loss_against_its_formula_in_float64(prediction_type: str) -> None:
     prediction = model.denoiser.unet((alpha * x0 + sigma * eps).float(), t, class_labels=part.labels).sample.double()
     torch.testing.assert_close(found.double(), (prediction - target).square().mean(), rtol=1e-4, atol=0)
     assert statistics == {"loss/denoise": found.detach()}
+
+
+def test_the_exported_scorer_is_for_whom_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        model = family()
+        model.export(tmp_path, model.denoiser.state_dict())
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "scorer").iterdir()}
+    assert len(modes) == 3 and set(modes.values()) == {0o640}
 
 
 def test_half_precision_is_autocast_around_the_network_only() -> None:

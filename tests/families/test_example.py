@@ -146,7 +146,7 @@ def test_generate_evaluate_and_the_report_know_it(
     ]
     assert len(pixels) == 2 and (pixels[0] - pixels[1]).abs().max() <= 1  # running statistics, not those of a batch
     assert main(["evaluate", f"--checkpoint={run}", "--metrics.samples=64"]) == 0
-    assert "fid" in capsys.readouterr().out
+    assert "fd_digits" in capsys.readouterr().out
     panels: list[str] = []
     draw = build.draw_panels
     monkeypatch.setattr(

@@ -31,6 +31,19 @@ def test_classes_without_a_pair_are_left_out():
     assert within_class_diversity(fakes, fake_labels, reals, real_labels) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize("rounding", [0.0, 1e-8, 1e-7, 1e-6])
+def test_copies_that_differ_by_rounding_are_one_image(scale, rounding):
+    """The features of equal images depend a little on the batch that they are computed in."""
+    torch.manual_seed(0)
+    reals, fakes, labels = scale * torch.randn(40, 8), scale * torch.randn(40, 8), torch.arange(40) // 20
+    reals[20:] = reals[20] * (1 + rounding * torch.randn(20, 8))
+    expected = within_class_diversity(fakes[:20], None, reals[:20], None)
+    assert within_class_diversity(fakes, labels, reals, labels) == pytest.approx(expected)
+    assert math.isnan(within_class_diversity(fakes[20:], None, reals[20:], None))
+    assert within_class_diversity(reals[20:], None, reals[:20], None) == pytest.approx(0, abs=1e-5)
+
+
 def test_nan_when_no_class_can_be_compared():
     assert math.isnan(within_class_diversity(PAIR, torch.tensor([0, 1]), PAIR, torch.tensor([0, 1])))
 

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import warnings
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ from smartfast.metrics import evaluate
 from smartfast.metrics.digits.features import EXTRACTOR_NAME
 
 ALL = ("fid", "kid", "isc", "prc", "diversity")
-KEYS = {"fid", "kid", "isc", "precision", "recall", "diversity"}
+KEYS = {"fd_digits", "kd_digits", "cs_digits", "precision_digits", "recall_digits", "diversity_digits"}
 FAST = ("fid", "prc", "diversity")
 
-pytestmark = pytest.mark.filterwarnings("ignore:kid. subsets of")
+pytestmark = pytest.mark.filterwarnings("ignore:kernel distance. subsets of")
 
 
 def config(samples: int, names: tuple[str, ...] = FAST, batch: int = 64) -> MetricsConfig:
@@ -35,9 +36,16 @@ def scores(digits, make_dataset, showing):
     return score
 
 
-@pytest.mark.parametrize("names", [ALL, ("fid",), ("isc",), ("prc", "diversity")])
-def test_returns_what_was_asked_for(digits, scores, names):
-    expected = {"precision" if name == "prc" else name for name in names} | ({"recall"} if "prc" in names else set())
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (ALL, KEYS),
+        (("fid",), {"fd_digits"}),
+        (("isc",), {"cs_digits"}),
+        (("prc", "diversity"), {"precision_digits", "recall_digits", "diversity_digits"}),
+    ],
+)
+def test_returns_what_was_asked_for(digits, scores, names, expected):
     found = scores(digits[0][:100], digits[1][:100], names)
     assert set(found) == expected | {"seconds"}
     assert all(isinstance(value, float) for value in found.values())
@@ -75,21 +83,21 @@ def test_equals_what_torch_fidelity_computes_from_the_images(digits, make_datase
     )
     dataset = make_dataset(reals, labels[250:401])
     found = evaluate(showing(fakes, None), dataset, config(130, ALL), device="cpu", progress=False)
-    assert found["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
-    assert found["kid"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
-    assert found["isc"] == pytest.approx(expected["inception_score_mean"], rel=1e-4)
-    assert found["precision"] == pytest.approx(expected["precision"], abs=1e-6)
-    assert found["recall"] == pytest.approx(expected["recall"], abs=1e-6)
-    assert found["precision"] != found["recall"]
+    assert found["fd_digits"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
+    assert found["kd_digits"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
+    assert found["cs_digits"] == pytest.approx(expected["inception_score_mean"], rel=1e-4)
+    assert found["precision_digits"] == pytest.approx(expected["precision"], abs=1e-6)
+    assert found["recall_digits"] == pytest.approx(expected["recall"], abs=1e-6)
+    assert found["precision_digits"] != found["recall_digits"]
 
 
 def test_the_same_set(digits, scores):
     found = scores(*digits, ALL)
-    assert found["fid"] == pytest.approx(0, abs=1e-6)
-    assert found["precision"] == found["recall"] == 1
-    assert found["diversity"] == pytest.approx(1, rel=1e-9)
-    assert 9 < found["isc"] <= 10
-    assert abs(found["kid"]) < 0.1
+    assert found["fd_digits"] == pytest.approx(0, abs=1e-6)
+    assert found["precision_digits"] == found["recall_digits"] == 1
+    assert found["diversity_digits"] == pytest.approx(1, rel=1e-9)
+    assert 9 < found["cs_digits"] <= 10
+    assert abs(found["kd_digits"]) < 0.1
 
 
 def test_collapse_within_classes_lowers_recall_and_diversity(digits, scores):
@@ -97,17 +105,17 @@ def test_collapse_within_classes_lowers_recall_and_diversity(digits, scores):
     members = [(labels == label).nonzero()[:3, 0] for label in range(10)]
     chosen = torch.stack([members[label][i % 3] for i, label in enumerate(labels.tolist())])
     found = scores(images[chosen], labels)
-    assert found["precision"] == 1
-    assert found["recall"] < 0.1
-    assert found["diversity"] < 0.65
+    assert found["precision_digits"] == 1
+    assert found["recall_digits"] < 0.1
+    assert found["diversity_digits"] < 0.65
 
 
 def test_missing_classes_lower_recall_but_not_diversity(digits, scores):
     images, labels = digits
     found = scores(images[labels < 5], labels[labels < 5])
-    assert found["precision"] == 1
-    assert 0.4 < found["recall"] < 0.6
-    assert found["diversity"] == pytest.approx(1, rel=1e-9)
+    assert found["precision_digits"] == 1
+    assert 0.4 < found["recall_digits"] < 0.6
+    assert found["diversity_digits"] == pytest.approx(1, rel=1e-9)
 
 
 def test_distance_grows_with_blur_and_noise(digits, scores):
@@ -124,7 +132,8 @@ def test_distance_grows_with_blur_and_noise(digits, scores):
     def noisy(std: float) -> torch.Tensor:
         return (images + std * noise).clamp(0, 255).to(torch.uint8)
 
-    blur, sand = ([scores(x, labels)["fid"] for x in xs] for xs in ([blurred(1), blurred(3)], [noisy(20), noisy(80)]))
+    sets = ([blurred(1), blurred(3)], [noisy(20), noisy(80)])
+    blur, sand = ([scores(x, labels)["fd_digits"] for x in xs] for xs in sets)
     assert 0.1 < blur[0] < blur[1]
     assert 0.1 < sand[0] < sand[1]
 
@@ -144,7 +153,7 @@ def test_unlabelled_data(digits, make_dataset, showing):
     images, _ = digits
     dataset = make_dataset(images, None)
     found = evaluate(showing(images[:100], None), dataset, config(100), device="cpu", progress=False)
-    assert found["diversity"] == pytest.approx(1, abs=0.1)
+    assert found["diversity_digits"] == pytest.approx(1, abs=0.1)
 
 
 def test_few_samples_adapt_the_sizes_and_say_so(digits, make_dataset, showing):
@@ -153,7 +162,7 @@ def test_few_samples_adapt_the_sizes_and_say_so(digits, make_dataset, showing):
     with pytest.warns(UserWarning) as caught:
         found = evaluate(showing(images[20:], labels[20:]), dataset, config(3, ALL), device="cpu", progress=False)
     messages = [str(w.message) for w in caught]
-    assert any(m.startswith("kid: subsets of 3 images instead of 1000") for m in messages)
+    assert any(m.startswith("kernel distance: subsets of 3 images instead of 1000") for m in messages)
     assert any(m.startswith("precision and recall: 2 neighbours instead of 3") for m in messages)
     assert KEYS < set(found)
 
@@ -165,7 +174,26 @@ def test_diversity_without_pairs_is_nan_and_says_so(digits, make_dataset, showin
     settings = config(10, ("diversity",))
     with pytest.warns(UserWarning, match="diversity: nan, no class has two samples"):
         found = evaluate(showing(images[chosen], labels[chosen]), dataset, settings, device="cpu", progress=False)
-    assert math.isnan(found["diversity"])
+    assert math.isnan(found["diversity_digits"])
+
+
+@pytest.mark.parametrize(
+    ("samples", "reals", "fewer"),
+    [
+        (64, 600, "Fréchet distance: 64 samples for 64"),
+        (65, 64, "Fréchet distance: 64 real images for 64"),
+        (65, 65, None),
+    ],
+)
+def test_a_singular_covariance_is_said(digits, make_dataset, showing, samples, reals, fewer):
+    """The 64 features of n images have a covariance of rank n - 1."""
+    images, labels = digits
+    dataset = make_dataset(images[:reals], labels[:reals])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluate(showing(images, labels), dataset, config(samples, ("fid",)), device="cpu", progress=False)
+    found = [str(w.message) for w in caught]
+    assert [text.partition(" features,")[0] for text in found] == ([] if fewer is None else [fewer])
 
 
 def test_a_metric_that_fails_is_nan_and_the_others_are_there(digits, scores, monkeypatch):
@@ -173,10 +201,11 @@ def test_a_metric_that_fails_is_nan_and_the_others_are_there(digits, scores, mon
         raise RuntimeError("out of\nmemory")
 
     monkeypatch.setattr("smartfast.metrics.evaluation._precision_recall", fail)
-    with pytest.warns(UserWarning, match="^prc: not computed, RuntimeError: out of memory$"):
+    expected = "^precision_digits, recall_digits: not computed, RuntimeError: out of memory$"
+    with pytest.warns(UserWarning, match=expected):
         found = scores(digits[0][:100], digits[1][:100])
-    assert math.isnan(found["precision"]) and math.isnan(found["recall"])
-    assert found["fid"] > 0 and found["diversity"] > 0
+    assert math.isnan(found["precision_digits"]) and math.isnan(found["recall_digits"])
+    assert found["fd_digits"] > 0 and found["diversity_digits"] > 0
 
 
 def test_batch_size_changes_nothing(digits, make_dataset, showing):

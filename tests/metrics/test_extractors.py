@@ -3,8 +3,10 @@
 import hashlib
 import os
 import pickle
+import random
 import socket
 import urllib.error
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +94,11 @@ def test_code_in_a_weights_file_does_not_run(tmp_path):
         (b"<html>404</html>", "not a file of tensors"),
         (b"", "not a file of tensors"),
         (pickle.dumps({"a": 1}, protocol=2), "not a file of tensors"),
+        (pickle.dumps([1], protocol=0), "not a file of tensors"),
+        (b"\x80\x02.", "not a file of tensors"),
+        (b"0" * 64, "not a file of tensors"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "not a file of tensors"),
+        (b"PK\x03\x04" + bytes(64), "not a file of tensors"),
         ([torch.zeros(2)], "no dictionary of tensors"),
         ({"fc.bias": torch.zeros(1008)}, "does not fit torch-fidelity's InceptionV3"),
         ({"fc.bias": "zeros"}, "no dictionary of tensors"),
@@ -106,6 +113,44 @@ def test_wrong_weights_files_are_found_before_training(tmp_path, content, messag
     text = str(caught.value)
     assert text.startswith("metrics.weights: ") and str(path) in text and "\n" not in text
     assert message in text if suffix == ".pth" else "not a file of tensors" in text
+
+
+MUTATIONS = 300
+
+
+@pytest.mark.filterwarnings("ignore:metrics.weights")
+def test_whatever_lies_in_a_weights_file_is_one_line(tmp_path):
+    """Random mutations of three valid kinds of file; some still hold the tensors, none may be a traceback."""
+    tensors = {"fc.bias": torch.arange(9.0), "fc.weight": torch.ones(2, 3)}
+    seeds = []
+    for name, save in (("a.pth", torch.save), ("a.safetensors", save_file)):
+        save(tensors, tmp_path / name)
+        seeds.append((Path(name).suffix, (tmp_path / name).read_bytes()))
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    seeds.append((".pth", (tmp_path / "old.pth").read_bytes()))
+    seeds.append((".pth", pickle.dumps({"a": [1, 2.0, "text"]})))
+    generator = random.Random(0)
+    for number in range(MUTATIONS):
+        suffix, content = seeds[number % len(seeds)]
+        path = tmp_path / f"mutated{suffix}"
+        path.write_bytes(mutated(content, generator))
+        with pytest.raises(UserError) as caught:
+            build_extractor(MetricsConfig(weights=str(path)), CPU)
+        assert str(caught.value).startswith(f"metrics.weights: {path} ") and "\n" not in str(caught.value)
+
+
+def mutated(content: bytes, generator: random.Random) -> bytes:
+    """The content cut, with bytes overwritten, or with bytes put in."""
+    data, place = bytearray(content), generator.randrange(len(content))
+    match generator.randrange(3):
+        case 0:
+            return bytes(data[:place])
+        case 1:
+            for _ in range(generator.randrange(1, 9)):
+                data[generator.randrange(len(data))] = generator.randrange(256)
+            return bytes(data)
+        case _:
+            return bytes(data[:place]) + generator.randbytes(generator.randrange(1, 9)) + bytes(data[place:])
 
 
 def test_missing_weights_file(tmp_path):

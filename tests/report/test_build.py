@@ -16,6 +16,7 @@ from smartfast.errors import UserError
 from smartfast.families.base import Panel
 from smartfast.families.saved import open_sampler
 from smartfast.families.stylegan2.family import StyleGan2
+from smartfast.report import quality
 from smartfast.report.build import headline, interpolation_strip, phase_times, write_report
 from smartfast.report.plots import SPEED_PANEL, draw_panels, smooth
 
@@ -65,8 +66,14 @@ def run_dir(make_checkpoint, tmp_path) -> Path:
     (tmp_path / "checkpoints").symlink_to(make_checkpoint(c_dim=3) / "checkpoints")
     (tmp_path / "config.yaml").write_text(CONFIG)
     metrics = [
-        {"kind": "metrics", "kimg": kimg, "metric/fid": fid, "metric/diversity": diversity}
-        for kimg, fid, diversity in [(0.0, 90.0, 1.4), (2.0, 8.0, 0.5), (4.0, 9.5, 0.875)]
+        {
+            "kind": "metrics",
+            "kimg": kimg,
+            "features": "digits",
+            "metric/fd_digits": fd,
+            "metric/diversity_digits": spread,
+        }
+        for kimg, fd, spread in [(0.0, 90.0, 1.4), (2.0, 8.0, 0.5), (4.0, 9.5, 0.875)]
     ]
     write_log(tmp_path, [tick(1), tick(2), *metrics])
     for name in ["reals", "fakes_init", *(f"fakes{k:06d}" for k in range(2, 20, 2))]:
@@ -112,12 +119,49 @@ def test_report_is_complete_and_needs_no_other_file(run_dir):
     for title in ("Overview", "Metrics", "Samples", "Interpolation", "Losses", "Cost of each phase", "Configuration"):
         assert title in text
     assert "Data <digits>, batch 32, score term of digits with weight 0.01 every 8 steps" in text
-    assert "8 (at 2 kimg)" in text and "9.5" in text  # the best and the last fid
+    assert "8 (at 2 kimg)" in text and "9.5" in text  # the best and the last distance
     assert "0.875 (at 4 kimg)" in text  # the diversity that is nearest to that of the data
     sheets = [caption for caption in page.captions if caption.startswith("At ")]
     assert len(sheets) == 6 and sheets[0] == "At 2 kimg" and sheets[-1] == "At 18 kimg"
     assert page.captions.index("Real images") < page.captions.index("Before training") < page.captions.index(sheets[0])
     assert f"torch {torch.__version__}" in text
+
+
+def metric_rows(features: str | None, **values: float) -> list[dict]:
+    named = {f"metric/{name}": value for name, value in values.items()} | {"metric/seconds": 3.0}
+    about = {} if features is None else {"features": features}
+    return [{"kind": "metrics", "kimg": kimg, **about, **named} for kimg in (0.0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("features", "rows", "names", "titles"),
+    [
+        ("digits", metric_rows("digits", fd_digits=4.0), ["fd_digits"], ["Fréchet distance, digits features"]),
+        ("inception", metric_rows("inception", fid=4.0), ["fid"], ["Fréchet distance (FID)"]),
+        ("digits", metric_rows(None, fid=4.0), ["fd_digits"], ["Fréchet distance, digits features"]),
+        ("inception", metric_rows(None, fid=4.0), ["fid"], ["Fréchet distance (FID)"]),
+        ("digits", metric_rows(None, isc=4.0, kid=1.0), ["kd_digits", "cs_digits"], ["Classifier score, digits"]),
+        ("inception", metric_rows(None, isc=4.0, kid=1.0), ["kid", "isc"], ["Inception score", "(KID)"]),
+        ("digits", metric_rows(None, fid=9.0) + metric_rows("digits", fd_digits=4.0), ["fd_digits"], []),
+        ("digits", metric_rows("inception", fid=9.0) + metric_rows("digits", fd_digits=4.0), ["fid", "fd_digits"], []),
+        ("inception", metric_rows(None, precision=0.5, recall=0.1), ["precision_inception", "recall_inception"], []),
+    ],
+)  # fmt: skip
+def test_every_metric_of_the_report_names_its_features(tmp_path, monkeypatch, features, rows, names, titles):
+    """Rows without `features` are older than the names, and of the run's features."""
+    drawn: list[str] = []
+
+    def draw(panels, *args, **options):
+        drawn.extend(panel.title for panel in panels)
+        return draw_panels(panels, *args, **options)
+
+    monkeypatch.setattr(quality, "draw_panels", draw)
+    (tmp_path / "config.yaml").write_text(f"metrics: {{features: {features}}}\n")
+    write_log(tmp_path, [tick(1), *rows])
+    text = " ".join(read(write_report(tmp_path)).text)
+    assert re.findall(r"(\w+) \((?:lower|higher|1) ", text) == names
+    assert all(any(title in panel for panel in drawn) for title in titles)
+    assert ("FID" in " ".join([text, *drawn])) == ("fid" in names)
 
 
 def test_report_of_an_almost_empty_run(tmp_path):

@@ -158,7 +158,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for prefix in ("ema/", "g/module/", "d/module/", "path_mean"):
         assert relative_difference(two, one, prefix) < 1e-4, prefix
     fid = [
-        [r["metric/fid"] for r in read_rows(tmp_path / n / "metrics.jsonl") if "metric/fid" in r]
+        [r["metric/fd_digits"] for r in read_rows(tmp_path / n / "metrics.jsonl") if "metric/fd_digits" in r]
         for n in ("one", "two")
     ]
     assert len(fid[0]) == 2 and fid[1] == pytest.approx(fid[0], rel=1e-2)
@@ -190,7 +190,7 @@ def test_run_folder_has_what_the_readme_says(tmp_path: Path) -> None:
     ticks = [row for row in rows if row["kind"] == "tick"]
     assert [row["tick"] for row in ticks] == [1, 2, 3, 4]
     assert {"loss/d_main", "loss/g_main", "loss/score", "loss/r1", "ms/g_score", "images_per_sec"} <= ticks[0].keys()
-    assert all("metric/fid" in row for row in rows if row["kind"] == "metrics")
+    assert all("metric/fd_digits" in row for row in rows if row["kind"] == "metrics")
     state = load_file(tmp_path / "checkpoints/000000.080/generator_ema.safetensors")
     assert "synthesis.b16.conv1.affine.weight" in state
     assert json.loads((tmp_path / "checkpoints/000000.080/checkpoint.json").read_text())["images"] == 80

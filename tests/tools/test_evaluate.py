@@ -56,7 +56,7 @@ def test_repeats_the_figures_of_the_run_and_writes_them(run_dir, capsys):
     expected = evaluate(sampler, dataset, METRICS, device="cpu", progress=False)
     assert without_seconds(found) == without_seconds(expected)
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert record["metric/fid"] == found["fid"] and record["kimg"] == 2.0 and record["seed"] == 5
+    assert record["metric/fd_digits"] == found["fd_digits"] and record["kimg"] == 2.0 and record["seed"] == 5
     assert json.loads((run_dir / "metrics-000002.json").read_text()) == record
 
 
@@ -64,7 +64,7 @@ def test_repeats_the_figures_of_the_run_and_writes_them(run_dir, capsys):
 def test_a_checkpoint_finds_its_run(run_dir, part, capsys):
     path = checkpoint_of(run_dir) / part
     found = evaluate_command(EvaluateOptions(checkpoint=str(path), device="cpu"))
-    assert set(found) == {"fid", "diversity", "seconds"}
+    assert set(found) == {"fd_digits", "diversity_digits", "seconds"}
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["kimg"] == 2.0
     assert not list(run_dir.glob("metrics-*.json")), "only the run folder itself gets a file"
 
@@ -75,14 +75,15 @@ def test_options_override_the_run(run_dir, capsys):
         EvaluateOptions, [*arguments, "--device", "cpu", "--truncation_psi", "0.5"], command="evaluate"
     )
     found = evaluate_command(options)
-    assert set(found) == {"precision", "recall", "seconds"}
+    assert set(found) == {"precision_digits", "recall_digits", "seconds"}
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (record["samples"], record["seed"], record["truncation_psi"]) == (30, 1, 0.5)
 
 
 def test_seed_and_truncation_change_the_samples(run_dir):
     base = EvaluateOptions(checkpoint=str(run_dir), device="cpu")
-    values = [evaluate_command(o)["fid"] for o in (base, replace(base, seed=6), replace(base, truncation_psi=0.3))]
+    variants = (base, replace(base, seed=6), replace(base, truncation_psi=0.3))
+    values = [evaluate_command(options)["fd_digits"] for options in variants]
     assert len(set(values)) == 3
 
 
@@ -94,7 +95,7 @@ def test_a_lone_generator_needs_data(run_dir, tmp_path):
     with pytest.raises(UserError, match="^data.path: not given"):
         evaluate_command(EvaluateOptions(path, metrics=metrics, device="cpu"))
     found = evaluate_command(EvaluateOptions(path, data=DataOptions(path="digits"), metrics=metrics, device="cpu"))
-    assert set(found) == {"fid", "seconds"}
+    assert set(found) == {"fd_digits", "seconds"}
 
 
 @pytest.mark.parametrize(

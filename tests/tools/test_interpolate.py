@@ -80,6 +80,24 @@ def test_gif(make_checkpoint, tmp_path, channels):
         assert gif.info["duration"] % 100 == 0 and gif.info["loop"] == 0
 
 
+@pytest.mark.parametrize(("channels", "suffix"), [(4, ".gif"), (4, ".mp4"), (4, ".png"), (3, ".gif"), (1, ".gif")])
+def test_alpha_is_laid_on_white_and_said_where_a_format_has_none(
+    make_checkpoint, tmp_path, capsys, monkeypatch, channels, suffix
+):
+    if suffix == ".mp4":
+        pytest.importorskip("imageio_ffmpeg", reason="the extra `video` is not installed")
+    out = tmp_path / f"path{suffix}"
+    half_seen = torch.tensor([200, 100, 0, 51], dtype=torch.uint8)[:channels, None, None].expand(6, -1, 8, 8)
+    monkeypatch.setattr("smartfast.tools.interpolate.draw_path", lambda *args, **options: half_seen)
+    interpolate(options(make_checkpoint(channels=channels), out=str(out)))
+    has_alpha_to_lose = channels == 4 and suffix != ".png"
+    assert ("alpha is laid on white, a .png keeps it" in capsys.readouterr().out) == has_alpha_to_lose
+    if suffix == ".gif" and channels == 4:
+        with Image.open(out) as gif:
+            colour = np.array(gif.convert("RGB"))[128, 128].astype(int)
+        assert np.abs(colour - [244, 224, 204]).max() <= 8  # of a palette
+
+
 def test_strip_has_one_row_per_pair(make_checkpoint, tmp_path):
     out = tmp_path / "strip.png"
     interpolate(options(make_checkpoint(), out=str(out), steps=5))

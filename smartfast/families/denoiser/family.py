@@ -190,6 +190,8 @@ class DenoiserFamily(Family):
         unet.save_pretrained(partial, safe_serialization=True)
         DDPMScheduler.from_config(module.scheduler).save_config(partial)
         final.mkdir(exist_ok=True)
+        mode = (partial / "config.json").stat().st_mode  # the umask's; safetensors makes files for their owner alone
         for file in sorted(partial.iterdir()):
+            file.chmod(mode)
             os.replace(file, final / file.name)
         partial.rmdir()

@@ -1,0 +1,73 @@
+"""The metrics of a run: a table of the first, best and last values, and a plot of each measure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from smartfast.families.base import Panel
+from smartfast.metrics.names import Metric, values_of_row
+from smartfast.report import page as html
+from smartfast.report.plots import draw_panels
+
+
+class Measure(NamedTuple):
+    """title and unit: of its plot. meaning: what is good, in words, and as a key of which the least is the best."""
+
+    title: str
+    unit: str
+    meaning: str
+    badness: Callable[[float], float]
+
+
+_DISTANCE = ("squared feature distance", "lower is better", lambda value: value)
+_FRACTIONS = ("Precision and recall", "fraction", "higher is better", lambda value: -value)
+_MEASURES = {
+    "fd": Measure("Fréchet distance", *_DISTANCE),
+    "kd": Measure("Kernel distance", *_DISTANCE),
+    "cs": Measure("Classifier score", "effective classes", "higher is better", lambda value: -value),
+    "precision": Measure(*_FRACTIONS),
+    "recall": Measure(*_FRACTIONS),
+    "diversity": Measure(
+        "Within-class diversity", "ratio to real images", "1 = like the data", lambda value: abs(value - 1)
+    ),
+}
+_TITLES = {"fid": "Fréchet distance (FID)", "kid": "Kernel distance (KID)", "isc": "Inception score"}
+
+
+def quality_section(evaluations: Sequence[Mapping[str, Any]], features: str) -> str:
+    """The section of a report.
+
+    Args:
+        evaluations: The rows of kind `metrics` of metrics.jsonl.
+        features: Those of the run's configuration.
+    """
+    rows = [(row["kimg"], values_of_row(row, features)) for row in evaluations]
+    found = dict.fromkeys(metric for _, values in rows for metric in values)
+    order = sorted((m for m in found if m.measure in _MEASURES), key=lambda m: list(_MEASURES).index(m.measure))
+    if not order:
+        return html.section("Metrics", html.paragraph("None were computed."))
+    cells = [_cells(metric, [(values[metric], kimg) for kimg, values in rows if metric in values]) for metric in order]
+    named = [{"kimg": kimg, **{str(metric): value for metric, value in values.items()}} for kimg, values in rows]
+    drawing = draw_panels(_panels(order), named, smoothed=False)
+    return html.section("Metrics", html.table(["metric", "first", "best", "last"], cells), html.plot(drawing, ""))
+
+
+def _cells(metric: Metric, values: Sequence[tuple[float, float]]) -> list[str]:
+    measure = _MEASURES[metric.measure]
+    best, best_kimg = min(values, key=lambda point: measure.badness(point[0]))
+    return [
+        f"{metric} ({measure.meaning})",
+        f"{values[0][0]:.4g}",
+        f"{best:.4g} (at {best_kimg:g} kimg)",
+        f"{values[-1][0]:.4g}",
+    ]
+
+
+def _panels(metrics: Sequence[Metric]) -> list[Panel]:
+    """A plot of each measure and its features; precision and recall share theirs."""
+    panels: dict[str, Panel] = {}
+    for metric in metrics:
+        measure, name = _MEASURES[metric.measure], str(metric)
+        title = _TITLES.get(name, f"{measure.title}, {metric.features} features")
+        panel = panels.setdefault(title, Panel(f"{title}\n{measure.meaning}", measure.unit, {}))
+        panel.curves[name] = metric.measure
+    return list(panels.values())
