@@ -16,6 +16,8 @@ from smartfast.config.schema import Config, PerfConfig
 from smartfast.core.checkpoint import Checkpoint, load_newest, set_aside_newer
 from smartfast.core.cpu import set_up_cpu
 from smartfast.core.distributed import processes_on_this_machine
+from smartfast.core.interruption import Interruption, watch_launcher
+from smartfast.core.output import hang_up_when_closed
 from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.data.holdout import split
@@ -39,12 +41,19 @@ def launch(config: Config) -> bool:
     """Train as configured, resuming from the newest checkpoint in run.dir, or only describe the run (run.dry_run).
 
     Returns:
-        Whether the run is complete (False after SIGTERM or Ctrl-C).
+        Whether the run is complete: False after SIGTERM, Ctrl-C, SIGHUP or SIGUSR1.
 
     Raises:
         UserError: Something in the configuration, the data, the scorer or the run folder cannot work, or the machine
             ran out of memory or room or lost a process.
+        Interrupted: One of those signals came before there was anything to save.
     """
+    watch_launcher()
+    with Interruption() as interruption, hang_up_when_closed(), one_line_failures(config):
+        return _launch(config, interruption)
+
+
+def _launch(config: Config, interruption: Interruption) -> bool:
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
         log_with=None if config.run.tracker == "none" else config.run.tracker,
@@ -62,14 +71,13 @@ def launch(config: Config) -> bool:
         return True
     lock = RunLock(run_dir)
     try:
-        with one_line_failures(config):
-            on_main_process(accelerator, lock.acquire)
-            return _train(config, accelerator, run_dir, lock)
+        on_main_process(accelerator, lock.acquire)
+        return _train(config, accelerator, run_dir, lock, interruption)
     finally:
         lock.release()
 
 
-def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLock) -> bool:
+def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLock, interruption: Interruption) -> bool:
     """The run, in a folder that is this process's, or that of the main process."""
     dataset, scorer, timesteps = _open(config, accelerator)
     with accelerator.local_main_process_first():
@@ -91,7 +99,7 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
     start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
     accelerator.print(f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}")
     with _kernels(config):
-        return Trainer(training, dataset, accelerator, checkpoint, check_owner=lock.check).run()
+        return Trainer(training, dataset, accelerator, checkpoint, interruption, lock.check).run()
 
 
 def profile(config: Config, *, default_iterations: int = 16) -> None:

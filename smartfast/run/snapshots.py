@@ -78,7 +78,7 @@ class SnapshotWriter:
         try:
             self.wait()
         except UserError as failure:
-            if error is None:
+            if error is None or isinstance(error, KeyboardInterrupt):  # who asked to stop believes it saved otherwise
                 raise
             warnings.warn(str(failure), stacklevel=2)  # what ends the run already is the error to raise
         finally:

@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from smartfast.config.schema import Config
 from smartfast.core.checkpoint import Checkpoint, save_checkpoint
 from smartfast.core.grids import grid_shape, save_grid
-from smartfast.core.interruption import Interruption
+from smartfast.core.interruption import Interrupted, Interruption
 from smartfast.core.run_log import RunLog
 from smartfast.data import ImageDataset, RealBatch, iterate_batches
 from smartfast.errors import UserError
@@ -61,8 +61,9 @@ class Trainer:
         dataset: Its training images.
         accelerator: Device, processes and trackers.
         checkpoint: Where the run continues, None = at its start.
-        check_owner: Called in the main process before anything is written at a tick; raises UserError where the run
-            folder has become another's.
+        interruption: Knows when a signal asks the run to end.
+        check_owner: Called in the main process before anything is written at a tick or as a snapshot; raises UserError
+            where the run folder has become another's.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Trainer:
         dataset: ImageDataset,
         accelerator: Accelerator,
         checkpoint: Checkpoint | None,
+        interruption: Interruption | None = None,
         check_owner: Callable[[], None] = lambda: None,
     ) -> None:
         self.training, self.dataset, self.accelerator = training, dataset, accelerator
@@ -78,6 +80,8 @@ class Trainer:
         self.run_dir = Path(self.config.run.dir)
         self.is_main, self.check_owner = accelerator.is_main_process, check_owner
         self.is_resumed = checkpoint is not None
+        self.interruption = interruption or Interruption()
+        self.interruption.may_stop = lambda: training.images in (0, self.saved_images)
         self.sampler = training.sampler()
         self.phases = [*training.phases, "data"]
         shape = grid_shape(dataset.resolution, dataset.num_classes)
@@ -99,7 +103,7 @@ class Trainer:
         self.evaluated_images = on_main_process(accelerator, self._last_evaluation)
 
     def run(self) -> bool:
-        """Train until run.kimg, or until SIGTERM or Ctrl-C, and leave a checkpoint and a report.
+        """Train until run.kimg, or until a signal, and leave a checkpoint and, at the end, a report.
 
         Returns:
             Whether the run is complete.
@@ -108,11 +112,18 @@ class Trainer:
             UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row, or a snapshot could not
                 be written.
         """
-        with self.writer:
-            return self._finish(self._train())
+        try:
+            with self.writer:
+                self._train()
+                self._finish()
+        except Interrupted as signal_name:
+            saved = f"saved at {self.kimg:.3f} kimg" if self.training.images else "nothing was trained yet"
+            self.accelerator.print(f"{signal_name}: {saved}; the same command goes on from there")
+            self.accelerator.end_training()
+            return False
+        return True
 
-    def _train(self) -> str | None:
-        """The iterations; returns the name of the signal that ended them early."""
+    def _train(self) -> None:
         training, config = self.training, self.config
         if not self.is_resumed:
             self._begin()
@@ -120,10 +131,9 @@ class Trainer:
             self._evaluate()  # the process before this one died in it
         reals = real_batches(training)
         self._start_tick(maintenance_since_sec=self.start_sec)
-        with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
+        with closing(reals), self._progress_bar() as progress:
             while training.images < self.total_images:
-                if interruption.requested(training.images // training.images_per_iteration):
-                    break
+                self._stop_if_asked()
                 with self.profiler.iteration():
                     with training.timer("data"):
                         batch = next(reals)
@@ -134,7 +144,12 @@ class Trainer:
                     self._end_tick(progress)
         if config.perf.profile and not self.profiler.is_done:
             warnings.warn(f"perf.profile: the run ended before iteration {self.profiler.last}; no trace", stacklevel=2)
-        return interruption.signal_name
+
+    def _stop_if_asked(self, *, now: bool = False) -> None:
+        signal_name = self.interruption.asked(self.training.device, now=now)
+        if signal_name:
+            self._save_now(with_samples=False)  # who asked to stop waits for nothing but the state
+            raise Interrupted(signal_name)
 
     @property
     def kimg(self) -> float:
@@ -179,7 +194,8 @@ class Trainer:
         if row["tick"] % self.config.run.snapshot_ticks == 0:
             self._snapshot()
         if self.training.images < self.total_images and self._evaluation_is_due():  # at the end `_finish` evaluates
-            self.writer.wait()  # an evaluation may take an hour: what was trained is on the disk before it
+            self._save_now(with_samples=False)  # an evaluation may take an hour
+            self._stop_if_asked(now=True)
             self._evaluate()
         self._start_tick(maintenance_since_sec=maintenance_since_sec)
 
@@ -224,12 +240,18 @@ class Trainer:
                     "run.allow_changes true), or perf.precision fp32"
                 )
 
+    def _save_now(self, *, with_samples: bool) -> None:
+        """A snapshot that is on the disk when any process goes on: a launcher ends the others once one has ended."""
+        self._snapshot(with_samples=with_samples)
+        on_main_process(self.accelerator, self.writer.wait)
+
     def _snapshot(self, *, with_samples: bool = True) -> None:
         """Copy what there is now and leave the writing to the writer.
 
         with_samples: Also a sheet of samples, and what the family measures, which take their time.
         """
         if self.is_main:
+            self.check_owner()
             self.writer.wait()  # before the copy: there is room for one
             what = f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg"
             self.writer.submit(what, self._snapshot_to_write(with_samples))
@@ -248,20 +270,15 @@ class Trainer:
 
     def _snapshot_to_write(self, with_samples: bool) -> Callable[[], None]:
         """A function that writes a checkpoint of this moment, where there is none yet, and a sheet of samples."""
-        writes: list[Callable[[], None]] = []
+        writes = ExitStack()  # calls what is added last first, and the other even if that one fails
+        if self.saved_images != self.training.images:
+            options, copied = self._checkpoint_options(), copy_to_host(self.training.state())
+            writes.callback(lambda: self._save(copied(), options))
         if with_samples:
             path = self.run_dir / f"fakes{round(self.kimg):06d}.png"
             fakes = copy_to_host({"images": self.sampler.grid(self.grid)})
-            writes.append(lambda: save_grid(fakes()["images"], path, self.grid.columns))
-        if self.saved_images != self.training.images:
-            options, copied = self._checkpoint_options(), copy_to_host(self.training.state())
-            writes.append(lambda: self._save(copied(), options))
-
-        def write() -> None:
-            for one in writes:
-                one()
-
-        return write
+            writes.callback(lambda: save_grid(fakes()["images"], path, self.grid.columns))
+        return writes.close
 
     def _save(self, state: dict[str, Tensor], options: dict[str, Any]) -> None:
         weights = self.training.averaged_weights(state)
@@ -325,16 +342,11 @@ class Trainer:
         self.accelerator.log({k: v for k, v in row.items() if k.startswith("metric/")}, step=self.training.images)
         self.accelerator.print("metrics " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def _finish(self, signal_name: str | None) -> bool:
-        complete = self.training.images >= self.total_images
-        self._snapshot(with_samples=complete)  # who asked to stop waits for nothing but the state
-        self.writer.wait()
-        if complete and self.evaluated_images != self.training.images:
+    def _finish(self) -> None:
+        self._save_now(with_samples=True)
+        self._stop_if_asked(now=True)
+        if self.evaluated_images != self.training.images:
             self._evaluate()
         self.accelerator.end_training()
         if self.is_main:
-            if complete:
-                print(f"report: {write_report(self.run_dir)}")
-            else:
-                print(f"{signal_name}: saved at {self.kimg:.3f} kimg; the same command goes on from there")
-        return complete
+            print(f"report: {write_report(self.run_dir)}")

@@ -12,7 +12,7 @@ from smartfast.core.output import hang_up_when_closed
 hangups = []
 signal.signal(signal.SIGHUP, lambda number, frame: hangups.append(number))
 with hang_up_when_closed():
-    for line in range(1000):
+    for line in range(100_000):
         print("line", line, file=getattr(sys, sys.argv[1]))
         if hangups:
             break

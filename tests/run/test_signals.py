@@ -1,5 +1,6 @@
 """A signal at any moment of a run's life: status 3, one line, everything trained is on the disk."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -66,8 +67,7 @@ def send_at(
     patch.setattr(where, name, called)
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(("moment", "number"), zip(MOMENTS, itertools.cycle(SIGNALS)))
 def test_everything_trained_is_saved(
     moment: str,
     number: signal.Signals,
