@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -96,8 +97,7 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
     accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
-    start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
-    accelerator.print(f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}")
+    accelerator.print(f"run: {config.run.dir}{_start(training.images / 1000, config.run.kimg)} on {training.device}")
     with _kernels(config):
         return Trainer(training, dataset, accelerator, checkpoint, interruption, lock.check).run()
 
@@ -222,7 +222,7 @@ def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Calla
     checkpoint = load_newest(run_dir)
     if checkpoint is None:
         return None
-    fingerprint = checkpoint.info["dataset"]["fingerprint"]
+    fingerprint = _fingerprint(checkpoint)
     if fingerprint != dataset.fingerprint and training.config.run.allow_changes:
         say(f"resume: images of data.path: {fingerprint} -> {dataset.fingerprint}")
     elif fingerprint != dataset.fingerprint:
@@ -237,6 +237,19 @@ def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Calla
             f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
         ) from error
     return checkpoint
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str:
+    """That of the data of the run, once the index has what else a resumed run takes from it."""
+    info = checkpoint.info
+    for name, is_right in (
+        ("dataset", isinstance(info.get("dataset"), dict) and "fingerprint" in info["dataset"]),
+        ("time_sec", isinstance(info.get("time_sec"), int | float) and math.isfinite(info["time_sec"])),
+    ):
+        if not is_right:
+            found = str(info.get(name))[:40]
+            raise UserError(f"{checkpoint.path}/checkpoint.json: {name} is {found}, expected what a training wrote")
+    return info["dataset"]["fingerprint"]
 
 
 def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None) -> None:
@@ -254,6 +267,12 @@ def _flat(config: Config) -> dict[str, str | float | int | bool]:
         for group, fields in config_to_dict(config).items()
         for key, value in fields.items()
     }
+
+
+def _start(kimg: float, wanted_kimg: float) -> str:
+    if kimg > wanted_kimg:
+        return f" is at {kimg:.3f} kimg, past run.kimg {wanted_kimg:g}: nothing is trained, a larger one goes on;"
+    return f", resumed at {kimg:.3f} of {wanted_kimg:g} kimg" if kimg else f", training for {wanted_kimg:g} kimg"
 
 
 def _opening_lines(

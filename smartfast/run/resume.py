@@ -146,7 +146,7 @@ def completed_kimg(run_dir: Path, kimg: float) -> float | None:
         return None
     try:
         index = find_checkpoint(run_dir) / "checkpoint.json"
-    except UserError:  # a report and no checkpoint
+    except UserError:  # a report and no checkpoint that can be read
         return None
     images = json.loads(index.read_text())["images"]
     if images < round(kimg * 1000) or report.stat().st_mtime < index.stat().st_mtime:

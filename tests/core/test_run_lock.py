@@ -170,10 +170,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         RunLock(tmp_path / "run").acquire()
 
 
-def test_a_folder_that_is_gone_is_called_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_folder_that_is_gone_is_called_gone(is_made_again: bool, tmp_path: Path) -> None:
     lock = RunLock(tmp_path / "run")
     lock.acquire()
     (tmp_path / "run").rename(tmp_path / "elsewhere")
+    if is_made_again:  # by what writes into it and makes the folders that it needs
+        (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match=rf"^run.dir {tmp_path}/run: was deleted or renamed[^\n]*$"):
         lock.check()
     lock.release()
