@@ -1,6 +1,7 @@
 """The training loop: iterations, ticks, snapshots, evaluations."""
 
 import importlib.metadata
+import shutil
 import sys
 import time
 import warnings
@@ -28,7 +29,7 @@ from smartfast.report.build import write_report
 from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
-from smartfast.run.status import memory_gib, status_line
+from smartfast.run.status import SlownessWatch, memory_gib, status_line
 from smartfast.run.training import Training
 
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
@@ -83,13 +84,14 @@ class Trainer:
         self.interruption = interruption or Interruption()
         self.interruption.may_stop = lambda: training.images in (0, self.saved_images)
         self.sampler = training.sampler()
-        self.phases = [*training.phases, "data"]
         shape = grid_shape(dataset.resolution, dataset.num_classes)
         self.grid = shape._replace(rows=min(shape.rows, training.family.sheet_rows or shape.rows))
         self.total_images = round(self.config.run.kimg * 1000)
         self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
         self.start_sec = time.perf_counter()
+        self.loop_start_sec, self.loop_start_images = self.start_sec, training.images
+        self.slowness = SlownessWatch(training.device)
         self.saved_images = training.images if checkpoint else -1
         self.writer = SnapshotWriter()
         self.profiler = IterationProfiler(
@@ -131,6 +133,7 @@ class Trainer:
             self._evaluate()  # the process before this one died in it
         reals = real_batches(training)
         self._start_tick(maintenance_since_sec=self.start_sec)
+        self.loop_start_sec = self.tick_start_sec
         with closing(reals), self._progress_bar() as progress:
             while training.images < self.total_images:
                 self._stop_if_asked()
@@ -186,7 +189,9 @@ class Trainer:
         if self.is_main:
             self.check_owner()
             self.log.write(row)
-            progress.write(status_line(row, self.phases))
+            progress.write(status_line(row, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+            if slow := self.slowness.line(row["sec_per_kimg"]):
+                progress.write(slow)
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.training.images)
         self._stop_if_not_finite(row)
         self.writer.check()
@@ -217,6 +222,7 @@ class Trainer:
             "kimg": self.kimg,
             "tick": training.images // self.tick_images,
             "time_sec": self.elapsed_sec,
+            "left_sec": self._left_sec(),
             "sec_per_tick": sec,
             "sec_per_kimg": sec / images * 1000,
             "maintenance_sec": self.maintenance_sec + compile_sec,
@@ -228,6 +234,12 @@ class Trainer:
             **counts,
             **means,
         }
+
+    def _left_sec(self) -> float:
+        """Time to run.kimg at this process's pace, maintenance included."""
+        done = self.training.images - self.loop_start_images
+        sec = time.perf_counter() - self.loop_start_sec
+        return max(self.total_images - self.training.images, 0) * sec / done
 
     def _stop_if_not_finite(self, row: dict[str, Any]) -> None:
         for phase in self.training.phases:
