@@ -113,7 +113,8 @@ def test_a_broken_file(
         if status:
             assert Path(name).name in lines[0], (way, lines)
         if name != "checkpoints":
-            assert load_newest(run_dir).info["images"] == (48 if not status else 32 if NEWEST not in name else 16), way
+            saved = load_newest(run_dir).info["images"]
+            assert saved == 48 or status and saved >= (16 if NEWEST in name else 32), way
         if name == "metrics.jsonl" or NEWEST in name:
             assert status == 0, (way, lines)
         shutil.rmtree(run_dir)
@@ -186,7 +187,9 @@ def test_a_folder_that_goes_while_the_run_trains(
     def run_iteration(self: Training, reals: object, original: Callable = Training.run_iteration) -> None:
         original(self, reals)
         if self.images == images:
-            shutil.rmtree(run_dir) if how == "deleted" else run_dir.rename(run_dir.with_name("elsewhere"))
+            run_dir.rename(run_dir.with_name("elsewhere"))
+            if how == "deleted":
+                shutil.rmtree(run_dir.with_name("elsewhere"), ignore_errors=True)
 
     monkeypatch.setattr(Training, "run_iteration", run_iteration)
     shutil.rmtree(run_dir)
