@@ -97,7 +97,7 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         raise
-    if final.exists():  # not deleted before its successor is in place
+    if os.path.lexists(final):  # not deleted before its successor is in place
         _mark_old(final)
     os.replace(partial, final)
     flush(parent)

@@ -127,10 +127,10 @@ class Trainer:
 
     def _train(self) -> None:
         training, config = self.training, self.config
-        if not self.is_resumed:
+        if self.is_resumed:
+            self._make_up()
+        else:
             self._begin()
-        elif training.images < self.total_images and self._evaluation_is_due():
-            self._evaluate()  # the process before this one died in it
         reals = real_batches(training)
         self._start_tick(maintenance_since_sec=self.start_sec)
         self.loop_start_sec = self.tick_start_sec
@@ -180,6 +180,17 @@ class Trainer:
         self._save_fakes("fakes_init.png")
         self._evaluate()
 
+    def _make_up(self) -> None:
+        """Do what the process before this one may have died in, after its last checkpoint."""
+        training = self.training
+        if self.is_main:
+            training.family.export(self.run_dir, training.averaged_weights(training.state()))
+            is_sampled = self._is_due(self.config.run.snapshot_ticks) or training.images >= self.total_images
+            if is_sampled and self.log.last_kimg("measured") != self.kimg:
+                self._measure()
+        if training.images < self.total_images and self._evaluation_is_due():
+            self._evaluate()
+
     def _start_tick(self, *, maintenance_since_sec: float) -> None:
         self.tick_start_sec, self.tick_start_images = time.perf_counter(), self.training.images
         self.maintenance_sec = self.tick_start_sec - maintenance_since_sec
@@ -196,7 +207,7 @@ class Trainer:
         self._stop_if_not_finite(row)
         self.writer.check()
         maintenance_since_sec = time.perf_counter()
-        if row["tick"] % self.config.run.snapshot_ticks == 0:
+        if self._is_due(self.config.run.snapshot_ticks):
             self._snapshot()
         if self.training.images < self.total_images and self._evaluation_is_due():  # at the end `_finish` evaluates
             self._save_now(with_samples=False)  # an evaluation may take an hour
@@ -325,10 +336,14 @@ class Trainer:
 
     def _evaluation_is_due(self) -> bool:
         """Whether this is the end of a tick with an evaluation, which is not done yet."""
-        images, every = self.training.images, self.config.metrics.every_ticks
+        return self._is_due(self.config.metrics.every_ticks) and self.evaluated_images != self.training.images
+
+    def _is_due(self, every_ticks: int) -> bool:
+        """Whether this is the end of a tick whose number is a multiple of `every_ticks`, 0 = never."""
+        images = self.training.images
         tick = images // self.tick_images
-        ends_tick = tick > (images - self.config.optim.batch) // self.tick_images
-        return every > 0 and ends_tick and tick % every == 0 and self.evaluated_images != images
+        ends_tick = tick > (images - self.training.images_per_iteration) // self.tick_images
+        return every_ticks > 0 and ends_tick and tick % every_ticks == 0
 
     def _evaluate(self) -> None:
         if not self.config.metrics.every_ticks:

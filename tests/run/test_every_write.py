@@ -70,16 +70,18 @@ def scorer_command(tiny_options: Options, run_dir: Path) -> list[str]:
 COMMANDS = [train_command, scorer_command]
 
 
-def contents(run_dir: Path) -> tuple[list[tuple[str, float]], dict[str, torch.Tensor]]:
-    """What an interrupted run must end with: kind and kimg of every row, and the state."""
+def contents(run_dir: Path) -> tuple[list[tuple[str, float]], list[str], dict[str, torch.Tensor]]:
+    """What an interrupted run must end with: kind and kimg of every row, all files but the tracker's, and the state."""
     rows = [(row["kind"], row["kimg"]) for row in read_rows(run_dir / "metrics.jsonl")]
-    return rows, load_newest(run_dir).state
+    files = [path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file()]
+    return rows, sorted(file for file in files if "tensorboard" not in file), load_newest(run_dir).state
 
 
 def assert_ends_alike(run_dir: Path, command: list[str], expected: tuple, moment: object) -> None:
     assert main(command) == 0, moment
-    (rows, state), (expected_rows, expected_state) = contents(run_dir), expected
+    (rows, files, state), (expected_rows, expected_files, expected_state) = contents(run_dir), expected
     assert rows == expected_rows, moment
+    assert files == expected_files, moment
     assert [name for name in expected_state if not torch.equal(state[name], expected_state[name])] == [], moment
 
 
