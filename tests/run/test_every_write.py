@@ -77,6 +77,14 @@ def contents(run_dir: Path) -> tuple[list[tuple[str, float]], list[str], dict[st
     return rows, sorted(file for file in files if "tensorboard" not in file), load_newest(run_dir).state
 
 
+def whole_run(command_of: Callable[..., list[str]], tiny_options: Options, folder: Path) -> tuple[int, tuple]:
+    """How many files a run makes once the caches are there, and what it ends with."""
+    assert main(command_of(tiny_options, folder / "first")) == 0
+    with at_file(1 << 30, lambda: None, folder) as count:
+        assert main(command_of(tiny_options, folder / "whole")) == 0
+    return count[0], contents(folder / "whole")
+
+
 def assert_ends_alike(run_dir: Path, command: list[str], expected: tuple, moment: object) -> None:
     assert main(command) == 0, moment
     (rows, files, state), (expected_rows, expected_files, expected_state) = contents(run_dir), expected
@@ -115,14 +123,12 @@ def test_the_disk_is_full_from_any_file_on(
     capsys: pytest.CaptureFixture,
 ) -> None:
     """No room or no inode left, or a folder that has become read-only."""
-    with at_file(1 << 30, lambda: None, tmp_path) as count:
-        assert main(command_of(tiny_options, tmp_path / "whole")) == 0
-    expected = contents(tmp_path / "whole")
+    count, expected = whole_run(command_of, tiny_options, tmp_path)
 
     def fail() -> None:
         raise OSError(number, os.strerror(number), "somewhere")
 
-    chosen = moments(count[0], command_of)
+    chosen = moments(count, command_of)
     for moment in chosen if number == errno.ENOSPC else chosen[::4]:
         run_dir = tmp_path / str(moment)
         command = command_of(tiny_options, run_dir)
@@ -172,10 +178,8 @@ def test_no_file_may_grow_beyond_any_size(
 def test_a_kill_before_any_file_costs_no_row_and_adds_none(
     command_of: Callable[..., list[str]], tmp_path: Path, own_cache: Path, tiny_options: Options
 ) -> None:
-    with at_file(1 << 30, lambda: None, tmp_path) as count:
-        assert main(command_of(tiny_options, tmp_path / "whole")) == 0
-    expected = contents(tmp_path / "whole")
-    for moment in moments(count[0], command_of):
+    count, expected = whole_run(command_of, tiny_options, tmp_path)
+    for moment in moments(count, command_of):
         run_dir = tmp_path / str(moment)
         command = command_of(tiny_options, run_dir)
         assert killed(command, moment, tmp_path) == 9, moment
