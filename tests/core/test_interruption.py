@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from smartfast.core.interruption import Interrupted, Interruption
+from smartfast.errors import UserError
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
 CPU = torch.device("cpu")
@@ -48,6 +49,26 @@ def test_it_ends_the_run_at_once_where_nothing_is_lost(number: signal.Signals, s
         with pytest.raises(Interrupted, match=number.name):
             os.kill(os.getpid(), number)
         os.kill(os.getpid(), second)
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, SystemError, OSError])
+def test_a_library_that_makes_another_error_of_it_does_not_hide_it(error: type[Exception]) -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"), Interruption():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            raise error("could not determine the shape of object type 'torch.storage.UntypedStorage'") from None
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_an_error_of_the_run_stays_one(is_sent: bool) -> None:
+    """What could not be saved, above all."""
+    with pytest.raises(UserError if is_sent else ValueError), Interruption() as interruption:
+        interruption.may_stop = lambda: is_sent
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise UserError if is_sent else ValueError
 
 
 def test_nohup_stays_nohup() -> None:
