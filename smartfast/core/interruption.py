@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from smartfast.errors import UserError
+
 # Those that a batch system, a terminal or a person sends; not every platform has each.
 _SIGNALS = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, n)]
 _LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")  # set by torchrun, `accelerate launch`
@@ -32,6 +34,7 @@ class Interruption:
     def __init__(self) -> None:
         self.may_stop: Callable[[], bool] = lambda: True
         self._name: str | None = None
+        self._has_raised = False
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._calls, self._every, self._agreed_sec = 0, 1, time.perf_counter()
 
@@ -41,14 +44,18 @@ class Interruption:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        # Raised inside a library's C code it may come out as any error.
+        if self._has_raised and isinstance(error, Exception) and not isinstance(error, UserError):
+            raise Interrupted(self._name) from error
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._name is None:
             self._name = signal.Signals(number).name
-            if self.may_stop():
+            self._has_raised = self.may_stop()
+            if self._has_raised:
                 raise Interrupted(self._name)
 
     def asked(self, device: torch.device, *, now: bool = False) -> str | None:
