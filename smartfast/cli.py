@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from smartfast import __version__
+from smartfast.core.threads import sleep_while_waiting
 from smartfast.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -148,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when it is done, 2 when the input was wrong (one line on stderr says what), 3 when it was interrupted; the
         same training command then goes on.
     """
+    sleep_while_waiting()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

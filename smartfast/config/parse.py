@@ -177,6 +177,7 @@ def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> 
         UserError: An option, key or value is wrong; the message names it.
     """
     arguments = [_config_file(a, before) for before, a in itertools.pairwise(["", *arguments])]
+    arguments = _in_its_folder(arguments)
     family = family_of(arguments)
     parser = config_parser(prog, family)
     # Both print and exit, and belong to the whole of what is parsed below.
@@ -186,6 +187,18 @@ def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> 
         arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
     parsed = parser.parse(arguments)
     return in_range(Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}))
+
+
+def _in_its_folder(arguments: list[str]) -> list[str]:
+    """With run.dir behind a run folder's own config.yaml, which may have moved since it was written."""
+    found = []
+    for before, argument in itertools.pairwise(["", *arguments]):
+        found.append(argument)
+        file = Path(argument.removeprefix("--config="))
+        is_file = before == "--config" or argument.startswith("--config=")
+        if is_file and file.name == "config.yaml" and (file.parent / "checkpoints").is_dir():
+            found.append(f"--run.dir={file.parent.resolve()}")
+    return found
 
 
 def family_of(arguments: Sequence[str]) -> str:

@@ -20,11 +20,11 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smartfast.core.files import flush, sha256
+from smartfast.core.files import flush, set_aside, sha256
 from smartfast.errors import UserError
 
 FOLDER = "checkpoints"
@@ -34,7 +34,9 @@ _INDEX, _STATE, _WEIGHTS, _OPTIONS = (
     "generator_ema.safetensors",
     "generator_ema.json",
 )
+_RUN_FILES = ("config.yaml", "metrics.jsonl", "reals.png")
 _PARTIAL, _OLD, _CORRUPT = ".partial", ".old", ".corrupt"
+_MAX_IMAGES = 2**53
 _NAME = re.compile(r"\d{6,}\.\d{3}")
 
 
@@ -78,28 +80,36 @@ def save_checkpoint(
         OSError, SafetensorError: Something cannot be written; the older checkpoints are as they were.
     """
     parent = run_dir / FOLDER
-    final = parent / f"{images / 1000:010.3f}"
+    final = parent / _name(images)
     partial = parent / f"{final.name}{_PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: value.detach().contiguous() for name, value in state.items()}, partial / _STATE)
-    save_file({name: value.detach().contiguous() for name, value in generator.items()}, partial / _WEIGHTS)
-    (partial / _OPTIONS).write_text(json.dumps(generator_options, indent=2) + "\n")
-    files = {name: _fingerprint(partial / name) for name in (_STATE, _WEIGHTS, _OPTIONS)}
-    index = {"images": images, "kimg": images / 1000, **info, "files": files}
-    (partial / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    mode = (partial / _INDEX).stat().st_mode  # the umask's; safetensors makes files for their owner alone
-    for file in partial.iterdir():
-        file.chmod(mode)
-        flush(file)
-    flush(partial)
-    if final.exists():  # not deleted before its successor is in place
+    try:
+        partial.mkdir(parents=True)
+        save_file({name: value.detach().contiguous() for name, value in state.items()}, partial / _STATE)
+        save_file({name: value.detach().contiguous() for name, value in generator.items()}, partial / _WEIGHTS)
+        (partial / _OPTIONS).write_text(json.dumps(generator_options, indent=2) + "\n")
+        files = {name: _fingerprint(partial / name) for name in (_STATE, _WEIGHTS, _OPTIONS)}
+        index = {"images": images, "kimg": images / 1000, **info, "files": files}
+        (partial / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        mode = (partial / _INDEX).stat().st_mode  # the umask's; safetensors makes files for their owner alone
+        for file in partial.iterdir():
+            file.chmod(mode)
+            flush(file)
+        flush(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+        raise
+    if os.path.lexists(final):  # not deleted before its successor is in place
         _mark_old(final)
     os.replace(partial, final)
     flush(parent)
     flush(run_dir)  # which may have gained `checkpoints`
     _prune(run_dir, written=final, keep=keep)
     return final
+
+
+def _name(images: int) -> str:
+    return f"{images / 1000:010.3f}"
 
 
 def _prune(run_dir: Path, *, written: Path, keep: int) -> None:
@@ -109,7 +119,9 @@ def _prune(run_dir: Path, *, written: Path, keep: int) -> None:
             _check_sizes(folder)
             intact.append(folder)
         except CorruptCheckpoint as error:
-            warnings.warn(f"checkpoint {folder} is set aside as {_set_aside(folder)}: {error}", stacklevel=3)
+            warnings.warn(
+                f"checkpoint {folder} is set aside as {set_aside(folder, _CORRUPT).name}: {error}", stacklevel=3
+            )
     for folder in intact[keep:]:
         # Right sizes are no proof: what was just written stays, even if all of the `keep` above it are unreadable.
         if folder != written:
@@ -127,13 +139,33 @@ def _mark_old(folder: Path) -> None:
 
 
 def load_newest(run_dir: Path) -> Checkpoint | None:
-    """The newest checkpoint that is complete and undamaged, or None. Names each one that it has to pass over."""
-    for folder in _folders(run_dir):
+    """The newest checkpoint that is complete and undamaged, None where there is none at all. Names each it passes over.
+
+    Raises:
+        UserError: There are checkpoints, and all of them are damaged.
+    """
+    folder = _newest_intact(run_dir)
+    if folder is None:
+        return None
+    return Checkpoint(folder, json.loads((folder / _INDEX).read_text()), load_file(folder / _STATE))
+
+
+def _newest_intact(run_dir: Path) -> Path | None:
+    folders, faults = _folders(run_dir), []
+    for folder in folders:
         try:
-            info = _verify(folder)
-            return Checkpoint(folder, info, load_file(folder / _STATE))
-        except (CorruptCheckpoint, SafetensorError) as error:
-            warnings.warn(f"checkpoint {folder} is passed over for an older one: {error}", stacklevel=2)
+            _verify(folder)
+            with safe_open(folder / _STATE, "pt"):  # what was written whole may still have been another file
+                return folder
+        except (CorruptCheckpoint, SafetensorError, OSError) as error:
+            faults.append(f"{folder.name}: {error}")
+            if len(faults) < len(folders):
+                warnings.warn(f"checkpoint {folder} is passed over for an older one: {error}", stacklevel=3)
+    if faults:
+        raise UserError(
+            f"{run_dir}: none of its {len(faults)} checkpoints is intact ({faults[0]}), expected one; "
+            f"choose another run.dir, or take {FOLDER} away to begin anew"
+        )
     return None
 
 
@@ -149,7 +181,7 @@ def set_aside_newer(run_dir: Path, loaded: Checkpoint | None) -> list[str]:
     """
     folders = _folders(run_dir)
     passed_over = folders if loaded is None else folders[: folders.index(loaded.path)]
-    return [_set_aside(folder) for folder in passed_over]
+    return [set_aside(folder, _CORRUPT).name for folder in passed_over]
 
 
 def has_checkpoint(run_dir: Path) -> bool:
@@ -171,12 +203,13 @@ def find_checkpoint(path: Path) -> Path:
     """
     if (path / _INDEX).is_file():
         return path
-    for folder in _folders(path):
-        try:
-            _verify(folder)
-            return folder
-        except CorruptCheckpoint as error:
-            warnings.warn(f"checkpoint {folder} is passed over for an older one: {error}", stacklevel=2)
+    folder = _newest_intact(path)
+    if folder is not None:
+        return folder
+    if any((path / name).exists() for name in _RUN_FILES):
+        raise UserError(
+            f"{path}: this run has no checkpoint yet, expected one; it saves every run.snapshot_ticks ticks"
+        )
     raise UserError(f"{path}: expected a run folder, a checkpoint folder or a generator .safetensors, found neither")
 
 
@@ -189,21 +222,11 @@ def _folders(run_dir: Path) -> list[Path]:
     """The checkpoints of a run, newest first, whatever state they are in."""
     parent = run_dir / FOLDER
     if not parent.is_dir():
+        if os.path.lexists(parent):
+            raise UserError(f"{parent}: expected a folder, found a file")
         return []
     folders = [path for path in parent.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(folders, key=lambda folder: float(folder.name), reverse=True)
-
-
-def _set_aside(folder: Path) -> str:
-    """Rename a damaged checkpoint so that nothing takes it for one; returns the new name."""
-    aside = folder.with_name(f"{folder.name}{_CORRUPT}")
-    count = 1
-    while aside.exists():
-        count += 1
-        aside = folder.with_name(f"{folder.name}{_CORRUPT}.{count}")
-    os.replace(folder, aside)
-    flush(folder.parent)
-    return aside.name
 
 
 def _check_sizes(folder: Path) -> dict[str, Any]:
@@ -213,6 +236,9 @@ def _check_sizes(folder: Path) -> dict[str, Any]:
         sizes = {name: fingerprint["bytes"] for name, fingerprint in info["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpoint(f"{_INDEX} cannot be read ({error})") from error
+    images = info.get("images")
+    if type(images) is not int or not 0 <= images < _MAX_IMAGES or _name(images) != folder.name:
+        raise CorruptCheckpoint(f"{_INDEX} says {str(images)[:20]} images, expected those of the folder's name")
     if _STATE not in sizes:
         raise CorruptCheckpoint(f"{_INDEX} does not name {_STATE}")
     for name, size in sizes.items():

@@ -27,6 +27,22 @@ def appears_complete(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def set_aside(path: Path, suffix: str) -> Path:
+    """Rename a file or folder so that nothing takes it for what it was: `path` + `suffix`, numbered if that is taken.
+
+    Returns:
+        The new name.
+    """
+    aside = path.with_name(path.name + suffix)
+    count = 1
+    while os.path.lexists(aside):
+        count += 1
+        aside = path.with_name(f"{path.name}{suffix}.{count}")
+    os.replace(path, aside)
+    flush(path.parent)
+    return aside
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, 64 hex digits."""
     with path.open("rb") as file:

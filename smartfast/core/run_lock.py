@@ -44,6 +44,7 @@ class RunLock:
         self.run_dir, self.path = run_dir, run_dir / "run.lock"
         self._say, self._beat_sec = say, beat_sec
         self._made_folder = False
+        self._folder: tuple[int, int] | None = None
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
         self._owner = _this_process()
@@ -57,6 +58,7 @@ class RunLock:
         try:
             self._made_folder = not self.run_dir.exists()
             self.run_dir.mkdir(parents=True, exist_ok=True)
+            self._folder = _identity(self.run_dir)
             while not self._create():
                 self._take_over()
         except OSError as error:
@@ -68,8 +70,12 @@ class RunLock:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise UserError if another process has taken over since `acquire`."""
-        if not self._is_mine():
+        """Raise UserError if another process has taken over since `acquire`, or the folder is gone."""
+        if self._is_mine():
+            return
+        if _identity(self.run_dir) != self._folder:
+            raise UserError(gone(self.run_dir))
+        if not self._create():  # else somebody had deleted the lock
             raise UserError(f"run.dir {self.run_dir}: {_name(_read(self.path))} has taken over, this process stops")
 
     def release(self) -> None:
@@ -118,6 +124,19 @@ class RunLock:
                     os.utime(self.path)
                 except OSError:  # the next one may do better
                     continue
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def gone(run_dir: Path) -> str:
+    """What to say when a run folder vanishes under its run."""
+    return f"run.dir {run_dir}: was deleted or renamed while the run was going on, expected it to stay; the run stops"
 
 
 def _this_process() -> dict[str, Any]:

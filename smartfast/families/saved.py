@@ -29,8 +29,12 @@ def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sample
             raise ValueError(f"family is {name}, expected one of {', '.join(FAMILIES)}")
         family = FAMILIES[name]
         module = family.build(**options)
-        module.load_state_dict(load_file(weights))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        tensors = load_file(weights)
+        for key, value in tensors.items():
+            if not value.isfinite().all():
+                raise ValueError(f"{key} has numbers that are not finite")
+        module.load_state_dict(tensors)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{weights}: expected a generator with {options_file.name} beside it, found: {reason}"

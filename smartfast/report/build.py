@@ -30,6 +30,7 @@ from smartfast.report.quality import quality_section
 
 Row = Mapping[str, Any]
 
+_TIMES = ("time_sec", "sec_per_tick", "sec_per_kimg", "images_per_sec")  # what the report needs of a tick
 _SHEETS = 6  # sample sheets over time, the first and the last among them
 _STRIP_COLUMNS, _STRIP_ROWS = 10, 5
 
@@ -57,7 +58,7 @@ def write_report(run_dir: str | Path) -> Path:
     if not log.is_file():
         raise UserError(f"{run_dir}: expected a run folder, found no metrics.jsonl in it")
     rows = read_rows(log)
-    ticks = [row for row in rows if row.get("kind") == "tick"]
+    ticks = [row for row in rows if row["kind"] == "tick" and all(isinstance(row.get(k), int | float) for k in _TIMES)]
     evaluations = [row for row in rows if row.get("kind") == "metrics"]
     measured = [row for row in rows if row.get("kind") == "measured"]
     config_file = run_dir / "config.yaml"
@@ -142,7 +143,7 @@ def _losses_section(ticks: Sequence[Row], config: Mapping[str, Any]) -> str:
 
 def _samples_section(run_dir: Path) -> str:
     sheets = [(run_dir / "reals.png", "Real images"), (run_dir / "fakes_init.png", "Before training")]
-    fakes = sorted(run_dir.glob("fakes[0-9]*.png"))
+    fakes = sorted(path for path in run_dir.glob("fakes*.png") if path.stem.removeprefix("fakes").isdecimal())
     sheets += [(path, f"At {int(path.stem.removeprefix('fakes'))} kimg") for path in _spread(fakes, _SHEETS)]
     existing = [(path, caption) for path, caption in sheets if path.is_file()]
     if not existing:

@@ -90,11 +90,14 @@ def picture_figure(picture: Image.Image, caption: str) -> str:
 
 
 def sheets(paths_and_captions: Sequence[tuple[Path, str]]) -> str:
-    """PNG files side by side, as many as fit in the width."""
+    """PNG files side by side, as many as fit in the width; one that cannot be read is named in its place."""
     figures = []
     for path, caption in paths_and_captions:
-        with Image.open(path) as picture:
-            figures.append(picture_figure(picture, caption))
+        try:
+            with Image.open(path) as picture:
+                figures.append(picture_figure(picture, caption))
+        except (OSError, SyntaxError, ValueError):  # as Pillow says it of a PNG
+            figures.append(paragraph(f"{caption}: {path.name} cannot be read."))
     return f'<div class="sheets">{"".join(figures)}</div>'
 
 

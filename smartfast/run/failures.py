@@ -7,11 +7,13 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from smartfast.config.schema import Config
+from smartfast.core.run_lock import gone
 from smartfast.errors import UserError
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
@@ -32,9 +34,10 @@ def one_line_failures(config: Config) -> Iterator[None]:
         line = None if isinstance(error, UserError) else explain(error, config)
         if line is None:
             raise
-        raise UserError(
-            f"{line}; what {config.run.dir} has saved is intact, the same command goes on from there"
-        ) from error
+        run_dir = Path(config.run.dir)
+        if isinstance(error, OSError) and not run_dir.is_dir():
+            raise UserError(gone(run_dir)) from error
+        raise UserError(f"{line}; what {run_dir} has saved is intact, the same command goes on from there") from error
 
 
 def explain(error: Exception, config: Config) -> str | None:
@@ -60,14 +63,20 @@ def explain(error: Exception, config: Config) -> str | None:
             f"or fewer data.workers ({data.workers})"
         )
     if isinstance(error, OSError) and error.errno in _STORAGE:
-        where = error.filename or f"run.dir {config.run.dir}"
         return (
-            f"{where} could not be written ({error.strerror}), expected a folder with room: free some, or keep fewer "
-            f"checkpoints with run.keep_checkpoints ({config.run.keep_checkpoints})"
+            f"{_where(error, config)} could not be written ({error.strerror}), expected a folder with room: free some, "
+            f"or keep fewer checkpoints with run.keep_checkpoints ({config.run.keep_checkpoints})"
         )
+    if isinstance(error, OSError) and Path(config.run.dir) in Path(_where(error, config)).parents:
+        return f"{_where(error, config)} cannot be read or written ({error.strerror}), expected what a run writes there"
     if _is_lost_peer(error, said):
         return f"another process of this run died or cannot be reached ({reason}): its own last lines say why"
     return None
+
+
+def _where(error: OSError, config: Config) -> str:
+    """The file of a failed operation; of a renaming its target."""
+    return str(error.filename2 or error.filename or f"run.dir {config.run.dir}")
 
 
 def _is_lost_peer(error: Exception, said: str) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -17,6 +18,8 @@ from smartfast.config.schema import Config, PerfConfig
 from smartfast.core.checkpoint import Checkpoint, load_newest, set_aside_newer
 from smartfast.core.cpu import set_up_cpu
 from smartfast.core.distributed import processes_on_this_machine
+from smartfast.core.interruption import Interruption, watch_launcher
+from smartfast.core.output import hang_up_when_closed
 from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.data.holdout import split
@@ -43,13 +46,20 @@ def launch(config: Config) -> bool:
     """Train as configured, resuming from the newest checkpoint in run.dir, or only describe the run (run.dry_run).
 
     Returns:
-        Whether the run is complete (False after SIGTERM or Ctrl-C).
+        Whether the run is complete: False after SIGTERM, Ctrl-C, SIGHUP or SIGUSR1.
 
     Raises:
         UserError: Something in the configuration, the data, the scorer or the run folder cannot work, or the machine
             ran out of memory or room or lost a process.
+        Interrupted: One of those signals came before there was anything to save.
     """
     check_launcher(config, os.environ)
+    watch_launcher()
+    with Interruption() as interruption, hang_up_when_closed(), one_line_failures(config):
+        return _launch(config, interruption)
+
+
+def _launch(config: Config, interruption: Interruption) -> bool:
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
         log_with=None if config.run.tracker == "none" else config.run.tracker,
@@ -67,14 +77,13 @@ def launch(config: Config) -> bool:
         return True
     lock = RunLock(run_dir)
     try:
-        with one_line_failures(config):
-            on_main_process(accelerator, lock.acquire)
-            return _train(config, accelerator, run_dir, lock)
+        on_main_process(accelerator, lock.acquire)
+        return _train(config, accelerator, run_dir, lock, interruption)
     finally:
         lock.release()
 
 
-def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLock) -> bool:
+def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLock, interruption: Interruption) -> bool:
     """The run, in a folder that is this process's, or that of the main process."""
     dataset, scorer, timesteps = _open(config, accelerator)
     with accelerator.local_main_process_first():
@@ -93,10 +102,9 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
     accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
-    start = f"resumed at {training.images / 1000:.3f} of" if training.images else "training for"
-    accelerator.print(f"run: {config.run.dir}, {start} {config.run.kimg:g} kimg on {training.device}")
+    accelerator.print(f"run: {config.run.dir}{_start(training.images / 1000, config.run.kimg)} on {training.device}")
     with _kernels(config):
-        return Trainer(training, dataset, accelerator, checkpoint, check_owner=lock.check).run()
+        return Trainer(training, dataset, accelerator, checkpoint, interruption, lock.check).run()
 
 
 def profile(config: Config, *, default_iterations: int = 16) -> None:
@@ -230,7 +238,7 @@ def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Calla
     checkpoint = load_newest(run_dir)
     if checkpoint is None:
         return None
-    fingerprint = checkpoint.info["dataset"]["fingerprint"]
+    fingerprint = _fingerprint(checkpoint)
     if fingerprint != dataset.fingerprint and training.config.run.allow_changes:
         say(f"resume: images of data.path: {fingerprint} -> {dataset.fingerprint}")
     elif fingerprint != dataset.fingerprint:
@@ -245,6 +253,19 @@ def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Calla
             f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
         ) from error
     return checkpoint
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str:
+    """That of the data of the run, once the index has what else a resumed run takes from it."""
+    info = checkpoint.info
+    for name, is_right in (
+        ("dataset", isinstance(info.get("dataset"), dict) and "fingerprint" in info["dataset"]),
+        ("time_sec", isinstance(info.get("time_sec"), int | float) and math.isfinite(info["time_sec"])),
+    ):
+        if not is_right:
+            found = str(info.get(name))[:40]
+            raise UserError(f"{checkpoint.path}/checkpoint.json: {name} is {found}, expected what a training wrote")
+    return info["dataset"]["fingerprint"]
 
 
 def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None) -> None:
@@ -262,6 +283,12 @@ def _flat(config: Config) -> dict[str, str | float | int | bool]:
         for group, fields in config_to_dict(config).items()
         for key, value in fields.items()
     }
+
+
+def _start(kimg: float, wanted_kimg: float) -> str:
+    if kimg > wanted_kimg:
+        return f" is at {kimg:.3f} kimg, past run.kimg {wanted_kimg:g}: nothing is trained, a larger one goes on;"
+    return f", resumed at {kimg:.3f} of {wanted_kimg:g} kimg" if kimg else f", training for {wanted_kimg:g} kimg"
 
 
 def _opening_lines(

@@ -1,6 +1,8 @@
 """What a run folder that is there means for the run that is asked for: nothing left to do, or other settings."""
 
+import dataclasses
 import json
+import os
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -13,6 +15,7 @@ from smartfast.core.files import write_atomically
 from smartfast.errors import UserError
 
 CONFIG_FILE = "config.yaml"
+_BUNDLED = ("digits",)  # data and a scorer; they come before a folder of that name
 
 
 class Rule(Enum):
@@ -65,7 +68,7 @@ def changes(saved: Config, config: Config) -> list[Change]:
     """Every setting in which two configurations differ, in the order of `TABLE`."""
     rules = {name: rule for rule, names in TABLE.items() for name in names}
     order = {name: place for place, name in enumerate(rules)}  # what is not in the table, the networks, comes first
-    old, new = _flat(saved), _flat(config)
+    old, new = (_flat(with_absolute_paths(one)) for one in (saved, config))
     found = [
         Change(name, old.get(name), new.get(name), rules.get(name, Rule.REFUSED))
         for name in old | new
@@ -86,7 +89,7 @@ def check_changes(run_dir: Path, config: Config) -> list[str]:
     saved_file = run_dir / CONFIG_FILE
     if not has_checkpoint(run_dir):
         return []
-    if not saved_file.is_file():
+    if not os.path.lexists(saved_file):
         return [f"resume: {saved_file} is missing, so nobody can tell which settings have changed"]
     found = [change for change in changes(_load(saved_file), config) if change.rule is not Rule.FREE]
     lines = [f"resume: {change.name}: {change.old} -> {change.new}" for change in found]
@@ -125,7 +128,7 @@ def write_config(run_dir: Path, config: Config, *, images: int) -> None:
         config: What the run goes on with.
         images: Real images seen so far; the older file is named after them.
     """
-    saved_file = run_dir / CONFIG_FILE
+    config, saved_file = with_absolute_paths(config), run_dir / CONFIG_FILE
     if saved_file.is_file():
         found = changes(_load(saved_file), config) if images else None
         if found == []:
@@ -134,6 +137,26 @@ def write_config(run_dir: Path, config: Config, *, images: int) -> None:
         if found and not older.exists() and any(change.rule is not Rule.FREE for change in found):
             write_atomically(older, saved_file.read_bytes())
     write_atomically(saved_file, config_to_yaml(config).encode())
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same configuration as it has to be written to mean the same from any folder."""
+    return dataclasses.replace(
+        config,
+        run=dataclasses.replace(config.run, dir=os.path.abspath(config.run.dir)),
+        data=dataclasses.replace(config.data, path=absolute(config.data.path)),
+        smart=dataclasses.replace(config.smart, scorer=absolute(config.smart.scorer)),
+        metrics=dataclasses.replace(config.metrics, weights=absolute(config.metrics.weights)),
+    )
+
+
+def absolute(name: str | None) -> str | None:
+    """The absolute path of a file or folder that is there, with the `kind:` before it; any other name as it is."""
+    if not name or name in _BUNDLED:
+        return name
+    kind, colon, rest = ("", "", name) if os.path.exists(name) else name.rpartition(":")
+    rest = os.path.expanduser(rest)
+    return f"{kind}{colon}{os.path.abspath(rest)}" if rest and os.path.exists(rest) else name
 
 
 def completed_kimg(run_dir: Path, kimg: float) -> float | None:
@@ -146,7 +169,7 @@ def completed_kimg(run_dir: Path, kimg: float) -> float | None:
         return None
     try:
         index = find_checkpoint(run_dir) / "checkpoint.json"
-    except UserError:  # a report and no checkpoint
+    except UserError:  # a report and no checkpoint that can be read
         return None
     images = json.loads(index.read_text())["images"]
     if images < round(kimg * 1000) or report.stat().st_mtime < index.stat().st_mtime:
@@ -155,9 +178,11 @@ def completed_kimg(run_dir: Path, kimg: float) -> float | None:
 
 
 def _load(path: Path) -> Config:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file with the settings of the run, found a folder or a link to nothing")
     try:
         return load_config(path)
-    except UserError as error:
+    except (UserError, OSError, ValueError) as error:  # not UTF-8, the last
         raise UserError(f"{path}: expected the settings of the run, found: {error}") from error
 
 

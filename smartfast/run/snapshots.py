@@ -78,7 +78,8 @@ class SnapshotWriter:
         try:
             self.wait()
         except UserError as failure:
-            if error is None:
+            # Who asked to stop must not believe that all is saved; what else could not be written has the same cause.
+            if error is None or isinstance(error, KeyboardInterrupt | OSError):
                 raise
             warnings.warn(str(failure), stacklevel=2)  # what ends the run already is the error to raise
         finally:

@@ -1,7 +1,8 @@
 """What the trainer says about itself: the status line of a tick, the time of each phase, the memory in use."""
 
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch.profiler import record_function
 from smartfast.core.text import format_duration
 
 _GIB = 2**30
+_FIRST_TICKS, _SLOW_TICKS, _SLOW_FACTOR = 3, 2, 3.0
 
 
 class Memory(NamedTuple):
@@ -37,28 +39,52 @@ def memory_gib(device: torch.device | str = "cpu") -> Memory:
     return Memory(resident / _GIB, gpu / _GIB)
 
 
-def status_line(row: Mapping[str, float], phases: Sequence[str]) -> str:
-    """The line of one tick, always with the same columns; `-` where the tick has no value.
+def status_line(row: Mapping[str, float], width: int | None) -> str:
+    """The line of one tick: the same columns first, `-` where the tick has no value, then the losses.
 
     Args:
         row: A tick row of metrics.jsonl.
-        phases: Names of the phases, in the order in which the line shows them.
+        width: Columns of the terminal, values that do not fit are left out; None = all of them.
     """
+    losses = sorted((n for n in row if n.startswith("loss/")), key=lambda name: (not name.endswith("_main"), name))
     cells = [
-        f"tick {_number(row.get('tick'), '.0f'):<5}",
-        f"kimg {_number(row.get('kimg'), '.1f'):<8}",
-        f"time {format_duration(row['time_sec']) if 'time_sec' in row else '-':<12}",
-        f"sec/tick {_number(row.get('sec_per_tick'), '.1f'):<7}",
-        f"sec/kimg {_number(row.get('sec_per_kimg'), '.2f'):<7}",
-        f"maintenance {_number(row.get('maintenance_sec'), '.1f'):<6}",
-        f"cpumem {_number(row.get('cpu_mem_gib'), '.2f'):<6}",
-        f"gpumem {_number(row.get('gpu_mem_gib'), '.2f'):<6}",
-        f"img/s {_number(row.get('images_per_sec'), '.1f'):<7}",
-        "ms",
-        *(f"{phase} {_number(row.get(f'ms/{phase}'), '.1f'):<6}" for phase in phases),
-        f"skipped {_number(row.get('skipped_steps'), '.0f')}",
+        f"tick {_number(row.get('tick'), '.0f'):<4}",
+        f"kimg {_number(row.get('kimg'), '.1f'):<7}",
+        f"time {_short_duration(row.get('time_sec')):<7}",
+        f"left {_short_duration(row.get('left_sec')):<7}",
+        f"s/kimg {_number(row.get('sec_per_kimg'), '.2f'):<5}",
+        *([f"skipped {row['skipped_steps']:.0f}"] if row.get("skipped_steps") else []),
+        *(f"{n.removeprefix('loss/').removesuffix('_main')} {_number(row[n], '.3g'):<6}" for n in losses),
     ]
-    return " ".join(cells)
+    while width is not None and len(" ".join(cells).rstrip()) >= width:
+        cells.pop()
+    return " ".join(cells).rstrip()
+
+
+class SlownessWatch:
+    """Says once that ticks have become far slower than the run's own first ones, and what to do."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._ticks, self._told = device, [], False
+
+    def line(self, sec_per_kimg: float) -> str | None:
+        """What to say after a tick; the first one, which warms up, does not count."""
+        self._ticks.append(sec_per_kimg)
+        if self._told or len(self._ticks) < 1 + _FIRST_TICKS + _SLOW_TICKS:
+            return None
+        usual = statistics.median(self._ticks[1 : 1 + _FIRST_TICKS])
+        self._told = min(self._ticks[-_SLOW_TICKS:]) > _SLOW_FACTOR * usual
+        return self.text(sec_per_kimg, usual) if self._told else None
+
+    def text(self, sec_per_kimg: float, usual: float) -> str:
+        """The line itself, of seconds per thousand images now and at first."""
+        if self._device.type == "cpu":
+            advice = (
+                f"see what else uses the cores, or lower perf.cpu_threads ({torch.get_num_threads()} now) and resume"
+            )
+        else:
+            advice = "see what else uses the GPU or the disk; `smartfast profile` shows where the time goes"
+        return f"slow: {sec_per_kimg:.3g} s/kimg now, {usual:.3g} of this run's first ticks: {advice}"
 
 
 class PhaseTimer:
@@ -105,6 +131,11 @@ class PhaseTimer:
 
     def _milliseconds(self, start: Any, end: Any) -> float:
         return start.elapsed_time(end) if self._on_gpu else (end - start) * 1000
+
+
+def _short_duration(sec: float | None) -> str:
+    """Its two largest units."""
+    return "-" if sec is None else " ".join(format_duration(sec).split()[:2])
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -1,11 +1,12 @@
 """The training loop: iterations, ticks, snapshots, evaluations."""
 
 import importlib.metadata
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from smartfast.config.schema import Config
 from smartfast.core.checkpoint import Checkpoint, save_checkpoint
 from smartfast.core.grids import grid_shape, save_grid
-from smartfast.core.interruption import Interruption
+from smartfast.core.interruption import Interrupted, Interruption
 from smartfast.core.run_log import RunLog
 from smartfast.data import ImageDataset, RealBatch, iterate_batches
 from smartfast.errors import UserError
@@ -28,7 +29,7 @@ from smartfast.report.build import write_report
 from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
-from smartfast.run.status import memory_gib, status_line
+from smartfast.run.status import SlownessWatch, memory_gib, status_line
 from smartfast.run.training import Training
 
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
@@ -61,8 +62,9 @@ class Trainer:
         dataset: Its training images.
         accelerator: Device, processes and trackers.
         checkpoint: Where the run continues, None = at its start.
-        check_owner: Called in the main process before anything is written at a tick; raises UserError where the run
-            folder has become another's.
+        interruption: Knows when a signal asks the run to end.
+        check_owner: Called in the main process before anything is written at a tick or as a snapshot; raises UserError
+            where the run folder has become another's.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Trainer:
         dataset: ImageDataset,
         accelerator: Accelerator,
         checkpoint: Checkpoint | None,
+        interruption: Interruption | None = None,
         check_owner: Callable[[], None] = lambda: None,
     ) -> None:
         self.training, self.dataset, self.accelerator = training, dataset, accelerator
@@ -78,14 +81,17 @@ class Trainer:
         self.run_dir = Path(self.config.run.dir)
         self.is_main, self.check_owner = accelerator.is_main_process, check_owner
         self.is_resumed = checkpoint is not None
+        self.interruption = interruption or Interruption()
+        self.interruption.may_stop = lambda: training.images in (0, self.saved_images)
         self.sampler = training.sampler()
-        self.phases = [*training.phases, "data"]
         shape = grid_shape(dataset.resolution, dataset.num_classes)
         self.grid = shape._replace(rows=min(shape.rows, training.family.sheet_rows or shape.rows))
         self.total_images = round(self.config.run.kimg * 1000)
         self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
         self.start_sec = time.perf_counter()
+        self.loop_start_sec, self.loop_start_images = self.start_sec, training.images
+        self.slowness = SlownessWatch(training.device)
         self.saved_images = training.images if checkpoint else -1
         self.writer = SnapshotWriter()
         self.profiler = IterationProfiler(
@@ -99,7 +105,7 @@ class Trainer:
         self.evaluated_images = on_main_process(accelerator, self._last_evaluation)
 
     def run(self) -> bool:
-        """Train until run.kimg, or until SIGTERM or Ctrl-C, and leave a checkpoint and a report.
+        """Train until run.kimg, or until a signal, and leave a checkpoint and, at the end, a report.
 
         Returns:
             Whether the run is complete.
@@ -108,22 +114,29 @@ class Trainer:
             UserError: Losses or gradients were not finite for run.max_bad_steps steps in a row, or a snapshot could not
                 be written.
         """
-        with self.writer:
-            return self._finish(self._train())
+        try:
+            with self.writer:
+                self._train()
+                self._finish()
+        except Interrupted as signal_name:
+            saved = f"saved at {self.kimg:.3f} kimg" if self.training.images else "nothing was trained yet"
+            self.accelerator.print(f"{signal_name}: {saved}; the same command goes on from there")
+            self.accelerator.end_training()
+            return False
+        return True
 
-    def _train(self) -> str | None:
-        """The iterations; returns the name of the signal that ended them early."""
+    def _train(self) -> None:
         training, config = self.training, self.config
-        if not self.is_resumed:
+        if self.is_resumed:
+            self._make_up()
+        else:
             self._begin()
-        elif training.images < self.total_images and self._evaluation_is_due():
-            self._evaluate()  # the process before this one died in it
         reals = real_batches(training)
         self._start_tick(maintenance_since_sec=self.start_sec)
-        with closing(reals), Interruption(training.device) as interruption, self._progress_bar() as progress:
+        self.loop_start_sec = self.tick_start_sec
+        with closing(reals), self._progress_bar() as progress:
             while training.images < self.total_images:
-                if interruption.requested(training.images // training.images_per_iteration):
-                    break
+                self._stop_if_asked()
                 with self.profiler.iteration():
                     with training.timer("data"):
                         batch = next(reals)
@@ -134,7 +147,12 @@ class Trainer:
                     self._end_tick(progress)
         if config.perf.profile and not self.profiler.is_done:
             warnings.warn(f"perf.profile: the run ended before iteration {self.profiler.last}; no trace", stacklevel=2)
-        return interruption.signal_name
+
+    def _stop_if_asked(self, *, now: bool = False) -> None:
+        signal_name = self.interruption.asked(self.training.device, now=now)
+        if signal_name:
+            self._save_now(with_samples=False)  # who asked to stop waits for nothing but the state
+            raise Interrupted(signal_name)
 
     @property
     def kimg(self) -> float:
@@ -162,6 +180,17 @@ class Trainer:
         self._save_fakes("fakes_init.png")
         self._evaluate()
 
+    def _make_up(self) -> None:
+        """Do what the process before this one may have died in, after its last checkpoint."""
+        training = self.training
+        if self.is_main:
+            training.family.export(self.run_dir, training.averaged_weights(training.state()))
+            is_sampled = self._is_due(self.config.run.snapshot_ticks) or training.images >= self.total_images
+            if is_sampled and self.log.last_kimg("measured") != self.kimg:
+                self._measure()
+        if training.images < self.total_images and self._evaluation_is_due():
+            self._evaluate()
+
     def _start_tick(self, *, maintenance_since_sec: float) -> None:
         self.tick_start_sec, self.tick_start_images = time.perf_counter(), self.training.images
         self.maintenance_sec = self.tick_start_sec - maintenance_since_sec
@@ -171,15 +200,18 @@ class Trainer:
         if self.is_main:
             self.check_owner()
             self.log.write(row)
-            progress.write(status_line(row, self.phases))
+            progress.write(status_line(row, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+            if slow := self.slowness.line(row["sec_per_kimg"]):
+                progress.write(slow)
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.training.images)
         self._stop_if_not_finite(row)
         self.writer.check()
         maintenance_since_sec = time.perf_counter()
-        if row["tick"] % self.config.run.snapshot_ticks == 0:
+        if self._is_due(self.config.run.snapshot_ticks):
             self._snapshot()
         if self.training.images < self.total_images and self._evaluation_is_due():  # at the end `_finish` evaluates
-            self.writer.wait()  # an evaluation may take an hour: what was trained is on the disk before it
+            self._save_now(with_samples=False)  # an evaluation may take an hour
+            self._stop_if_asked(now=True)
             self._evaluate()
         self._start_tick(maintenance_since_sec=maintenance_since_sec)
 
@@ -201,6 +233,7 @@ class Trainer:
             "kimg": self.kimg,
             "tick": training.images // self.tick_images,
             "time_sec": self.elapsed_sec,
+            "left_sec": self._left_sec(),
             "sec_per_tick": sec,
             "sec_per_kimg": sec / images * 1000,
             "maintenance_sec": self.maintenance_sec + compile_sec,
@@ -213,6 +246,12 @@ class Trainer:
             **means,
         }
 
+    def _left_sec(self) -> float:
+        """Time to run.kimg at this process's pace, maintenance included."""
+        done = self.training.images - self.loop_start_images
+        sec = time.perf_counter() - self.loop_start_sec
+        return max(self.total_images - self.training.images, 0) * sec / done
+
     def _stop_if_not_finite(self, row: dict[str, Any]) -> None:
         for phase in self.training.phases:
             bad = row.get(f"skipped_in_a_row/{phase}", 0)
@@ -224,12 +263,18 @@ class Trainer:
                     "run.allow_changes true), or perf.precision fp32"
                 )
 
+    def _save_now(self, *, with_samples: bool) -> None:
+        """A snapshot that is on the disk when any process goes on: a launcher ends the others once one has ended."""
+        self._snapshot(with_samples=with_samples)
+        on_main_process(self.accelerator, self.writer.wait)
+
     def _snapshot(self, *, with_samples: bool = True) -> None:
         """Copy what there is now and leave the writing to the writer.
 
         with_samples: Also a sheet of samples, and what the family measures, which take their time.
         """
         if self.is_main:
+            self.check_owner()
             self.writer.wait()  # before the copy: there is room for one
             what = f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg"
             self.writer.submit(what, self._snapshot_to_write(with_samples))
@@ -248,20 +293,15 @@ class Trainer:
 
     def _snapshot_to_write(self, with_samples: bool) -> Callable[[], None]:
         """A function that writes a checkpoint of this moment, where there is none yet, and a sheet of samples."""
-        writes: list[Callable[[], None]] = []
+        writes = ExitStack()  # calls what is added last first, and the other even if that one fails
+        if self.saved_images != self.training.images:
+            options, copied = self._checkpoint_options(), copy_to_host(self.training.state())
+            writes.callback(lambda: self._save(copied(), options))
         if with_samples:
             path = self.run_dir / f"fakes{round(self.kimg):06d}.png"
             fakes = copy_to_host({"images": self.sampler.grid(self.grid)})
-            writes.append(lambda: save_grid(fakes()["images"], path, self.grid.columns))
-        if self.saved_images != self.training.images:
-            options, copied = self._checkpoint_options(), copy_to_host(self.training.state())
-            writes.append(lambda: self._save(copied(), options))
-
-        def write() -> None:
-            for one in writes:
-                one()
-
-        return write
+            writes.callback(lambda: save_grid(fakes()["images"], path, self.grid.columns))
+        return writes.close
 
     def _save(self, state: dict[str, Tensor], options: dict[str, Any]) -> None:
         weights = self.training.averaged_weights(state)
@@ -296,10 +336,14 @@ class Trainer:
 
     def _evaluation_is_due(self) -> bool:
         """Whether this is the end of a tick with an evaluation, which is not done yet."""
-        images, every = self.training.images, self.config.metrics.every_ticks
+        return self._is_due(self.config.metrics.every_ticks) and self.evaluated_images != self.training.images
+
+    def _is_due(self, every_ticks: int) -> bool:
+        """Whether this is the end of a tick whose number is a multiple of `every_ticks`, 0 = never."""
+        images = self.training.images
         tick = images // self.tick_images
-        ends_tick = tick > (images - self.config.optim.batch) // self.tick_images
-        return every > 0 and ends_tick and tick % every == 0 and self.evaluated_images != images
+        ends_tick = tick > (images - self.training.images_per_iteration) // self.tick_images
+        return every_ticks > 0 and ends_tick and tick % every_ticks == 0
 
     def _evaluate(self) -> None:
         if not self.config.metrics.every_ticks:
@@ -326,16 +370,11 @@ class Trainer:
         self.accelerator.log({k: v for k, v in row.items() if k.startswith("metric/")}, step=self.training.images)
         self.accelerator.print("metrics " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def _finish(self, signal_name: str | None) -> bool:
-        complete = self.training.images >= self.total_images
-        self._snapshot(with_samples=complete)  # who asked to stop waits for nothing but the state
-        self.writer.wait()
-        if complete and self.evaluated_images != self.training.images:
+    def _finish(self) -> None:
+        self._save_now(with_samples=True)
+        self._stop_if_asked(now=True)
+        if self.evaluated_images != self.training.images:
             self._evaluate()
         self.accelerator.end_training()
         if self.is_main:
-            if complete:
-                print(f"report: {write_report(self.run_dir)}")
-            else:
-                print(f"{signal_name}: saved at {self.kimg:.3f} kimg; the same command goes on from there")
-        return complete
+            print(f"report: {write_report(self.run_dir)}")

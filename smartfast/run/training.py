@@ -220,15 +220,16 @@ class Training:
         Counters of skipped steps may be missing: of phases that the run did not have yet, they are 0.
 
         Raises:
-            KeyError, ValueError: Another tensor is missing, or has another shape; nothing is changed then.
+            KeyError, ValueError: Another tensor is missing, has another shape or dtype, or numbers that are not finite;
+                nothing is changed then.
         """
-        tensors = {name: torch.zeros([]) for name in self.skipped()} | tensors
-        for name, value in self.state().items():
-            if tensors[name].shape != value.shape:
-                raise ValueError(f"{name} is {list(tensors[name].shape)}, expected {list(value.shape)}")
-        for name, value in self.state().items():
+        state = self.state()
+        found = {name: torch.zeros_like(value) for name, value in self.skipped().items()} | tensors
+        for name, value in state.items():
+            _check_like(name, found[name], value)
+        for name, value in state.items():
             with torch.no_grad():
-                value.copy_(tensors[name])
+                value.copy_(found[name])
         self.moving.accept()
         self.images = images
 
@@ -240,6 +241,15 @@ class Training:
         """The averaged network's weights and buffers by their own names, from tensors that `state` returned."""
         names, trained = self.ema.module.state_dict(), self.family.averaged
         return {n: tensors[f"ema/{n}"] if f"ema/{n}" in tensors else tensors[f"{trained}/module/{n}"] for n in names}
+
+
+def _check_like(name: str, found: Tensor, expected: Tensor) -> None:
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        raise ValueError(
+            f"{name} is {found.dtype} {list(found.shape)}, expected {expected.dtype} {list(expected.shape)}"
+        )
+    if not found.isfinite().all():
+        raise ValueError(f"{name} has numbers that are not finite, expected a state that training can go on from")
 
 
 def _in_turn(steps: list[Step]) -> Step:

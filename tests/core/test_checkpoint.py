@@ -1,5 +1,6 @@
 """Checkpoints: atomic, verified, newest first, and free of code."""
 
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from smartfast.core.checkpoint import find_checkpoint, has_checkpoint, load_newest, save_checkpoint, set_aside_newer
+from smartfast.errors import UserError
 from smartfast.networks.stylegan2 import Generator
 
 OPTIONS = dict(z_dim=4, c_dim=0, w_dim=4, resolution=8, channels=1, mapping_layers=1, channel_base=32, channel_max=4)
@@ -106,14 +108,65 @@ def test_damaged_checkpoint_is_set_aside_once_and_stays(tmp_path: Path) -> None:
     assert names(tmp_path) == ["000002.000.corrupt", "000002.000.corrupt.2", "000005.000"]
 
 
-def test_all_may_be_damaged(tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Path) -> None:
     for folder in [save(tmp_path, images) for images in (1000, 2000)]:
         damage_truncate(folder)
     assert not has_checkpoint(tmp_path)
-    with pytest.warns(UserWarning, match="passed over"):
-        assert load_newest(tmp_path) is None
-    assert set_aside_newer(tmp_path, None) == ["000002.000.corrupt", "000001.000.corrupt"]
-    assert not has_checkpoint(tmp_path) and has_checkpoint(save(tmp_path, 1000).parents[1])
+    for look in (load_newest, find_checkpoint):
+        with pytest.raises(UserError, match=r"none of its 2 checkpoints is intact.*000002\.000: state.*damaged[^\n]*$"):
+            look(tmp_path)
+    assert names(tmp_path) == ["000001.000", "000002.000"]
+
+
+WRONG_IMAGES = [2**62, 10**400, -1, 1000, 2000.0, "2000", True, None, [2000], "absent"]
+
+
+@pytest.mark.parametrize("images", WRONG_IMAGES, ids=lambda value: str(value)[:9])
+def test_a_number_of_images_that_is_not_that_of_its_name_is_damage(images: object, tmp_path: Path) -> None:
+    save(tmp_path, 1000)
+    index = save(tmp_path, 2000) / "checkpoint.json"
+    info = json.loads(index.read_text()) | {"images": images}
+    if images == "absent":
+        del info["images"]
+    index.write_text(json.dumps(info))
+    with pytest.warns(UserWarning, match="000002.000 is passed over .*checkpoint.json says .* images"):
+        assert load_newest(tmp_path).info["images"] == 1000
+
+
+def test_what_stands_in_place_of_the_checkpoints_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("mine")
+    for look in (load_newest, find_checkpoint, has_checkpoint):
+        with pytest.raises(UserError, match=r"/checkpoints: expected a folder, found a file$"):
+            look(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "expected a run folder, a checkpoint folder or a generator .safetensors, found neither"),
+        (["config.yaml"], "has no checkpoint yet, expected one"),
+        (["config.yaml", "metrics.jsonl", "checkpoints/000001.000.partial/x"], "has no checkpoint yet, expected one"),
+    ],
+)
+def test_a_run_without_a_checkpoint_yet(files: list[str], message: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=f"^{tmp_path}.*{message}"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["save_file", "flush", "sha256"])
+def test_a_save_that_fails_leaves_nothing_behind(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1000)
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(f"smartfast.core.checkpoint.{name}", fail)
+        save(tmp_path, 2000)
+    assert names(tmp_path) == ["000001.000"] and load_newest(tmp_path).info["images"] == 1000
 
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_remove, damage_index])

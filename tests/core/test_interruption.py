@@ -1,21 +1,115 @@
-"""SIGTERM and Ctrl-C are noted; a second Ctrl-C acts."""
+"""Signals that end a run: at once where nothing is lost, else noted; a second one changes nothing."""
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from smartfast.core.interruption import Interruption
+from smartfast.core.interruption import Interrupted, Interruption
+from smartfast.errors import UserError
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_is_noted_and_handlers_are_put_back(number: signal.Signals) -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with Interruption(torch.device("cpu")) as interruption:
-        assert not interruption.requested(0)
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+@pytest.fixture(autouse=True)
+def _handlers_are_put_back() -> Iterator[None]:
+    before = handlers()
+    yield
+    assert handlers() == before
+
+
+@pytest.mark.parametrize("second", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_it_is_noted_where_something_would_be_lost_and_a_second_one_changes_nothing(
+    number: signal.Signals, second: signal.Signals
+) -> None:
+    with Interruption() as interruption:
+        interruption.may_stop = lambda: False
+        assert interruption.asked(CPU) is None
         os.kill(os.getpid(), number)
-        assert interruption.requested(1) and interruption.signal_name == number.name
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+        interruption.may_stop = lambda: True
+        os.kill(os.getpid(), second)
+        assert interruption.asked(CPU) == number.name
+
+
+@pytest.mark.parametrize("second", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_it_ends_the_run_at_once_where_nothing_is_lost(number: signal.Signals, second: signal.Signals) -> None:
+    with Interruption():
+        with pytest.raises(Interrupted, match=number.name):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), second)
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, SystemError, OSError])
+def test_a_library_that_makes_another_error_of_it_does_not_hide_it(error: type[Exception]) -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"), Interruption():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            raise error("could not determine the shape of object type 'torch.storage.UntypedStorage'") from None
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_an_error_of_the_run_stays_one(is_sent: bool) -> None:
+    """What could not be saved, above all."""
+    with pytest.raises(UserError if is_sent else ValueError), Interruption() as interruption:
+        interruption.may_stop = lambda: is_sent
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise UserError if is_sent else ValueError
+
+
+def test_nohup_stays_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+ORPHAN = """
+import os, time
+from smartfast.core.interruption import watch_launcher
+watch_launcher()
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", "NO_LAUNCHER"])
+def test_a_process_gets_sigterm_when_its_launcher_is_gone(variable: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("TORCHELASTIC_RUN_ID",)} | {variable: "no"}
+    launcher = subprocess.Popen([sys.executable, "-c", PARENT, ORPHAN], env=environment, stdout=subprocess.PIPE)
+    pid = int(launcher.stdout.readline())
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + (3 if variable == "NO_LAUNCHER" else 30)
+    try:
+        while runs(pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert runs(pid) == (variable == "NO_LAUNCHER")
+    finally:
+        if runs(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -168,3 +168,32 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(UserError, match=f"^run.dir {tmp_path / 'run'}: expected a folder that can be written"):
         RunLock(tmp_path / "run").acquire()
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_folder_that_is_gone_is_called_gone(is_made_again: bool, tmp_path: Path) -> None:
+    lock = RunLock(tmp_path / "run")
+    lock.acquire()
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    if is_made_again:  # by what writes into it and makes the folders that it needs
+        (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=rf"^run.dir {tmp_path}/run: was deleted or renamed[^\n]*$"):
+        lock.check()
+    lock.release()
+
+
+def test_a_lock_that_somebody_deleted_is_made_again(tmp_path: Path) -> None:
+    lock, other = RunLock(tmp_path), RunLock(tmp_path)
+    lock.acquire()
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    lock.check()
+    with pytest.raises(UserError, match=f"pid {os.getpid()} on .* is using it"):
+        other.acquire()
+    path.unlink()
+    other.acquire()
+    with pytest.raises(UserError, match="has taken over"):
+        lock.check()
+    lock.release()
+    other.release()
+    assert not list(tmp_path.iterdir())

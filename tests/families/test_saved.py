@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
@@ -36,6 +37,28 @@ def test_options_that_do_not_fit_are_said_to_be_so(
     options = json.loads(weights.with_suffix(".json").read_text())
     weights.with_suffix(".json").write_text(json.dumps(options | change))
     with pytest.raises(UserError, match="generator_ema.safetensors: expected a generator with generator_ema.json"):
+        open_sampler(weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"3", b'"text"', b"[1, 2]", b"{}", b"\xff\xfe", b'{"z_dim": null}'])
+def test_options_that_are_none_are_one_line(
+    content: bytes, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    weights = copy_of(make_checkpoint(), tmp_path)
+    weights.with_suffix(".json").write_bytes(content)
+    with pytest.raises(UserError, match=r"^[^\n]*generator_ema.safetensors: expected a generator with [^\n]*$"):
+        open_sampler(weights)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(
+    value: float, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    weights = copy_of(make_checkpoint(), tmp_path)
+    tensors = load_file(weights)
+    tensors["mapping.fc0.weight"][0, 0] = value
+    save_file(tensors, weights)
+    with pytest.raises(UserError, match="mapping.fc0.weight has numbers that are not finite"):
         open_sampler(weights)
 
 

@@ -239,3 +239,20 @@ def test_plots_are_valid_svg(count):
     drawing = draw_panels(panels, [tick(i) for i in range(1, count + 1)], smoothed=True)
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
     assert draw_panels(panels[-1:], [tick(1)], smoothed=True) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", None])
+@pytest.mark.parametrize("name", ["reals", "fakes000002"])
+def test_a_sheet_that_cannot_be_read_is_named_in_its_place(content: bytes | None, name: str, run_dir: Path) -> None:
+    sheet = run_dir / f"{name}.png"
+    sheet.write_bytes(sheet.read_bytes()[:-30] if content is None else content)
+    (run_dir / "fakes1 (copy).png").write_bytes(b"")
+    page = read(write_report(run_dir))
+    assert f"{name}.png cannot be read" in " ".join(page.text) and len(page.sources) > 3
+
+
+@pytest.mark.parametrize("row", [{}, {"sec_per_tick": None}, {"images_per_sec": "fast"}, {"time_sec": []}])
+def test_a_tick_without_its_times_is_left_out(row: dict, run_dir: Path) -> None:
+    bad = tick(3, **row) if row else {"kind": "tick", "kimg": 6.0}
+    write_log(run_dir, [tick(1), bad, tick(2)])
+    assert "4.0 thousand" in " ".join(read(write_report(run_dir)).text)

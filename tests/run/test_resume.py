@@ -12,7 +12,9 @@ from smartfast.cli import main
 from smartfast.config.schema import Config
 from smartfast.core.checkpoint import load_newest
 from smartfast.run import resume
+from smartfast.scorers.loading import BUNDLED
 
+PATHS = ("run.dir", "data.path", "smart.scorer", "metrics.weights")
 Options = Callable[..., list[str]]
 GROUPS = dataclasses.fields(Config)
 FIELDS = [f"{group.name}.{field.name}" for group in GROUPS for field in dataclasses.fields(group.type)]
@@ -48,10 +50,10 @@ def test_the_table_decides_on_every_setting_once() -> None:
 def test_every_setting_is_compared(name: str) -> None:
     group, field = name.split(".")
     saved = Config()
-    values = {field: ("other",)}
-    changed = dataclasses.replace(saved, **{group: dataclasses.replace(getattr(saved, group), **values)})
+    value = "/other" if name in PATHS else ("other",)
+    changed = dataclasses.replace(saved, **{group: dataclasses.replace(getattr(saved, group), **{field: value})})
     (change,) = resume.changes(saved, changed)
-    assert (change.name, change.new) == (name, ["other"])
+    assert (change.name, change.new) == (name, value if name in PATHS else ["other"])
     rules = (rule for rule, names in resume.TABLE.items() if name in names)
     assert change.rule is next(rules, resume.Rule.REFUSED)
 
@@ -200,3 +202,49 @@ def test_the_interval_of_the_score_term_is_one_in_either_form(
     assert "t = 25..250 of 1000" in error and "but the run in" in error
     assert main(["train", *tiny_options(tmp_path, **scored)]) == 0
     assert "resume: smart.timesteps: [25, 250] -> None" in capsys.readouterr().out
+
+
+def test_config_yaml_runs_from_any_folder_and_in_a_moved_run(
+    tmp_path: Path, tiny_options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "images").mkdir()
+    for shade in range(8):
+        Image.new("L", (8, 8), shade * 20).save(tmp_path / "images" / f"{shade}.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *tiny_options(Path("run"), data__path="images", run__kimg=0.016)]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").rename(tmp_path / "elsewhere" / "moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main(["train", "--config=moved/config.yaml", "--run.kimg=0.032"]) == 0
+    assert " -> " not in capsys.readouterr().out
+    assert load_newest(tmp_path / "elsewhere" / "moved").info["images"] == 32
+    assert not (tmp_path / "run").exists() and {path.name for path in tmp_path.iterdir()} == {"elsewhere", "images"}
+    text = (tmp_path / "elsewhere" / "moved" / "config.yaml").read_text()
+    assert f"path: {tmp_path / 'images'}" in text and f"dir: {tmp_path / 'elsewhere' / 'moved'}" in text
+    assert main(["train", "--config", "moved/config.yaml", "--run.dir=other", "--run.kimg=0.016"]) == 0
+    assert load_newest(tmp_path / "elsewhere" / "other").info["images"] == 16
+
+
+def test_a_config_with_paths_of_an_older_version_is_the_same_run(
+    run_dir: Path, tiny_options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """They were written as they were given, from the folder of the command."""
+    scorer = shutil.copytree(BUNDLED["digits"], run_dir.parent / "scorer")
+    monkeypatch.chdir(run_dir.parent)
+    saved = run_dir / "config.yaml"
+    saved.write_text(
+        saved.read_text().replace("scorer: digits", "scorer: diffusers:scorer").replace(str(run_dir), "run")
+    )
+    options = tiny_options(run_dir, run__kimg=0.048, smart__scorer=f"diffusers:{scorer}")
+    assert main(["train", *options]) == 0
+    assert " -> " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "hf:owner/name", "google/ddpm", "diffusers:google/ddpm", "", None, "~nouser"]
+)
+def test_what_is_no_path_stays(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()  # the bundled ones come first all the same
+    assert resume.absolute(name) == name

@@ -8,23 +8,23 @@ import pytest
 import torch
 
 from smartfast.core.text import format_duration
-from smartfast.run.status import PhaseTimer, memory_gib, status_line
+from smartfast.run.status import PhaseTimer, SlownessWatch, memory_gib, status_line
 
-PHASES = ("g_main", "g_score", "g_path", "d_main", "d_r1", "data")
-
-FULL_ROW = {
+ROW = {
     "kind": "tick",
     "tick": 12,
     "kimg": 48.032,
     "time_sec": 3725.4,
-    "sec_per_tick": 13.06,
+    "left_sec": 93780.0,
     "sec_per_kimg": 3.265,
     "maintenance_sec": 0.71,
-    "cpu_mem_gib": 1.234,
-    "gpu_mem_gib": 22.5,
     "images_per_sec": 306.3,
-    "skipped_steps": 2,
-    **{f"ms/{phase}": 10.0 + i for i, phase in enumerate(PHASES)},
+    "skipped_steps": 0,
+    "loss/score": 0.03125,
+    "loss/g_main": 0.7123,
+    "loss/r1": 12.5,
+    "loss/d_main": 1.2345,
+    "ms/g_main": 10.0,
 }
 
 
@@ -45,21 +45,58 @@ def test_durations(seconds, text):
     assert format_duration(seconds) == text
 
 
-def test_status_line_shows_every_value():
-    line = status_line(FULL_ROW, PHASES)
-    assert "\n" not in line
-    assert " ".join(line.split()) == (
-        "tick 12 kimg 48.0 time 1h 02m 05s sec/tick 13.1 sec/kimg 3.27 maintenance 0.7 cpumem 1.23 gpumem 22.50 "
-        "img/s 306.3 ms g_main 10.0 g_score 11.0 g_path 12.0 d_main 13.0 d_r1 14.0 data 15.0 skipped 2"
+def test_a_status_line() -> None:
+    assert " ".join(status_line(ROW, None).split()) == (
+        "tick 12 kimg 48.0 time 1h 02m left 1d 02h s/kimg 3.27 d 1.23 g 0.712 r1 12.5 score 0.0312"
     )
+    assert " skipped 2 d 1.23 " in " ".join(status_line(ROW | {"skipped_steps": 2}, None).split())
 
 
-def test_columns_stay_in_place_when_values_are_missing():
-    names = r"\b(tick|kimg|time|sec/|maintenance|cpumem|gpumem|img/s|ms|d_|g_|data|skipped)"
-    sparse = {"tick": 1, "kimg": 4.0, "ms/d_main": 10.0}
-    places = [[(m[0], m.start()) for m in re.finditer(names, status_line(row, PHASES))] for row in (FULL_ROW, sparse)]
-    assert places[0] == places[1]
-    assert "d_r1 -" in status_line(sparse, PHASES)
+LONG = {"tick": 12345, "kimg": 25000.0, "time_sec": 99 * 86400.0, "left_sec": 99 * 86400.0, "sec_per_kimg": 999.5}
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 90, 100, 120, 200])
+@pytest.mark.parametrize("row", [ROW, ROW | {"skipped_steps": 123}, ROW | LONG], ids=["usual", "skipped", "long"])
+def test_it_fits_a_terminal_and_ends_with_a_whole_value(row: dict, width: int) -> None:
+    line, whole = status_line(row, width), status_line(row, None)
+    assert len(line) < width and whole.startswith(line)
+    assert line == whole or whole[len(line)] == " " and line[-1] != " "
+
+
+def test_80_columns_have_time_left_and_both_losses() -> None:
+    line = status_line(ROW, 80)
+    assert all(part in line for part in ("left 1d 02h", "d 1.23", "g 0.712"))
+
+
+def test_columns_stay_in_place_when_values_are_missing() -> None:
+    places = [
+        [(m[0], m.start()) for m in re.finditer(r"\b(tick|kimg|time|left|s/kimg|d|g)\b (?=\S)", status_line(row, None))]
+        for row in (ROW, {"loss/g_main": 1.0, "loss/d_main": 1.0}, ROW | LONG)
+    ]
+    assert places[0][:6] == places[1][:6] and len(places[0]) == 7
+    assert places[2][0] == ("tick ", 0)
+
+
+SLOW = {
+    "steady": ([9, 2, 2, 2] + [2] * 20, None),
+    "the first tick compiles": ([100, 2, 2, 2] + [2.2] * 20, None),
+    "one slow tick": ([9, 2, 2, 2, 20, 2, 20, 2], None),
+    "slow from some tick on": ([9, 2, 2, 2, 2, 7, 8, 9, 10], 6),
+    "twice as slow": ([9, 2, 2, 2] + [4] * 20, None),
+    "one of the first is slow": ([9, 2, 50, 2, 2, 9, 9, 9], 6),
+    "slow twice": ([9, 2, 2, 2, 9, 9, 2, 2, 9, 9], 5),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_run_that_becomes_far_slower_says_so_once(name: str) -> None:
+    ticks, expected = SLOW[name]
+    watch = SlownessWatch(torch.device("cpu"))
+    said = [(tick, line) for tick, sec in enumerate(ticks) if (line := watch.line(sec))]
+    assert [tick for tick, _ in said] == ([] if expected is None else [expected])
+    for _, line in said:
+        assert "perf.cpu_threads" in line and "\n" not in line and "2 of this run's first ticks" in line
+    assert "perf.cpu_threads" not in (SlownessWatch(torch.device("cuda")).text(9.0, 2.0))
 
 
 def test_phase_timer_means_and_counts():

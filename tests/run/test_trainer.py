@@ -1,7 +1,9 @@
 """What the loop does between iterations: one read per tick, time of compiling, snapshots beside training."""
 
 import json
+import os
 import resource
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,6 @@ from safetensors.torch import load_file
 from smartfast.cli import main
 from smartfast.config.parse import parse_config
 from smartfast.core.checkpoint import load_newest, save_checkpoint
-from smartfast.core.interruption import Interruption
 from smartfast.core.run_log import read_rows
 from smartfast.data import RealBatch, open_dataset
 from smartfast.run import trainer as trainer_module
@@ -158,8 +159,13 @@ def test_a_full_disk_ends_the_run_with_one_line(tmp_path: Path, capsys: pytest.C
 
 def test_a_signal_saves_the_state_and_draws_no_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may take longer than whoever sent the signal waits."""
-    monkeypatch.setattr(Interruption, "requested", lambda self, iteration: iteration == 3)
-    monkeypatch.setattr(Interruption, "signal_name", "SIGTERM", raising=False)
+
+    def run_iteration(self: Training, reals: RealBatch, original=Training.run_iteration) -> None:
+        original(self, reals)
+        if self.images == 24:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Training, "run_iteration", run_iteration)
     assert not launch(parse_config(options(tmp_path, run__snapshot_ticks=100)))
     assert load_newest(tmp_path).info["images"] == 24
     assert [path.name for path in tmp_path.glob("fakes*.png")] == ["fakes_init.png"]

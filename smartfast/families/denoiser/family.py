@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -187,11 +188,13 @@ class DenoiserFamily(Family):
         if self.loss.save_precision == "fp16":
             nn.Module.half(unet)  # nn.Module's own: diffusers' logs a warning
         partial, final = run_dir / f"{SCORER_FOLDER}.partial", run_dir / SCORER_FOLDER
-        unet.save_pretrained(partial, safe_serialization=True)
-        DDPMScheduler.from_config(module.scheduler).save_config(partial)
-        final.mkdir(exist_ok=True)
-        mode = (partial / "config.json").stat().st_mode  # the umask's; safetensors makes files for their owner alone
-        for file in sorted(partial.iterdir()):
-            file.chmod(mode)
-            os.replace(file, final / file.name)
-        partial.rmdir()
+        try:
+            unet.save_pretrained(partial, safe_serialization=True)
+            DDPMScheduler.from_config(module.scheduler).save_config(partial)
+            final.mkdir(exist_ok=True)
+            mode = (partial / "config.json").stat().st_mode  # the umask's; safetensors' files are their owner's alone
+            for file in sorted(partial.iterdir()):
+                file.chmod(mode)
+                os.replace(file, final / file.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,184 @@
+"""A signal at any moment of a run's life: status 3, one line, everything trained is on the disk."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from smartfast.cli import main
+from smartfast.core.checkpoint import load_newest
+from smartfast.run import launch as launch_module
+from smartfast.run import trainer as trainer_module
+from smartfast.run.training import Training
+
+Options = Callable[..., list[str]]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
+EVALUATED = dict(metrics__every_ticks=2, metrics__samples=65, run__snapshot_ticks=3)
+"""Of 64 images: evaluations at 0, 32 and 64, and no snapshot asked for at any of them but the last."""
+
+
+# Where the signal arrives: the function that is entered then, which of its calls, and the images that must be saved.
+MOMENTS = {
+    "the data are checked": (launch_module, "open_dataset", 1, None),
+    "the networks are made": (launch_module, "Training", 1, None),
+    "the first evaluation": (trainer_module, "evaluate", 1, None),
+    "the first iteration": (Training, "run_iteration", 1, None),
+    "an iteration": (Training, "run_iteration", 3, 24),
+    "an evaluation at a tick": (trainer_module, "evaluate", 2, 32),
+    "the first iteration after it": (Training, "run_iteration", 5, 32),
+    "a snapshot": (trainer_module, "save_checkpoint", 2, 48),
+    "the last iteration": (Training, "run_iteration", 8, 64),
+    "the last snapshot": (trainer_module, "save_checkpoint", 3, 64),
+    "the last evaluation": (trainer_module, "evaluate", 3, 64),
+    "the report": (trainer_module, "write_report", 1, 64),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_options: Options) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert main(["train", *tiny_options(folder, **EVALUATED)]) == 0
+    return load_newest(folder).state
+
+
+def send_at(
+    patch: pytest.MonkeyPatch, where: Any, name: str, count: int, numbers: list[signal.Signals], *, pause_sec: float = 0
+) -> None:
+    """Have `numbers` sent to this process one after another when `where.name` is called for the `count`-th time."""
+    original, calls = getattr(where, name), []
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if len(calls) == count:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+                time.sleep(pause_sec)
+        return original(*arguments, **options)
+
+    patch.setattr(where, name, called)
+
+
+@pytest.mark.parametrize(("moment", "number"), zip(MOMENTS, itertools.cycle(SIGNALS)))
+def test_everything_trained_is_saved(
+    moment: str,
+    number: signal.Signals,
+    tmp_path: Path,
+    tiny_options: Options,
+    uninterrupted: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    where, name, count, images = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        # A second signal, of the impatient, comes at once.
+        send_at(patch, where, name, count, [number, signal.SIGTERM])
+        assert main(["train", *tiny_options(tmp_path, **EVALUATED)]) == 3
+    printed = capsys.readouterr()
+    newest = load_newest(tmp_path)
+    assert (newest.info["images"] if newest else None) == images
+    if images:
+        assert f"{number.name}: saved at {images / 1000:.3f} kimg" in printed.out.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.glob("*lock*"))
+    assert main(["train", *tiny_options(tmp_path, **EVALUATED)]) == 0
+    found = load_newest(tmp_path).state
+    assert [key for key, value in uninterrupted.items() if not torch.equal(value, found[key])] == []
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_signals_during_the_closing_snapshot_change_nothing(
+    number: signal.Signals, tmp_path: Path, tiny_options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_at(monkeypatch, Training, "run_iteration", 3, [signal.SIGTERM])
+    send_at(monkeypatch, trainer_module, "save_checkpoint", 1, [number] * 5, pause_sec=0.02)
+    assert main(["train", *tiny_options(tmp_path, run__snapshot_ticks=1000)]) == 3
+    assert load_newest(tmp_path).info["images"] == 24
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_closing_snapshot_that_fails_is_not_called_saved(
+    tmp_path: Path, tiny_options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    send_at(monkeypatch, Training, "run_iteration", 3, [signal.SIGTERM])
+    monkeypatch.setattr(trainer_module, "save_checkpoint", fail)
+    assert main(["train", *tiny_options(tmp_path, run__snapshot_ticks=1000)]) == 2
+    printed = capsys.readouterr()
+    assert "saved at" not in printed.out and "No space left on device" in printed.err
+
+
+@pytest.mark.parametrize("images", [0, 24, 64])
+def test_a_closed_pipe_costs_nothing(
+    images: int, tmp_path: Path, tiny_options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`smartfast train ... | head` ends as a terminal that hangs up does."""
+    reading, writing = os.pipe()
+    if not images:
+        os.close(reading)
+
+    def run_iteration(self: Training, reals: Any, original: Callable = Training.run_iteration) -> None:
+        original(self, reals)
+        if self.images == images:
+            os.close(reading)
+
+    monkeypatch.setattr(Training, "run_iteration", run_iteration)
+    with open(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["train", *tiny_options(tmp_path, run__snapshot_ticks=1000)]) == 3
+    newest = load_newest(tmp_path)
+    assert (newest.info["images"] if newest else 0) == {0: 0, 24: 32, 64: 64}[images]  # found when a tick is printed
+
+
+LAUNCHERS = {
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+    "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number"), [("torchrun", signal.SIGKILL), ("torchrun", signal.SIGTERM), ("accelerate", signal.SIGTERM)]
+)
+def test_no_process_outlives_its_launcher(
+    launcher: str, number: signal.Signals, tmp_path: Path, tiny_options: Options
+) -> None:
+    script = Path(launch_module.__file__).parents[1] / "train.py"
+    arguments = tiny_options(tmp_path / "run", run__kimg=1000, run__snapshot_ticks=100000)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*LAUNCHERS[launcher], str(script), *arguments], env=environment, stdout=output, stderr=output
+        )
+    ranks = []
+    try:
+        wait_for_text(tmp_path / "output", "tick 2")
+        ranks = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, alive = psutil.wait_procs(ranks, timeout=60)
+        assert not alive
+    finally:
+        process.kill()
+        process.wait()
+        for rank in ranks:
+            if rank.is_running():
+                rank.kill()
+    text = (tmp_path / "output").read_text()
+    assert "SIGTERM: saved at" in text, text[-2000:]
+    assert load_newest(tmp_path / "run").info["images"] >= 32
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def wait_for_text(file: Path, word: str) -> None:
+    deadline = time.monotonic() + 120
+    while word not in file.read_text():
+        assert time.monotonic() < deadline, file.read_text()
+        time.sleep(0.2)
