@@ -63,6 +63,10 @@ CASES = {
     "up and down": dict(weight=(2, 4, 3, 3), f=F4, up=2, down=2, padding=(1, 1, 1, 1)),
     "groups": dict(weight=(6, 2, 3, 3), groups=2, padding=(1, 1, 1, 1)),
     "groups up": dict(weight=(6, 2, 3, 3), f=F53, groups=2, up=2, padding=(1, 1, 1, 1), flip_weight=False),
+    "crop past the edge": dict(weight=(3, 4, 3, 3), padding=(-11, 9, 0, 0)),
+    "1x1, crop past the edge": dict(weight=(3, 4, 1, 1), padding=(1, 1, 6, -8)),
+    "crop past the edge, down": dict(weight=(3, 4, 3, 3), f=F4, down=2, padding=(12, -14, 1, 1)),
+    "crop past the edge, up": dict(weight=(3, 4, 3, 3), f=(3,), up=2, padding=(-30, 20, 1, 1)),
     "groups down": dict(weight=(6, 2, 3, 3), f=F4, groups=2, down=2, padding=(1, 1, 1, 1)),
 }
 
