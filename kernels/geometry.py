@@ -40,6 +40,18 @@ def parse_padding(padding: int | Sequence[int]) -> Quad:
     raise ValueError(f"padding is {padding!r}, expected one, two or four integers")
 
 
+def pad(x: Tensor, pads: Quad) -> Tensor:
+    """Add zeros, or crop where negative: also more than x has on that side, and so of the zeros on the other."""
+    x0, x1, y0, y1 = pads
+    return F.pad(x, (*_within(x0, x1, x.shape[3]), *_within(y0, y1, x.shape[2])))
+
+
+def _within(before: int, after: int, size: int) -> Pair:
+    """The same padding of an axis with no side cropping more than its size, which PyTorch refuses."""
+    excess, excess_after = min(before + size, 0), min(after + size, 0)
+    return before - excess + excess_after, after - excess_after + excess
+
+
 def pad_unevenly(x: Tensor, pads: Quad) -> tuple[Tensor, Pair]:
     """Pad x with what a convolution's own padding cannot do: crops and differences between the two sides.
 
@@ -49,7 +61,7 @@ def pad_unevenly(x: Tensor, pads: Quad) -> tuple[Tensor, Pair]:
     x0, x1, y0, y1 = pads
     pad_x, pad_y = max(min(x0, x1), 0), max(min(y0, y1), 0)
     rest = (x0 - pad_x, x1 - pad_x, y0 - pad_y, y1 - pad_y)
-    return (F.pad(x, rest) if any(rest) else x), (pad_y, pad_x)
+    return (pad(x, rest) if any(rest) else x), (pad_y, pad_x)
 
 
 def filter_size(f: Tensor | None) -> Pair:
