@@ -217,13 +217,14 @@ def _modulated_conv2d(
     """epilogue: All but the demodulation."""
     dtype, finish = x.dtype, implementation("finish", name)
     weight, styles = wide(weight), wide(styles)
+    eps: Tensor | float = DEMODULATION_EPS
     if demodulate and dtype == torch.float16:
-        weight, styles = limit_weight(weight), styles if input_is_scaled else limit_styles(styles)
+        weight, styles, eps = limit(weight, styles, input_is_scaled)
     if not input_is_scaled:
         x = finish(x, Epilogue(demodulation=styles))
 
     def complete() -> Epilogue:
-        return epilogue._replace(demodulation=demodulation(weight, styles)) if demodulate else epilogue
+        return epilogue._replace(demodulation=demodulation(weight, styles, eps)) if demodulate else epilogue
 
     f, up, down, pads, _, flip_weight, _ = layout
     if name == "triton" and _route(x, weight, up, down, pads, epilogue.activation).name == "gemm":
@@ -234,25 +235,35 @@ def _modulated_conv2d(
     return finish(z, complete()) if last is None else implementation("upfirdn2d_finish", name)(z, f, last, complete())
 
 
-def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
+def demodulation(weight: Tensor, styles: Tensor, eps: Tensor | float = DEMODULATION_EPS) -> Tensor:
     """One over the norm of each sample's modulated weights, [N, O], without forming those weights."""
     energy = styles.square() @ weight.square().sum(dim=[2, 3]).t()
-    return torch.rsqrt(energy + DEMODULATION_EPS)
+    return torch.rsqrt(energy + eps)
 
 
-def limit_weight(weight: Tensor) -> Tensor:
-    """Scale weights per output, which demodulation undoes, so that float16 does not overflow.
+def limit(weight: Tensor, styles: Tensor, input_is_scaled: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights scaled per output and styles per sample, which demodulation undoes, so that float16 does not overflow.
 
     With styles of at most 1 and weights of at most 1 / sqrt(fan-in), an output is at most sqrt(fan-in) times the
-    largest input.
+    largest input. Scales stay above sqrt(DEMODULATION_EPS), under which it is eps that demodulates: weights of zero
+    have finite gradients.
+
+    Returns:
+        weight, styles (as they are if the input is scaled by them already), and the eps [N or 1, O] that belongs to
+        them, but not less than DEMODULATION_EPS: more than its 1e4 times would not fit into float16.
     """
-    largest = weight.detach().abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(weight[0].numel())
-    return weight / largest.clamp(min=1e-30)
+    floor = math.sqrt(DEMODULATION_EPS)
+    per_output = weight.detach().abs().amax(dim=[1, 2, 3]).mul(math.sqrt(weight[0].numel())).clamp(min=floor)
+    per_sample = styles.new_ones(1, 1)
+    if not input_is_scaled:
+        per_sample = styles.detach().abs().amax(dim=1, keepdim=True).clamp(min=floor)
+    eps = (floor / (per_sample * per_output)).square().clamp(min=DEMODULATION_EPS)
+    return weight / per_output[:, None, None, None], styles / per_sample, eps
 
 
 def limit_styles(styles: Tensor) -> Tensor:
-    """Scale styles per sample to at most 1, which demodulation undoes; see `limit_weight`."""
-    return styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+    """Scale the styles of samples that have one above 1 to at most 1, which demodulation undoes; see `limit`."""
+    return styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp(min=1)
 
 
 def aligned_padding(f: Tensor | None, up: int, down: int, padding: int | Sequence[int]) -> tuple[int, int, int, int]:

@@ -207,8 +207,8 @@ def test_faint_weights_and_styles_in_float16(name: str, rng: torch.Generator) ->
     factors, options = FAINT[name]
     one = torch.ones(4)
     x = torch.randn(2, 8, 6, 6, generator=rng).half()
-    weight = torch.randn(4, 8, 3, 3, generator=rng) * torch.tensor(factors.get("weight", one)).view(4, 1, 1, 1)
-    styles = torch.randn(2, 8, generator=rng) * torch.tensor(factors.get("styles", one[:2])).view(2, 1)
+    weight = torch.randn(4, 8, 3, 3, generator=rng) * torch.as_tensor(factors.get("weight", one)).view(4, 1, 1, 1)
+    styles = torch.randn(2, 8, generator=rng) * torch.as_tensor(factors.get("styles", one[:2])).view(2, 1)
     upstream = torch.randn(2, 4, 6 * options.get("up", 1), 6 * options.get("up", 1), generator=rng).half()
 
     def run(dtype: torch.dtype, impl: str | None = None) -> list[Tensor]:
@@ -223,9 +223,9 @@ def test_faint_weights_and_styles_in_float16(name: str, rng: torch.Generator) ->
 
 
 def test_limited_styles_are_at_most_one_and_faint_ones_stay() -> None:
-    styles = torch.tensor([[2.0, -4.0], [0.0, 0.0], [1e-6, 0.5]], requires_grad=True)
+    styles = torch.tensor([[2.0, -4.0], [0.0, 0.0], [2**-20, 0.5]], requires_grad=True)
     limited = limit_styles(styles)
-    assert limited.tolist() == [[0.5, -1.0], [0.0, 0.0], [1e-6, 0.5]]
+    assert limited.tolist() == [[0.5, -1.0], [0.0, 0.0], [2**-20, 0.5]]
     (gradient,) = torch.autograd.grad(limited.sum(), styles)
     assert gradient.tolist() == [[0.25, 0.25], [1, 1], [1, 1]]
 
