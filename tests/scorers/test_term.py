@@ -82,7 +82,7 @@ def test_the_last_step_without_signal(dtype, parameterization, distance, through
     expected = closed_form(scorer, images.detach(), upstream, **how)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
     for found, truth in zip((loss, gradient), expected, strict=True):
-        assert (found[-1] - truth[-1]).norm() <= tolerance * truth[-1].norm()
+        assert (found[-1] - truth[-1]).norm() <= tolerance * truth[-1].norm() + 1e-6
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
