@@ -84,7 +84,7 @@ def relative_error(actual: Tensor, truth: Tensor) -> float:
     return float((actual - truth).norm() / (truth.norm() or 1.0))
 
 
-def compare(name: str, actual: Tensor, own: Tensor, truth: Tensor) -> None:
+def compare(name: str, actual: Tensor, own: Tensor, truth: Tensor, ulps: int = 0) -> None:
     """Hold a tensor to the budget.
 
     Args:
@@ -92,10 +92,11 @@ def compare(name: str, actual: Tensor, own: Tensor, truth: Tensor) -> None:
         actual: Ours.
         own: What PyTorch computes by the same formula in the same dtype.
         truth: What it computes in float64 from the same numbers.
+        ulps: Units in the last place beyond the budget, for tensors so small that PyTorch's own may be exact by chance.
     """
     assert actual.shape == truth.shape, name
     error, allowed = relative_error(actual, truth), relative_error(own, truth)
-    limit = MOST * allowed + SLACK.get(actual.dtype, 1e-6)
+    limit = MOST * allowed + SLACK.get(actual.dtype, 1e-6) + ulps * torch.finfo(actual.dtype).eps
     assert error <= limit, f"{name}: relative error {error:.2e} in {actual.dtype}, expected at most {limit:.2e}"
 
 
@@ -139,7 +140,7 @@ def assert_within_budget() -> Callable[..., Tensor]:
 
     order: Of the highest derivative. upstream: Gradient of the result, None = random numbers. compiled: Whether the op
     and its gradients are compiled as one graph; needs `traced_autograd`. cancels: Where the truth is 0 the op has terms
-    that cancel, which may leave as much as the largest budget of the others.
+    that cancel, which may leave as much as the largest budget of the others. ulps: See `compare`.
     """
 
     def check(
@@ -151,6 +152,7 @@ def assert_within_budget() -> Callable[..., Tensor]:
         upstream: Tensor | None = None,
         compiled: bool = False,
         cancels: bool = False,
+        ulps: int = 0,
     ) -> Tensor:
         rng = torch.Generator(torch.get_default_device()).manual_seed(1)
         ours, own = ([None if t is None else t.detach().requires_grad_() for t in inputs] for _ in range(2))
@@ -175,7 +177,7 @@ def assert_within_budget() -> Callable[..., Tensor]:
             if cancels and not truth.any():
                 assert actual.norm() <= max(budgets), name
             else:
-                compare(name, actual, own, truth)
+                compare(name, actual, own, truth, ulps)
         leaves = [t for t in ours if t is not None]
         for name, gradient, leaf in zip(names[1:], results[0][1:], leaves, strict=False):
             assert gradient.dtype == leaf.dtype, name

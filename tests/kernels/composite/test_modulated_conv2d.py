@@ -13,14 +13,13 @@ from smartfast.kernels import (
     ACTIVATIONS,
     Epilogue,
     Route,
-    conv2d_resample,
     limit_styles,
     modulated_conv2d,
     routes,
     setup_filter,
     use,
 )
-from smartfast.kernels.epilogue import spec
+from smartfast.kernels import composite_spec as spec
 from smartfast.kernels.runtime import record_launches
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -35,19 +34,13 @@ def definition(
     bias: Tensor,
     next_styles: Tensor | None = None,
     *,
-    demodulate: bool = True,
     act: str = "linear",
     gain: float = 1.0,
     clamp: float | None = None,
     **conv: Any,
 ) -> Tensor:
-    """Form every sample's weight, normalise it, convolve; conv2d_resample has its own tests."""
-    weights = weight * styles[:, None, :, None, None]
-    if demodulate:
-        weights = weights / (weights.square().sum(dim=[2, 3, 4], keepdim=True) + 1e-8).sqrt()
-    images = [conv2d_resample(image[None], w, **conv, impl="aten") for image, w in zip(x, weights, strict=True)]
-    activation = ACTIVATIONS[act]._replace(gain=gain, clamp=clamp)
-    return spec.finish(torch.cat(images), Epilogue(None, noise, bias, next_styles, activation))
+    epilogue = Epilogue(None, noise, bias, next_styles, ACTIVATIONS[act]._replace(gain=gain, clamp=clamp))
+    return spec.modulated_conv2d(x, weight, styles, epilogue, **conv)
 
 
 CASES = {
