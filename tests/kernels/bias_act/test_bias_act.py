@@ -214,9 +214,10 @@ def test_launches_are_recorded_without_tensors() -> None:
         (dict(clamp=-1.0), "clamp is -1.0"),
         (dict(b=torch.zeros(3)), "b has shape"),
         (dict(b=torch.zeros(4), dim=5), "b has shape"),
+        (dict(x=torch.zeros(2, 4, dtype=torch.int64)), "x is torch.int64"),
     ],
-    ids=["act", "clamp", "b", "dim"],
+    ids=["act", "clamp", "b", "dim", "x"],
 )
 def test_errors_name_the_argument(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        bias_act(torch.zeros(2, 4), **options)
+        bias_act(**(dict(x=torch.zeros(2, 4)) | options))

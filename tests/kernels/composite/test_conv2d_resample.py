@@ -109,8 +109,15 @@ def test_autocast_decides_the_dtype(rng: torch.Generator, within_budget: Callabl
         (dict(weight=torch.zeros(5, 3, 3, 3)), "weight has shape"),
         (dict(weight=torch.zeros(5, 2, 3, 3), groups=2), "weight has shape"),
         (dict(up=0), "up is 0 and down is 1"),
+        (dict(up=2, f=torch.ones(2, 2, 2)), r"f has shape \(2, 2, 2\)"),
+        (dict(padding=-3), r"padding -3 leaves 0x0 pixels of x \(2, 4, 8, 8\)"),
+        (dict(padding=-9), "padding -9 leaves -12x-12 pixels"),
+        (dict(padding=(0, -6)), "leaves -6x6 pixels"),
+        (dict(up=2, f=torch.ones(4, 4), padding=-7), "padding -7 leaves 0x0 pixels"),
+        (dict(down=2, f=torch.ones(4, 4), padding=-3), "padding -3 leaves 0x0 pixels"),
+        (dict(up=2, down=2, f=torch.ones(4), padding=-6), "padding -6 leaves 0x0 pixels"),
     ],
-    ids=["x", "weight channels", "weight groups", "up"],
+    ids=["x", "weight channels", "weight groups", "up", "f", "none left", "less", "rows", "up to none", "down", "both"],
 )
 def test_errors_name_the_argument(change: dict[str, Any], message: str) -> None:
     arguments = dict(x=torch.zeros(2, 4, 8, 8), weight=torch.zeros(5, 4, 3, 3)) | change

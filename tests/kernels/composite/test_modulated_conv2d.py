@@ -258,8 +258,19 @@ def test_layouts(rng: torch.Generator, assert_within_budget: Callable[..., Tenso
         (dict(noise=torch.zeros(1, 1)), "noise has shape"),
         (dict(next_styles=torch.zeros(2, 4)), "next_styles has shape"),
         (dict(act="gelu"), "act is 'gelu'"),
+        (dict(padding=-3), "padding -3 leaves 0x0 pixels"),
     ],
-    ids=["styles", "bias", "noise", "of another batch", "of another size", "too small", "next styles", "act"],
+    ids=[
+        "styles",
+        "bias",
+        "noise",
+        "of another batch",
+        "of another size",
+        "too small",
+        "next styles",
+        "act",
+        "padding",
+    ],
 )
 def test_errors_name_the_argument(change: dict[str, Any], message: str) -> None:
     names = (

@@ -221,6 +221,8 @@ def test_a_filter_that_cannot_be(options: dict[str, Any], message: str) -> None:
     [
         (dict(x=torch.zeros(2, 3, 4)), "x is torch.float32 (2, 3, 4)"),
         (dict(x=torch.zeros(1, 1, 4, 4, dtype=torch.int64)), "x is torch.int64"),
+        (dict(x=torch.zeros(1, 1, 0, 4), padding=2), "x is torch.float32 (1, 1, 0, 4)"),
+        (dict(x=torch.zeros(1, 0, 4, 4)), "x is torch.float32 (1, 0, 4, 4)"),
         (dict(f=torch.zeros(2, 2, 2)), "f has shape (2, 2, 2)"),
         (dict(up=0), "up is 0"),
         (dict(down=(1, 2, 3)), "down is (1, 2, 3)"),
