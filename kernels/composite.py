@@ -20,7 +20,7 @@ from torch import Tensor
 from .bias_act.op import Activation, make_activation
 from .conv2d.op import Convolution
 from .epilogue.op import Epilogue, check_epilogue
-from .geometry import Quad, filter_size, pad_unevenly, parse_padding, wide
+from .geometry import Quad, check_images, filter_size, pad_unevenly, parse_padding, wide
 from .routes import ROUTES, Route, route_of
 from .selection import choose, implementation, public, without_autocast
 from .upfirdn2d.op import Resampling, downsample_padding, upsample_padding
@@ -75,8 +75,9 @@ def conv2d_resample(
         ValueError: Shapes or arguments that do not fit.
     """
     check_conv(x, weight, up, down, groups)
-    x = autocast(x)
     layout = Layout(f, up, down, aligned_padding(f, up, down, padding), groups, flip_weight, flip_filter)
+    check_size(x, weight, layout, padding)
+    x = autocast(x)
     name = choose("conv2d", x.device, impl)
     return without_autocast(_conv2d_resample, x.device, name, x, weight.to(x.dtype), layout)
 
@@ -197,7 +198,7 @@ def modulated_conv2d(
         raise ValueError(f"styles has shape {tuple(styles.shape)}, expected {tuple(x.shape[:2])}")
     layout = Layout(f, up, down, aligned_padding(f, up, down, padding), 1, flip_weight, flip_filter)
     epilogue = Epilogue(None, noise, bias, next_styles, make_activation(act, alpha, gain, clamp))
-    check_epilogue(epilogue, x.shape[0], weight.shape[0], *_result_size(x, weight, layout))
+    check_epilogue(epilogue, x.shape[0], weight.shape[0], *check_size(x, weight, layout, padding))
     x, name = autocast(x), choose("conv2d", x.device, impl)
     return without_autocast(
         _modulated_conv2d, x.device, name, x, weight, styles, layout, demodulate, input_is_scaled, epilogue
@@ -289,8 +290,7 @@ def check_conv(x: Tensor, weight: Tensor, up: int, down: int, groups: int) -> No
     Raises:
         ValueError: What does not fit.
     """
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}, expected floating point [N, C, H, W]")
+    check_images(x)
     if weight.ndim != 4 or weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, expected [O, {x.shape[1]} / groups, kh, kw] and O a multiple of "
@@ -300,10 +300,18 @@ def check_conv(x: Tensor, weight: Tensor, up: int, down: int, groups: int) -> No
         raise ValueError(f"up is {up} and down is {down}, expected integers of at least 1")
 
 
-def _result_size(x: Tensor, weight: Tensor, layout: Layout) -> tuple[int, int]:
-    """Height and width of a convolution's result, each of its filters taking its length from the image."""
+def check_size(x: Tensor, weight: Tensor, layout: Layout, padding: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a convolution's result, each of its filters taking its length from the image.
+
+    Raises:
+        ValueError: There is no result, because `padding`, which the layout has aligned, crops too much.
+    """
     (fw, fh), (x0, x1, y0, y1), (kh, kw) = filter_size(layout.f), layout.pads, weight.shape[2:]
     filters = (layout.up > 1) + (layout.down > 1)
-    height = x.shape[2] * layout.up + y0 + y1 - (fh - 1) * filters - kh
-    width = x.shape[3] * layout.up + x0 + x1 - (fw - 1) * filters - kw
-    return height // layout.down + 1, width // layout.down + 1
+    height = x.shape[2] * layout.up + y0 + y1 - (fh - 1) * filters - kh + 1
+    width = x.shape[3] * layout.up + x0 + x1 - (fw - 1) * filters - kw + 1
+    if min(height, width) < 1:
+        raise ValueError(
+            f"padding {padding} leaves {height}x{width} pixels of x {tuple(x.shape)}, expected at least 1x1"
+        )
+    return (height - 1) // layout.down + 1, (width - 1) // layout.down + 1

@@ -11,6 +11,16 @@ Quad = tuple[int, int, int, int]
 HALF = (torch.float16, torch.bfloat16)
 
 
+def check_images(x: Tensor, name: str = "x") -> None:
+    """Check that `x` holds images.
+
+    Raises:
+        ValueError: Not floating point [N, C, H, W].
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"{name} is {x.dtype} {tuple(x.shape)}, expected floating point [N, C, H, W]")
+
+
 def parse_pair(value: int | Sequence[int], name: str) -> Pair:
     """One factor for both axes, or (x, y).
 
@@ -65,7 +75,13 @@ def pad_unevenly(x: Tensor, pads: Quad) -> tuple[Tensor, Pair]:
 
 
 def filter_size(f: Tensor | None) -> Pair:
-    """Width and height of a filter: None is one tap, 1-D is applied along both axes."""
+    """Width and height of a filter: None is one tap, 1-D is applied along both axes.
+
+    Raises:
+        ValueError: Not one or two dimensions with taps.
+    """
+    if f is not None and (f.ndim not in (1, 2) or f.numel() == 0):
+        raise ValueError(f"f has shape {tuple(f.shape)}, expected [k] or [kh, kw]")
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
 
 

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..geometry import check_images
 from ..philox.op import check_draw
 from ..selection import dispatch, public
 
@@ -202,8 +203,7 @@ def check_noise(images: Tensor, name: str, seed: int, stream: Tensor, purpose: i
     Raises:
         ValueError: `images` is not floating point [N, C, H, W], or `stream` not int64 [N], or as `check_draw`.
     """
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(f"{name} is {images.dtype} {tuple(images.shape)}, expected floating point [N, C, H, W]")
+    check_images(images, name)
     if stream.shape != images.shape[:1]:
         raise ValueError(f"stream is {stream.dtype} {tuple(stream.shape)}, expected torch.int64 {(images.shape[0],)}")
     check_draw(seed, stream, math.prod(images.shape[1:]), purpose)

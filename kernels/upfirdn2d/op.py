@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..geometry import Pair, Quad, filter_size, parse_padding, parse_pair
+from ..geometry import Pair, Quad, check_images, filter_size, parse_padding, parse_pair
 from ..selection import dispatch, public
 
 SEPARABLE_TAPS = 8
@@ -188,10 +188,9 @@ def _add(padding: int | Sequence[int], *more: int) -> tuple[int, ...]:
 
 
 def _check(x: Tensor, f: Tensor | None, up: tuple[int, int], pads: tuple[int, int, int, int]) -> None:
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}, expected floating point [N, C, H, W]")
-    if f is not None and (f.ndim not in (1, 2) or f.numel() == 0):
-        raise ValueError(f"f has shape {tuple(f.shape)}, expected [k] or [kh, kw]")
+    check_images(x)
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}, expected at least one channel and one pixel")
     fw, fh = filter_size(f)
     width, height = x.shape[3] * up[0] + pads[0] + pads[1], x.shape[2] * up[1] + pads[2] + pads[3]
     if width < fw or height < fh:

@@ -114,8 +114,8 @@ def test_autocast_decides_the_dtype(rng: torch.Generator, within_budget: Callabl
         (dict(padding=-9), "padding -9 leaves -12x-12 pixels"),
         (dict(padding=(0, -6)), "leaves -6x6 pixels"),
         (dict(up=2, f=torch.ones(4, 4), padding=-7), "padding -7 leaves 0x0 pixels"),
-        (dict(down=2, f=torch.ones(4, 4), padding=-3), "padding -3 leaves 0x0 pixels"),
-        (dict(up=2, down=2, f=torch.ones(4), padding=-6), "padding -6 leaves 0x0 pixels"),
+        (dict(down=2, f=torch.ones(4, 4), padding=-3), "padding -3 leaves -1x-1 pixels"),
+        (dict(up=2, down=2, f=torch.ones(4), padding=-7), "padding -7 leaves -1x-1 pixels"),
     ],
     ids=["x", "weight channels", "weight groups", "up", "f", "none left", "less", "rows", "up to none", "down", "both"],
 )
