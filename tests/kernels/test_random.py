@@ -135,7 +135,7 @@ def test_bias_act(assert_within_budget: Callable[..., Tensor], data: st.DataObje
     case, draw = Numbers(data), data.draw
     shape = draw(st.lists(st.integers(0, 5), min_size=0, max_size=5))
     activation = case.activation()
-    x = case.images(*shape) if len(shape) == 4 else case.tensor(*shape)
+    x = (case.images(*shape) if len(shape) == 4 else case.tensor(*shape)) * draw(st.sampled_from([1, 0.001, 30]))
     dim = draw(st.integers(-len(shape), len(shape) - 1)) if shape else 0
     b = case.maybe(shape[dim], wide=draw(st.booleans())) if shape else None
     act, alpha, gain, clamp = activation
