@@ -20,7 +20,7 @@ from torch import Tensor
 from .bias_act.op import Activation, make_activation
 from .conv2d.op import Convolution
 from .epilogue.op import Epilogue, check_epilogue
-from .geometry import Quad, filter_size, pad_unevenly, parse_padding, wide
+from .geometry import Quad, check_images, filter_size, pad_unevenly, parse_padding, wide
 from .routes import ROUTES, Route, route_of
 from .selection import choose, implementation, public, without_autocast
 from .upfirdn2d.op import Resampling, downsample_padding, upsample_padding
@@ -75,8 +75,9 @@ def conv2d_resample(
         ValueError: Shapes or arguments that do not fit.
     """
     check_conv(x, weight, up, down, groups)
-    x = autocast(x)
     layout = Layout(f, up, down, aligned_padding(f, up, down, padding), groups, flip_weight, flip_filter)
+    check_size(x, weight, layout, padding)
+    x = autocast(x)
     name = choose("conv2d", x.device, impl)
     return without_autocast(_conv2d_resample, x.device, name, x, weight.to(x.dtype), layout)
 
@@ -197,7 +198,7 @@ def modulated_conv2d(
         raise ValueError(f"styles has shape {tuple(styles.shape)}, expected {tuple(x.shape[:2])}")
     layout = Layout(f, up, down, aligned_padding(f, up, down, padding), 1, flip_weight, flip_filter)
     epilogue = Epilogue(None, noise, bias, next_styles, make_activation(act, alpha, gain, clamp))
-    check_epilogue(epilogue, x.shape[0], weight.shape[0], *_result_size(x, weight, layout))
+    check_epilogue(epilogue, x.shape[0], weight.shape[0], *check_size(x, weight, layout, padding))
     x, name = autocast(x), choose("conv2d", x.device, impl)
     return without_autocast(
         _modulated_conv2d, x.device, name, x, weight, styles, layout, demodulate, input_is_scaled, epilogue
@@ -217,13 +218,14 @@ def _modulated_conv2d(
     """epilogue: All but the demodulation."""
     dtype, finish = x.dtype, implementation("finish", name)
     weight, styles = wide(weight), wide(styles)
+    eps: Tensor | float = DEMODULATION_EPS
     if demodulate and dtype == torch.float16:
-        weight, styles = limit_weight(weight), styles if input_is_scaled else limit_styles(styles)
+        weight, styles, eps = limit(weight, styles, input_is_scaled)
     if not input_is_scaled:
         x = finish(x, Epilogue(demodulation=styles))
 
     def complete() -> Epilogue:
-        return epilogue._replace(demodulation=demodulation(weight, styles)) if demodulate else epilogue
+        return epilogue._replace(demodulation=demodulation(weight, styles, eps)) if demodulate else epilogue
 
     f, up, down, pads, _, flip_weight, _ = layout
     if name == "triton" and _route(x, weight, up, down, pads, epilogue.activation).name == "gemm":
@@ -234,25 +236,35 @@ def _modulated_conv2d(
     return finish(z, complete()) if last is None else implementation("upfirdn2d_finish", name)(z, f, last, complete())
 
 
-def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
+def demodulation(weight: Tensor, styles: Tensor, eps: Tensor | float = DEMODULATION_EPS) -> Tensor:
     """One over the norm of each sample's modulated weights, [N, O], without forming those weights."""
     energy = styles.square() @ weight.square().sum(dim=[2, 3]).t()
-    return torch.rsqrt(energy + DEMODULATION_EPS)
+    return torch.rsqrt(energy + eps)
 
 
-def limit_weight(weight: Tensor) -> Tensor:
-    """Scale weights per output, which demodulation undoes, so that float16 does not overflow.
+def limit(weight: Tensor, styles: Tensor, input_is_scaled: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights scaled per output and styles per sample, which demodulation undoes, so that float16 does not overflow.
 
     With styles of at most 1 and weights of at most 1 / sqrt(fan-in), an output is at most sqrt(fan-in) times the
-    largest input.
+    largest input. Scales stay above sqrt(DEMODULATION_EPS), under which it is eps that demodulates: weights of zero
+    have finite gradients.
+
+    Returns:
+        weight, styles (as they are if the input is scaled by them already), and the eps [N or 1, O] that belongs to
+        them, but not less than DEMODULATION_EPS: more than its 1e4 times would not fit into float16.
     """
-    largest = weight.detach().abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(weight[0].numel())
-    return weight / largest.clamp(min=1e-30)
+    floor = math.sqrt(DEMODULATION_EPS)
+    per_output = weight.detach().abs().amax(dim=[1, 2, 3]).mul(math.sqrt(weight[0].numel())).clamp(min=floor)
+    per_sample = styles.new_ones(1, 1)
+    if not input_is_scaled:
+        per_sample = styles.detach().abs().amax(dim=1, keepdim=True).clamp(min=floor)
+    eps = (floor / (per_sample * per_output)).square().clamp(min=DEMODULATION_EPS)
+    return weight / per_output[:, None, None, None], styles / per_sample, eps
 
 
 def limit_styles(styles: Tensor) -> Tensor:
-    """Scale styles per sample to at most 1, which demodulation undoes; see `limit_weight`."""
-    return styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+    """Scale the styles of samples that have one above 1 to at most 1, which demodulation undoes; see `limit`."""
+    return styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp(min=1)
 
 
 def aligned_padding(f: Tensor | None, up: int, down: int, padding: int | Sequence[int]) -> tuple[int, int, int, int]:
@@ -278,8 +290,7 @@ def check_conv(x: Tensor, weight: Tensor, up: int, down: int, groups: int) -> No
     Raises:
         ValueError: What does not fit.
     """
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}, expected floating point [N, C, H, W]")
+    check_images(x)
     if weight.ndim != 4 or weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, expected [O, {x.shape[1]} / groups, kh, kw] and O a multiple of "
@@ -289,10 +300,18 @@ def check_conv(x: Tensor, weight: Tensor, up: int, down: int, groups: int) -> No
         raise ValueError(f"up is {up} and down is {down}, expected integers of at least 1")
 
 
-def _result_size(x: Tensor, weight: Tensor, layout: Layout) -> tuple[int, int]:
-    """Height and width of a convolution's result, each of its filters taking its length from the image."""
+def check_size(x: Tensor, weight: Tensor, layout: Layout, padding: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a convolution's result, each of its filters taking its length from the image.
+
+    Raises:
+        ValueError: There is no result, because `padding`, which the layout has aligned, crops too much.
+    """
     (fw, fh), (x0, x1, y0, y1), (kh, kw) = filter_size(layout.f), layout.pads, weight.shape[2:]
     filters = (layout.up > 1) + (layout.down > 1)
-    height = x.shape[2] * layout.up + y0 + y1 - (fh - 1) * filters - kh
-    width = x.shape[3] * layout.up + x0 + x1 - (fw - 1) * filters - kw
-    return height // layout.down + 1, width // layout.down + 1
+    height = x.shape[2] * layout.up + y0 + y1 - (fh - 1) * filters - kh + 1
+    width = x.shape[3] * layout.up + x0 + x1 - (fw - 1) * filters - kw + 1
+    if min(height, width) < 1:
+        raise ValueError(
+            f"padding {padding} leaves {height}x{width} pixels of x {tuple(x.shape)}, expected at least 1x1"
+        )
+    return (height - 1) // layout.down + 1, (width - 1) // layout.down + 1

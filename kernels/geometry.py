@@ -11,6 +11,16 @@ Quad = tuple[int, int, int, int]
 HALF = (torch.float16, torch.bfloat16)
 
 
+def check_images(x: Tensor, name: str = "x") -> None:
+    """Check that `x` holds images.
+
+    Raises:
+        ValueError: Not floating point [N, C, H, W].
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"{name} is {x.dtype} {tuple(x.shape)}, expected floating point [N, C, H, W]")
+
+
 def parse_pair(value: int | Sequence[int], name: str) -> Pair:
     """One factor for both axes, or (x, y).
 
@@ -40,6 +50,18 @@ def parse_padding(padding: int | Sequence[int]) -> Quad:
     raise ValueError(f"padding is {padding!r}, expected one, two or four integers")
 
 
+def pad(x: Tensor, pads: Quad) -> Tensor:
+    """Add zeros, or crop where negative: also more than x has on that side, and so of the zeros on the other."""
+    x0, x1, y0, y1 = pads
+    return F.pad(x, (*_within(x0, x1, x.shape[3]), *_within(y0, y1, x.shape[2])))
+
+
+def _within(before: int, after: int, size: int) -> Pair:
+    """The same padding of an axis with no side cropping more than its size, which PyTorch refuses."""
+    excess, excess_after = min(before + size, 0), min(after + size, 0)
+    return before - excess + excess_after, after - excess_after + excess
+
+
 def pad_unevenly(x: Tensor, pads: Quad) -> tuple[Tensor, Pair]:
     """Pad x with what a convolution's own padding cannot do: crops and differences between the two sides.
 
@@ -49,11 +71,17 @@ def pad_unevenly(x: Tensor, pads: Quad) -> tuple[Tensor, Pair]:
     x0, x1, y0, y1 = pads
     pad_x, pad_y = max(min(x0, x1), 0), max(min(y0, y1), 0)
     rest = (x0 - pad_x, x1 - pad_x, y0 - pad_y, y1 - pad_y)
-    return (F.pad(x, rest) if any(rest) else x), (pad_y, pad_x)
+    return (pad(x, rest) if any(rest) else x), (pad_y, pad_x)
 
 
 def filter_size(f: Tensor | None) -> Pair:
-    """Width and height of a filter: None is one tap, 1-D is applied along both axes."""
+    """Width and height of a filter: None is one tap, 1-D is applied along both axes.
+
+    Raises:
+        ValueError: Not one or two dimensions with taps.
+    """
+    if f is not None and (f.ndim not in (1, 2) or f.numel() == 0):
+        raise ValueError(f"f has shape {tuple(f.shape)}, expected [k] or [kh, kw]")
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
 
 

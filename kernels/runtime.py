@@ -13,6 +13,8 @@ from .selection import INTERPRETED
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NAMESPACE = "smartfast"
+MOST_PROGRAMS = 65_535
+"""Along the second and the third axis of a grid (CUDA C++ Programming Guide, technical specifications)."""
 
 
 class Launch(NamedTuple):
@@ -59,8 +61,14 @@ def launch(
     may spill a few registers to reach it.
 
     Raises:
-        ValueError: The tensors are not where this process can run Triton, or on different devices.
+        ValueError: The tensors are not where this process can run Triton, or on different devices; a grid longer than
+            CUDA's.
     """
+    if max(grid[1:], default=0) > MOST_PROGRAMS:
+        raise ValueError(
+            f"{kernel.fn.__name__}: found a grid of {grid} programs, expected at most {MOST_PROGRAMS} along the second "
+            "and the third axis: smaller images or fewer channels, or aten in place of triton"
+        )
     options = {"num_warps": num_warps, "num_stages": num_stages}
     if max_registers is not None:
         options["maxnreg"] = max_registers

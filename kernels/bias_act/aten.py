@@ -45,7 +45,7 @@ def activate(x: Tensor, act: str, alpha: float) -> Tensor:
         case "selu":
             return F.selu(x)
         case "softplus":
-            return F.softplus(x)
+            return F.softplus(x, threshold=40)  # of 20, exp(-20) would be missing in float64
         case "swish":
             return F.silu(x)
     raise ValueError(f"act is {act!r}, which is no activation")

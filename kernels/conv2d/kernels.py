@@ -203,11 +203,11 @@ def finish_gradient_kernel(
 
     d_demodulation, d_bias and d_next_styles are [N, blocks of pixels, num_channels]; the first lacks the division by d.
     """
-    n = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1)
+    blocks = tl.cdiv(num_pixels, BLOCK_P)
+    n, block = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
     pixels = block * BLOCK_P + tl.arange(0, BLOCK_P)
     pixel_mask = pixels < num_pixels
-    part = (n * tl.num_programs(1) + block) * num_channels
+    part = tl.program_id(0).to(tl.int64) * num_channels
     noise_sum = tl.zeros((BLOCK_P,), tl.float32)
     for first in range(0, num_channels, BLOCK_C):
         channels = first + tl.arange(0, BLOCK_C)
@@ -319,7 +319,7 @@ def launch_finish_gradient(
     slope, inverse_slope = slopes(act, alpha)
     launch(
         finish_gradient_kernel,
-        (n, parts[1]),
+        (n * parts[1],),
         written=("dz", *sums),
         dy=dense(dy, channels_last=True),
         level=level,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..geometry import Pair
+from ..geometry import Pair, check_images
 from ..selection import dispatch, public
 
 
@@ -49,6 +49,22 @@ def conv2d(
 
     Returns:
         [N, O, H', W'] in the dtype of x.
+
+    Raises:
+        ValueError: x or weight of another shape or dtype.
     """
+    check_images(x)
+    _check_weight(weight, x, groups, transposed)
     pads = (padding, padding) if isinstance(padding, int) else padding
     return dispatch("conv2d", x.device, x, weight, Convolution(stride, pads, groups, transposed), impl=impl)
+
+
+def _check_weight(weight: Tensor, x: Tensor, groups: int, transposed: bool) -> None:
+    channels = x.shape[1]
+    expected = f"[{channels}, O / {groups}, kh, kw]"
+    is_right = weight.ndim == 4 and weight.shape[0] == channels and channels % groups == 0
+    if not transposed:
+        expected = f"[O, {channels // groups}, kh, kw] and O a multiple of {groups}"
+        is_right = weight.ndim == 4 and weight.shape[1] * groups == channels and weight.shape[0] % groups == 0
+    if not is_right or weight.dtype != x.dtype:
+        raise ValueError(f"weight is {weight.dtype} {tuple(weight.shape)}, expected {x.dtype} {expected}")

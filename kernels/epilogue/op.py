@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..bias_act.op import Activation
+from ..geometry import check_images
 from ..selection import dispatch, public
 
 
@@ -44,10 +45,9 @@ def finish(z: Tensor, epilogue: Epilogue, *, impl: str | None = None) -> Tensor:
         Shape and dtype of z; NHWC if z is stored so.
 
     Raises:
-        ValueError: A tensor of another shape.
+        ValueError: A tensor of another shape, or z of another dtype.
     """
-    if z.ndim != 4:
-        raise ValueError(f"z has shape {tuple(z.shape)}, expected [N, C, H, W]")
+    check_images(z, "z")
     check_epilogue(epilogue, *z.shape)
     return dispatch("finish", z.device, z, epilogue, impl=impl)
 

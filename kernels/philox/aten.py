@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..geometry import wide
 from ..selection import register
-from .op import signed
+from .op import check_draw, signed
 
 _ROUNDS = 10
 _MULTIPLIER_0, _MULTIPLIER_2 = 0xD2511F53, 0xCD9E8D57
@@ -16,7 +16,8 @@ _WORD = 0xFFFFFFFF
 
 
 def philox_words(seed: int, stream: Tensor, count: int, purpose: int = 0) -> Tensor:
-    """Random 32-bit words, int64 [N, count] in [0, 2**32); arguments as `philox_uniform`."""
+    """Random 32-bit words, int64 [N, count] in [0, 2**32); arguments and errors as `philox_uniform`."""
+    check_draw(seed, stream, count, purpose)
     groups = -(-count // 4)
     c0 = torch.arange(groups, device=stream.device).expand(stream.shape[0], groups)
     c1 = (stream & _WORD)[:, None].expand_as(c0)

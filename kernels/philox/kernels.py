@@ -56,9 +56,9 @@ def normal_run(seed, purpose, stream, blocks):
 
 
 @triton.jit
-def random_kernel(stream, y, seed, purpose, count, NORMAL: tl.constexpr, BLOCKS: tl.constexpr):
-    """Program (n, i): the i-th share of row n of y, float32 [N, count]; BLOCKS Philox blocks of four numbers."""
-    n, share = tl.program_id(0).to(tl.int64), tl.program_id(1)
+def random_kernel(stream, y, seed, purpose, count, shares, NORMAL: tl.constexpr, BLOCKS: tl.constexpr):
+    """A program computes one of the `shares` of a row of y, float32 [N, count]: BLOCKS blocks of four numbers."""
+    n, share = (tl.program_id(0) // shares).to(tl.int64), tl.program_id(0) % shares
     blocks = share * BLOCKS + tl.arange(0, BLOCKS)
     if NORMAL:
         numbers = normal_run(seed, purpose, tl.load(stream + n), blocks)

@@ -9,6 +9,7 @@ to be saved to resume. `tl.philox(seed, c0, c1, c2, c3)` computes the same words
 Nothing to differentiate.
 """
 
+import torch
 from torch import Tensor
 
 from ..selection import dispatch, public
@@ -21,13 +22,17 @@ def philox_uniform(seed: int, stream: Tensor, count: int, purpose: int = 0, *, i
     Args:
         seed: Key, 0 <= seed < 2**64, or the int64 of the same bits.
         stream: int64 [N], one stream per row, not negative.
-        count: Numbers per stream.
+        count: Numbers per stream, 0 <= count < 2**31.
         purpose: What the numbers are for, 0 <= purpose < 2**32; two purposes never share a number.
         impl: "triton", "aten" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
         float32 [N, count].
+
+    Raises:
+        ValueError: An argument of another dtype, shape or range.
     """
+    check_draw(seed, stream, count, purpose)
     return dispatch("philox_uniform", stream.device, signed(seed), stream, count, purpose, impl=impl)
 
 
@@ -37,7 +42,24 @@ def philox_normal(seed: int, stream: Tensor, count: int, purpose: int = 0, *, im
 
     Triton's are within 6e-6 of aten's: the GPU's own sine, cosine and logarithm are approximate.
     """
+    check_draw(seed, stream, count, purpose)
     return dispatch("philox_normal", stream.device, signed(seed), stream, count, purpose, impl=impl)
+
+
+def check_draw(seed: int, stream: Tensor, count: int, purpose: int) -> None:
+    """Check the arguments of `philox_uniform`; implementations would make different numbers of others.
+
+    Raises:
+        ValueError: An argument of another dtype, shape or range.
+    """
+    if stream.dtype != torch.int64 or stream.ndim != 1:
+        raise ValueError(f"stream is {stream.dtype} {tuple(stream.shape)}, expected torch.int64 [N]")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed is {seed}, expected 0 <= seed < 2**64 or an int64")
+    if not 0 <= count < 2**31:
+        raise ValueError(f"count is {count}, expected 0 <= count < 2**31")
+    if not 0 <= purpose < 2**32:
+        raise ValueError(f"purpose is {purpose}, expected 0 <= purpose < 2**32")
 
 
 def signed(seed: int) -> int:

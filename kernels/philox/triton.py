@@ -13,15 +13,17 @@ _MOST_BLOCKS = 256
 def launch_random(seed: int, stream: Tensor, count: int, purpose: int, *, normal: bool) -> Tensor:
     y = stream.new_empty(stream.shape[0], count, dtype=torch.float32)
     blocks = min(runtime.next_power_of_two(-(-count // 4)), _MOST_BLOCKS)
+    shares = -(-count // (4 * blocks))
     runtime.launch(
         random_kernel,
-        (stream.shape[0], -(-count // (4 * blocks))),
+        (stream.shape[0] * shares,),
         written=("y",),
         stream=stream.contiguous(),
         y=y,
         seed=seed,
         purpose=purpose,
         count=count,
+        shares=shares,
         NORMAL=normal,
         BLOCKS=blocks,
     )

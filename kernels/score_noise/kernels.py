@@ -71,15 +71,16 @@ def score_noise_kernel(
     y_p,
     channels,
     pixels,
+    shares,
     BLOCKS: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Program (n, i) computes the i-th share of image n: BLOCKS Philox blocks of every channel.
+    """A program computes one of the `shares` of an image: BLOCKS Philox blocks of every channel.
 
     Every pointer but x or prediction may be None: no prediction = y is the target; no x_factor, noise_factor,
     y_factor = 1; no x, no stream = not in the target; no y, no partial = not written. y may be prediction itself.
     """
-    n, share = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n, share = (tl.program_id(0) // shares).to(tl.int64), tl.program_id(0) % shares
     total = tl.zeros((4 * BLOCKS,), ACC)
     for c in range(channels):
         first = c * pixels
@@ -100,7 +101,7 @@ def score_noise_kernel(
             y_tile = _times(y_tile, y_factor, n).to(y.dtype.element_ty)
             tl.store(y + n * y_n + c * y_c + p * y_p, y_tile, mask=mask)
     if partial is not None:
-        tl.store(partial + n * tl.num_programs(1) + share, tl.sum(total))
+        tl.store(partial + tl.program_id(0), tl.sum(total))
 
 
 def launch_score_noise(
@@ -128,9 +129,9 @@ def launch_score_noise(
     channels, pixels, strides = _merge(c, h * w, strides, in_order=target.stream is not None)
     blocks = triton.cdiv(pixels if channels == 1 or pixels % 4 == 0 else pixels + 3, 4)
     tile = max(32, min(512 if channels == 1 else 256, runtime.next_power_of_two(blocks)))
-    grid = (n, triton.cdiv(blocks, tile))
+    shares = triton.cdiv(blocks, tile)
     wide_dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    partial = torch.empty(grid, dtype=wide_dtype, device=images.device) if sums else None
+    partial = torch.empty((n, shares), dtype=wide_dtype, device=images.device) if sums else None
     vectors = {**target._asdict(), "y_factor": y_factor}
     arguments: dict[str, Any] = {
         **{name: None if vectors[name] is None else vectors[name].contiguous() for name in _VECTORS},
@@ -138,7 +139,7 @@ def launch_score_noise(
     }
     runtime.launch(
         score_noise_kernel,
-        grid,
+        (n * shares,),
         written=tuple(name for name, tensor in (("y", y), ("partial", partial)) if tensor is not None),
         num_warps=max(1, tile // (128 if channels == 1 else 64)),
         prediction=prediction,
@@ -149,6 +150,7 @@ def launch_score_noise(
         purpose=target.purpose,
         channels=channels,
         pixels=pixels,
+        shares=shares,
         BLOCKS=tile,
         ACC=runtime.compute_dtype(images.dtype),
         **arguments,

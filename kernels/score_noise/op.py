@@ -16,11 +16,14 @@ which is how they are computed: no difference of nearly equal numbers is divided
 half precision, and nothing is converted or stored in between. Gradients flow to everything but the noise, to any order.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..geometry import check_images
+from ..philox.op import check_draw
 from ..selection import dispatch, public
 
 Parameterization = Literal["eps", "x0", "v"]
@@ -54,7 +57,7 @@ def noise_forward(
     Args:
         x: [N, C, H, W], any floating dtype.
         alpha, sigma: float32 [N], signal and noise level of each image.
-        seed, purpose: Key of the noise, see `philox_words`.
+        seed, purpose: Key of the noise, see `philox_uniform`.
         stream: int64 [N], the noise's identity; equal streams get equal noise.
         dtype: Dtype of the result; None = that of x. The computation is in float32 (float64 if x is).
         impl: "triton", "aten" or "auto" for this call; None = the current choice, see `use`.
@@ -65,7 +68,7 @@ def noise_forward(
     Raises:
         ValueError: Shapes or dtypes that do not fit.
     """
-    check_noise(x, "x", stream)
+    check_noise(x, "x", seed, stream, purpose)
     check_per_image(alpha, "alpha", x)
     check_per_image(sigma, "sigma", x)
     dtype = x.dtype if dtype is None else dtype
@@ -84,6 +87,7 @@ def denoise_distance(
     x: Tensor | None = None,
     alpha: Tensor | None = None,
     sigma: Tensor | None = None,
+    in_eps: bool = True,
     impl: str | None = None,
 ) -> Tensor:
     """Mean squared error in eps of each prediction (SMaRt, arXiv 2311.18208, eq. 10).
@@ -98,6 +102,7 @@ def denoise_distance(
         parameterization: What the prediction is of.
         x: [N, C, H, W], the images before noise. Not read for "eps", as alpha and sigma.
         alpha, sigma: float32 [N], those of the `noise_forward` call, alpha^2 + sigma^2 = 1.
+        in_eps: False = the mean squared error of the prediction itself, without the factor that makes it one in eps.
         impl: "triton", "aten" or "auto" for this call; None = the current choice, see `use`.
 
     Returns:
@@ -106,7 +111,7 @@ def denoise_distance(
     Raises:
         ValueError: Shapes or dtypes that do not fit; an unknown parameterization, or one that lacks x, alpha or sigma.
     """
-    target, weight = _target(prediction, seed, stream, purpose, weight, parameterization, x, alpha, sigma)
+    target, weight = _target(prediction, seed, stream, purpose, weight, parameterization, x, alpha, sigma, in_eps)
     return dispatch("denoise_distance", prediction.device, prediction, target, weight, impl=impl)
 
 
@@ -122,6 +127,7 @@ def denoise_distance_and_gradient(
     x: Tensor | None = None,
     alpha: Tensor | None = None,
     sigma: Tensor | None = None,
+    in_eps: bool = True,
     overwrite: bool = False,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -152,7 +158,7 @@ def denoise_distance_and_gradient(
     strides = zip(prediction.stride(), prediction.shape, strict=True)
     if overwrite and any(stride == 0 and size > 1 for stride, size in strides):
         raise ValueError("prediction is expanded, expected a tensor of its own memory to be overwritten")
-    target, weight = _target(prediction, seed, stream, purpose, weight, parameterization, x, alpha, sigma)
+    target, weight = _target(prediction, seed, stream, purpose, weight, parameterization, x, alpha, sigma, in_eps)
     arguments = (prediction, target, weight, overwrite)
     return dispatch("denoise_distance_and_gradient", prediction.device, *arguments, impl=impl)
 
@@ -167,9 +173,10 @@ def _target(
     x: Tensor | None,
     alpha: Tensor | None,
     sigma: Tensor | None,
+    in_eps: bool,
 ) -> tuple[Target, Tensor | None]:
     """What the prediction should be and the weight of the squares (None = 1), from checked arguments."""
-    check_noise(prediction, "prediction", stream)
+    check_noise(prediction, "prediction", seed, stream, purpose)
     if weight is not None:
         check_per_image(weight, "weight", prediction)
     if parameterization not in ("eps", "x0", "v"):
@@ -182,23 +189,24 @@ def _target(
         raise ValueError(f"x is {x.dtype} {tuple(x.shape)}, expected floating point {tuple(prediction.shape)}")
     check_per_image(alpha, "alpha", prediction)
     check_per_image(sigma, "sigma", prediction)
-    scale = alpha / sigma if parameterization == "x0" else alpha
-    weight = scale.square() if weight is None else weight * scale.square()
+    if in_eps:
+        scale = alpha / sigma if parameterization == "x0" else alpha
+        weight = scale.square() if weight is None else weight * scale.square()
     if parameterization == "x0":
         return Target(x, None, None, None, seed, purpose), weight
     return Target(x, -sigma, alpha, stream, seed, purpose), weight
 
 
-def check_noise(images: Tensor, name: str, stream: Tensor) -> None:
+def check_noise(images: Tensor, name: str, seed: int, stream: Tensor, purpose: int) -> None:
     """Check that `images` can have noise of the streams.
 
     Raises:
-        ValueError: `images` is not floating point [N, C, H, W] or `stream` is not int64 [N].
+        ValueError: `images` is not floating point [N, C, H, W], or `stream` not int64 [N], or as `check_draw`.
     """
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(f"{name} is {images.dtype} {tuple(images.shape)}, expected floating point [N, C, H, W]")
-    if stream.dtype != torch.int64 or stream.shape != images.shape[:1]:
+    check_images(images, name)
+    if stream.shape != images.shape[:1]:
         raise ValueError(f"stream is {stream.dtype} {tuple(stream.shape)}, expected torch.int64 {(images.shape[0],)}")
+    check_draw(seed, stream, math.prod(images.shape[1:]), purpose)
 
 
 def check_per_image(value: Tensor, name: str, images: Tensor) -> None:

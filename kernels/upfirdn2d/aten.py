@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..epilogue.aten import finish
 from ..epilogue.op import Epilogue
-from ..geometry import Pair, memory_format, pad_unevenly, wide
+from ..geometry import Pair, memory_format, pad, pad_unevenly, wide
 from ..selection import register
 from .op import Resampling
 
@@ -37,18 +37,18 @@ def _resample(x: Tensor, f: Tensor | None, resampling: Resampling) -> Tensor:
         # The zeros after the last sample are padding like any other.
         x, x1, y1 = _insert_zeros(x, up), x1 + up[0] - 1, y1 + up[1] - 1
     if f is None:
-        x = F.pad(x, [x0, x1, y0, y1])[:, :, ::down_y, ::down_x] * gain
+        x = pad(x, (x0, x1, y0, y1))[:, :, ::down_y, ::down_x] * gain
         return x.to(dtype)
-    f = f.detach().to(x.dtype) * gain ** (f.ndim / 2)
+    f = f.detach().to(x.dtype)
     if not flip_filter:
         f = f.flip(tuple(range(f.ndim)))
     c = x.shape[1]
     x, (pad_y, pad_x) = pad_unevenly(x, (x0, x1, y0, y1))
     if f.ndim == 2:
-        x = F.conv2d(x, f.expand(c, 1, *f.shape), stride=(down_y, down_x), padding=(pad_y, pad_x), groups=c)
+        x = F.conv2d(x, (f * gain).expand(c, 1, *f.shape), stride=(down_y, down_x), padding=(pad_y, pad_x), groups=c)
     else:
         x = F.conv2d(x, f[None, :].expand(c, 1, 1, -1), stride=(1, down_x), padding=(0, pad_x), groups=c)
-        x = F.conv2d(x, f[:, None].expand(c, 1, -1, 1), stride=(down_y, 1), padding=(pad_y, 0), groups=c)
+        x = F.conv2d(x, (f * gain)[:, None].expand(c, 1, -1, 1), stride=(down_y, 1), padding=(pad_y, 0), groups=c)
     return x.to(dtype)
 
 

@@ -23,19 +23,22 @@ from ..epilogue.kernels import finish_tile
 
 @triton.jit
 def _tap(
-    f, ty, tx, mask,
+    f, ty, tx, mask_y, mask_x,
     KH: tl.constexpr, KW: tl.constexpr, SEPARABLE: tl.constexpr, FLIP: tl.constexpr, FILTER_GAIN: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """Weight of tap (ty, tx), one or a block; f points to [KH, KW], to [KH] (= [KW]) if SEPARABLE, or is None for 1."""
+    """Weight of tap (ty, tx), each one or a block, with its mask.
+
+    f points to [KH, KW], to [KH] (= [KW]) if SEPARABLE, or is None for 1.
+    """
     if f is None:
-        return tl.where(mask, tl.full((), FILTER_GAIN, ACC), 0.0)
+        return tl.where(mask_y & mask_x, tl.full((), FILTER_GAIN, ACC), 0.0)
     iy = ty if FLIP else KH - 1 - ty
     ix = tx if FLIP else KW - 1 - tx
     if SEPARABLE:
-        w = tl.load(f + iy, mask=mask, other=0.0).to(ACC) * tl.load(f + ix, mask=mask, other=0.0).to(ACC)
+        w = tl.load(f + iy, mask=mask_y, other=0.0).to(ACC) * tl.load(f + ix, mask=mask_x, other=0.0).to(ACC)
     else:
-        w = tl.load(f + iy * KW + ix, mask=mask, other=0.0).to(ACC)
+        w = tl.load(f + iy * KW + ix, mask=mask_y & mask_x, other=0.0).to(ACC)
     return w * FILTER_GAIN
 
 
@@ -49,7 +52,7 @@ def _all_taps(
     taps = ()
     for ty in tl.static_range(KH):
         for tx in tl.static_range(KW):
-            taps += (_tap(f, ty, tx, True, KH, KW, SEPARABLE, FLIP, FILTER_GAIN, ACC),)
+            taps += (_tap(f, ty, tx, True, True, KH, KW, SEPARABLE, FLIP, FILTER_GAIN, ACC),)
     return taps
 
 
@@ -279,7 +282,7 @@ def direct_kernel(
             column, tx = ix + kx, first_tx + kx * UP_X
             mask = row_mask & (column >= 0) & (column < W) & (tx < KW)
             value = tl.load(line + column * column_stride, mask=mask & channel_mask[None, None, :], other=0.0).to(ACC)
-            acc += value * _tap(f, ty, tx, (ty < KH) & (tx < KW), KH, KW, SEPARABLE, FLIP, FILTER_GAIN, ACC)
+            acc += value * _tap(f, ty, tx, ty < KH, tx < KW, KH, KW, SEPARABLE, FLIP, FILTER_GAIN, ACC)
     P: tl.constexpr = BLOCK_H * BLOCK_W
     epilogue = (demodulation, noise, noise_stride, bias, next_styles)
     z, pixels, mask = acc.reshape(P, BLOCK_C), (oy * OW + ox).reshape(P), pixel_mask.reshape(P)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..geometry import Pair, Quad, filter_size, parse_padding, parse_pair
+from ..geometry import Pair, Quad, check_images, filter_size, parse_padding, parse_pair
 from ..selection import dispatch, public
 
 SEPARABLE_TAPS = 8
@@ -58,7 +58,7 @@ def setup_filter(
         f: Taps [k] or [kh, kw], one number, or None for the identity.
         normalize: Scale the taps to a sum of one.
         flip_filter: Reverse the taps.
-        gain: Gain of the two-dimensional filter.
+        gain: Gain of the two-dimensional filter; not negative for one that stays 1-D.
         separable: Keep a 1-D filter 1-D instead of taking its outer product; None decides by its length.
         device: Device of the result; None = that of `f`.
 
@@ -66,7 +66,8 @@ def setup_filter(
         float32 [k] or [kh, kw].
 
     Raises:
-        ValueError: `f` has more than two dimensions or no taps, or is 2-D and `separable` is true.
+        ValueError: `f` has more than two dimensions or no taps, or is 2-D and `separable` is true; its taps sum to 0
+            and are to be scaled; a negative gain of a 1-D filter.
     """
     f = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
     f = f.reshape(1) if f.ndim == 0 else f
@@ -76,7 +77,11 @@ def setup_filter(
         separable = f.ndim == 1 and f.numel() >= SEPARABLE_TAPS
     if f.ndim == 1 and not separable:
         f = torch.outer(f, f)
+    if f.ndim == 1 and gain < 0:
+        raise ValueError(f"gain is {gain}, expected at least 0 for a 1-D filter, which is applied twice")
     if normalize:
+        if f.sum() == 0:
+            raise ValueError("the taps of f sum to 0, expected another sum or normalize=False")
         f = f / f.sum()
     if flip_filter:
         f = f.flip(tuple(range(f.ndim)))
@@ -183,10 +188,9 @@ def _add(padding: int | Sequence[int], *more: int) -> tuple[int, ...]:
 
 
 def _check(x: Tensor, f: Tensor | None, up: tuple[int, int], pads: tuple[int, int, int, int]) -> None:
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}, expected floating point [N, C, H, W]")
-    if f is not None and (f.ndim not in (1, 2) or f.numel() == 0):
-        raise ValueError(f"f has shape {tuple(f.shape)}, expected [k] or [kh, kw]")
+    check_images(x)
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}, expected at least one channel and one pixel")
     fw, fh = filter_size(f)
     width, height = x.shape[3] * up[0] + pads[0] + pads[1], x.shape[2] * up[1] + pads[2] + pads[3]
     if width < fw or height < fh:

@@ -15,5 +15,7 @@ def upfirdn2d(x: Tensor, f: Tensor | None, resampling: Resampling) -> Tensor:
     f = f if flip_filter else f.flip([0, 1])
     n, c, h, w = x.shape
     padded = F.pad(x[:, :, :, None, :, None], (0, up_x - 1, 0, 0, 0, up_y - 1)).reshape(n, c, h * up_y, w * up_x)
-    windows = F.pad(padded, pads).unfold(2, f.shape[0], down_y).unfold(3, f.shape[1], down_x)
+    padded = F.pad(padded, [max(p, 0) for p in pads])
+    cropped = F.pad(padded, [min(p, 0) for p in pads])
+    windows = cropped.unfold(2, f.shape[0], down_y).unfold(3, f.shape[1], down_x)
     return torch.einsum("nchwij,ij->nchw", windows, f) * gain

@@ -79,9 +79,11 @@ def score_loss(
     alpha, sigma = scorer.alpha(t), scorer.sigma(t)
     dtype = _input_dtype(scorer)
     x_t = noise_forward(images, alpha, sigma, seed=seed, stream=stream, purpose=purpose, dtype=dtype)
-    weight, weight_in_eps = scorer.distance_weight(t, distance), scorer.distance_weight(t, "eps")
+    weight = scorer.distance_weight(t, distance)
     if scorer.dtype == torch.float16:
-        prediction = _predict_in_fp16(scorer, x_t, t, labels, weight_in_eps.sqrt() / (weight * loss_scale))
+        # Where a prediction is less certain than eps is, its own error is about 1; a weight of 0 has no gradient.
+        gain = scorer.distance_weight(t, "eps").sqrt().clamp(min=1) / (weight.clamp(min=1e-12) * loss_scale)
+        prediction = _predict_in_fp16(scorer, x_t, t, labels, gain)
     else:
         prediction = scorer.network(x_t, t, labels)
     return denoise_distance(
@@ -89,11 +91,12 @@ def score_loss(
         seed=seed,
         stream=stream,
         purpose=purpose,
-        weight=weight / weight_in_eps,
+        weight=weight,
         parameterization=scorer.parameterization,
         x=images,
         alpha=alpha,
         sigma=sigma,
+        in_eps=False,
     )
 
 
@@ -134,11 +137,12 @@ def score_loss_past_network(
             seed=seed,
             stream=stream,
             purpose=purpose,
-            weight=scale / scorer.distance_weight(t, "eps"),  # the op's own weight, so that the error is the plain one
+            weight=torch.full_like(weight, scale),
             parameterization=scorer.parameterization,
             x=images,
             alpha=alpha,
             sigma=sigma,
+            in_eps=False,
             overwrite=True,
         )
         gradient = gradient * (factor * weight / scale)[:, None, None, None]

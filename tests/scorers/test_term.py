@@ -41,7 +41,7 @@ def closed_form(scorer, images, upstream, *, distance="plain", through_network=T
     if not through_network:
         x0 = x0.detach()
     error_in_eps = (x_t - alpha * x0) / sigma - eps
-    errors = {"eps": error_in_eps, "x0": x0 - x, "v": error_in_eps / alpha}
+    errors = {"eps": error_in_eps, "x0": x0 - x, "v": alpha * error_in_eps - sigma * (x0 - x)}
     loss = errors[scorer.parameterization if distance == "plain" else "eps"].square().mean(dim=(1, 2, 3))
     return loss.detach(), torch.autograd.grad(loss, x, upstream.double())[0]
 
@@ -64,6 +64,25 @@ def test_loss_and_gradient_against_closed_form(parameterization, distance, throu
     for n in range(SHAPE[0]):
         error = (gradient[n].double() - expected_gradient[n]).norm() / expected_gradient[n].norm()
         assert error < tolerance
+
+
+@pytest.mark.parametrize("through_network", [True, False])
+@pytest.mark.parametrize("distance", ["plain", "eps"])
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_last_step_without_signal(dtype, parameterization, distance, through_network):
+    """alpha = 0 at t = 999: the distance in eps and its gradient are 0, those of x0 and v are as anywhere else."""
+    scorer = one_gaussian(parameterization, schedule_from_config({"rescale_betas_zero_snr": True}, "test"), dtype)
+    assert scorer.alpha(T)[-1] == 0
+    images, upstream = random(*SHAPE, seed=1).requires_grad_(True), random(SHAPE[0], seed=2)
+    loss_function = score_loss if through_network else score_loss_past_network
+    loss = loss_function(scorer, images, None, T, **NOISE, distance=distance)
+    (gradient,) = torch.autograd.grad(loss, images, upstream)
+    how = {"distance": distance, "through_network": through_network}
+    expected = closed_form(scorer, images.detach(), upstream, **how)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    for found, truth in zip((loss, gradient), expected, strict=True):
+        assert (found[-1] - truth[-1]).norm() <= tolerance * truth[-1].norm() + 1e-6
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])

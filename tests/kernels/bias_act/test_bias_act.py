@@ -159,6 +159,14 @@ def test_a_clamp_between_two_numbers_of_half_precision(act: str, dtype: torch.dt
         assert (gradient[0] == 0) == (act != "swish")
 
 
+@pytest.mark.parametrize("act", ["sigmoid", "elu", "selu", "softplus", "swish"])
+def test_far_from_zero(act: str, assert_within_budget: Callable[..., Tensor]) -> None:
+    """Where one term of the formula is below the other's last digit, or beyond the exponents."""
+    for magnitude in (18.0, 25.0, 80.0, 800.0):
+        x = torch.linspace(-magnitude, magnitude, 13, dtype=torch.float64)
+        assert_within_budget(lambda x: bias_act(x, act=act), lambda x: spec.bias_act(x, None, 0, ACTIVATIONS[act]), [x])
+
+
 @pytest.mark.parametrize("act", ["tanh", "sigmoid", "elu", "selu", "softplus", "swish"])
 def test_every_magnitude(act: str, rng: torch.Generator) -> None:
     """Relative error of each element, near zero and far from it."""
@@ -214,9 +222,10 @@ def test_launches_are_recorded_without_tensors() -> None:
         (dict(clamp=-1.0), "clamp is -1.0"),
         (dict(b=torch.zeros(3)), "b has shape"),
         (dict(b=torch.zeros(4), dim=5), "b has shape"),
+        (dict(x=torch.zeros(2, 4, dtype=torch.int64)), "x is torch.int64"),
     ],
-    ids=["act", "clamp", "b", "dim"],
+    ids=["act", "clamp", "b", "dim", "x"],
 )
 def test_errors_name_the_argument(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        bias_act(torch.zeros(2, 4), **options)
+        bias_act(**(dict(x=torch.zeros(2, 4)) | options))

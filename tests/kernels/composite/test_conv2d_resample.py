@@ -9,40 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from smartfast.kernels import composite_spec as spec
 from smartfast.kernels import conv2d_resample, setup_filter
-from smartfast.kernels.conv2d import spec as conv_spec
-from smartfast.kernels.conv2d.op import Convolution
-from smartfast.kernels.upfirdn2d import spec as filter_spec
-from smartfast.kernels.upfirdn2d.op import Resampling
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-
-
-def definition(
-    x: Tensor,
-    weight: Tensor,
-    f: Tensor | None,
-    up: int = 1,
-    down: int = 1,
-    padding: tuple[int, ...] = (0, 0, 0, 0),
-    groups: int = 1,
-    flip_weight: bool = True,
-    flip_filter: bool = False,
-) -> Tensor:
-    """The op as its docstring says it, of the specs of its parts."""
-    fw, fh = (f.shape[-1], f.shape[0]) if f is not None else (1, 1)
-    pads = list(padding)
-    if up > 1:
-        align = [(fw + up - 1) // 2, (fw - up) // 2, (fh + up - 1) // 2, (fh - up) // 2]
-        pads = [a + b for a, b in zip(pads, align, strict=True)]
-    if down > 1:
-        align = [(fw - down + 1) // 2, (fw - down) // 2, (fh - down + 1) // 2, (fh - down) // 2]
-        pads = [a + b for a, b in zip(pads, align, strict=True)]
-    enlarge = Resampling((up, up), pads=tuple(pads), flip_filter=flip_filter, gain=up**2)
-    x = filter_spec.upfirdn2d(x, f if up > 1 else None, enlarge)
-    x = conv_spec.conv2d(x, weight if flip_weight else weight.flip([2, 3]), Convolution(groups=groups))
-    shrink = Resampling(down=(down, down), flip_filter=flip_filter)
-    return filter_spec.upfirdn2d(x, f, shrink) if down > 1 else x
 
 
 F4, F53 = (4, 4), (5, 3)
@@ -63,6 +33,10 @@ CASES = {
     "up and down": dict(weight=(2, 4, 3, 3), f=F4, up=2, down=2, padding=(1, 1, 1, 1)),
     "groups": dict(weight=(6, 2, 3, 3), groups=2, padding=(1, 1, 1, 1)),
     "groups up": dict(weight=(6, 2, 3, 3), f=F53, groups=2, up=2, padding=(1, 1, 1, 1), flip_weight=False),
+    "crop past the edge": dict(weight=(3, 4, 3, 3), padding=(-11, 9, 0, 0)),
+    "1x1, crop past the edge": dict(weight=(3, 4, 1, 1), padding=(1, 1, 6, -8)),
+    "crop past the edge, down": dict(weight=(3, 4, 3, 3), f=F4, down=2, padding=(12, -14, 1, 1)),
+    "crop past the edge, up": dict(weight=(3, 4, 3, 3), f=(3,), up=2, padding=(-30, 20, 1, 1)),
     "groups down": dict(weight=(6, 2, 3, 3), f=F4, groups=2, down=2, padding=(1, 1, 1, 1)),
 }
 
@@ -83,7 +57,9 @@ def test_value_and_derivatives(
     weight, f, options = unpack(name, rng)
     x = torch.randn(2, 4, 7, 9, generator=rng).to(dtype)
     tensors = [x, weight.to(dtype)]
-    y = assert_within_budget(partial(conv2d_resample, f=f, **options), partial(definition, f=f, **options), tensors)
+    y = assert_within_budget(
+        partial(conv2d_resample, f=f, **options), partial(spec.conv2d_resample, f=f, **options), tensors
+    )
     assert y.dtype == dtype
 
 
@@ -105,7 +81,7 @@ def test_second_order(name: str, rng: torch.Generator) -> None:
 def test_layouts(options: dict[str, Any], rng: torch.Generator, assert_within_budget: Callable[..., Tensor]) -> None:
     f, weight = setup_filter([1, 3, 3, 1]), torch.randn(8, 4, 3, 3, generator=rng)
     op = partial(conv2d_resample, f=f, padding=1, **options)
-    formula = partial(definition, f=f, padding=(1, 1, 1, 1), **options)
+    formula = partial(spec.conv2d_resample, f=f, padding=1, **options)
     x = torch.randn(2, 4, 8, 10, generator=rng)
     y = assert_within_budget(op, formula, [x.to(memory_format=torch.channels_last), weight])
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -120,7 +96,9 @@ def test_autocast_decides_the_dtype(rng: torch.Generator, within_budget: Callabl
     with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
         y = conv2d_resample(*tensors, f=f, down=2, padding=1)
     assert y.dtype == torch.bfloat16
-    own, truth = (definition(*(t.to(d) for t in tensors), f, down=2, padding=(1,) * 4) for d in (y.dtype, torch.double))
+    own, truth = (
+        spec.conv2d_resample(*(t.to(d) for t in tensors), f=f, down=2, padding=1) for d in (y.dtype, torch.double)
+    )
     within_budget("result", y, own, truth)
 
 
@@ -131,8 +109,15 @@ def test_autocast_decides_the_dtype(rng: torch.Generator, within_budget: Callabl
         (dict(weight=torch.zeros(5, 3, 3, 3)), "weight has shape"),
         (dict(weight=torch.zeros(5, 2, 3, 3), groups=2), "weight has shape"),
         (dict(up=0), "up is 0 and down is 1"),
+        (dict(up=2, f=torch.ones(2, 2, 2)), r"f has shape \(2, 2, 2\)"),
+        (dict(padding=-3), r"padding -3 leaves 0x0 pixels of x \(2, 4, 8, 8\)"),
+        (dict(padding=-9), "padding -9 leaves -12x-12 pixels"),
+        (dict(padding=(0, -6)), "leaves -6x6 pixels"),
+        (dict(up=2, f=torch.ones(4, 4), padding=-7), "padding -7 leaves 0x0 pixels"),
+        (dict(down=2, f=torch.ones(4, 4), padding=-3), "padding -3 leaves -1x-1 pixels"),
+        (dict(up=2, down=2, f=torch.ones(4), padding=-7), "padding -7 leaves -1x-1 pixels"),
     ],
-    ids=["x", "weight channels", "weight groups", "up"],
+    ids=["x", "weight channels", "weight groups", "up", "f", "none left", "less", "rows", "up to none", "down", "both"],
 )
 def test_errors_name_the_argument(change: dict[str, Any], message: str) -> None:
     arguments = dict(x=torch.zeros(2, 4, 8, 8), weight=torch.zeros(5, 4, 3, 3)) | change

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from smartfast.kernels import ACTIVATIONS, Epilogue, Route, conv2d_resample, modulated_conv2d, routes, setup_filter, use
-from smartfast.kernels.epilogue import spec
+from smartfast.kernels import (
+    ACTIVATIONS,
+    Epilogue,
+    Route,
+    limit_styles,
+    modulated_conv2d,
+    routes,
+    setup_filter,
+    use,
+)
+from smartfast.kernels import composite_spec as spec
 from smartfast.kernels.runtime import record_launches
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -25,19 +34,13 @@ def definition(
     bias: Tensor,
     next_styles: Tensor | None = None,
     *,
-    demodulate: bool = True,
     act: str = "linear",
     gain: float = 1.0,
     clamp: float | None = None,
     **conv: Any,
 ) -> Tensor:
-    """Form every sample's weight, normalise it, convolve; conv2d_resample has its own tests."""
-    weights = weight * styles[:, None, :, None, None]
-    if demodulate:
-        weights = weights / (weights.square().sum(dim=[2, 3, 4], keepdim=True) + 1e-8).sqrt()
-    images = [conv2d_resample(image[None], w, **conv, impl="aten") for image, w in zip(x, weights, strict=True)]
-    activation = ACTIVATIONS[act]._replace(gain=gain, clamp=clamp)
-    return spec.finish(torch.cat(images), Epilogue(None, noise, bias, next_styles, activation))
+    epilogue = Epilogue(None, noise, bias, next_styles, ACTIVATIONS[act]._replace(gain=gain, clamp=clamp))
+    return spec.modulated_conv2d(x, weight, styles, epilogue, **conv)
 
 
 CASES = {
@@ -176,6 +179,50 @@ def test_float16_does_not_overflow(scale: float, rng: torch.Generator) -> None:
     assert (y.double() - truth).norm() <= 3 * 2**-11 * truth.norm()
 
 
+FAINT = {
+    "a filter of zeros": (dict(weight=[1, 0, 1, 1]), {}),
+    "a faint filter": (dict(weight=[1, 1e-6, 1, 1]), {}),
+    "every filter faint": (dict(weight=[1e-6] * 4), {}),
+    "a sample of zeros": (dict(styles=[0, 1]), {}),
+    "a faint sample": (dict(styles=[1e-6, 1]), {}),
+    "both faint": (dict(weight=[0, 1e-5, 1, 1], styles=[1e-5, 1]), {}),
+    "large styles": (dict(weight=[0, 1e-6, 1, 1], styles=[300, 1]), {}),
+    "scaled before": (dict(weight=[1, 0, 1e-6, 1]), dict(input_is_scaled=True)),
+    "up": (dict(weight=[1, 0, 1e-6, 1]), dict(up=2, f=FILTER)),
+}
+"""Factors of filters and of samples' styles that bring the demodulated norm near DEMODULATION_EPS, and options."""
+
+
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize("name", FAINT)
+def test_faint_weights_and_styles_in_float16(name: str, rng: torch.Generator) -> None:
+    """Value and gradients of every filter and of every sample's styles against float64: up to 1e4 times the usual."""
+    factors, options = FAINT[name]
+    one = torch.ones(4)
+    x = torch.randn(2, 8, 6, 6, generator=rng).half()
+    weight = torch.randn(4, 8, 3, 3, generator=rng) * torch.as_tensor(factors.get("weight", one)).view(4, 1, 1, 1)
+    styles = torch.randn(2, 8, generator=rng) * torch.as_tensor(factors.get("styles", one[:2])).view(2, 1)
+    upstream = torch.randn(2, 4, 6 * options.get("up", 1), 6 * options.get("up", 1), generator=rng).half()
+
+    def run(dtype: torch.dtype, impl: str | None = None) -> list[Tensor]:
+        wide = torch.promote_types(dtype, torch.float32)
+        w, s = (t.to(wide).requires_grad_() for t in (weight, styles))
+        y = modulated_conv2d(x.to(dtype), w, s, padding=1, impl=impl, **options)
+        dw, ds = torch.autograd.grad(y, [w, s], upstream.to(dtype), materialize_grads=True, allow_unused=True)
+        return [*y.flatten(0, 1), *dw, *ds]
+
+    for found, truth in zip(run(torch.float16), run(torch.float64, "aten"), strict=True):
+        assert (found.double() - truth).norm() <= 0.01 * truth.norm() + 1e-6
+
+
+def test_limited_styles_are_at_most_one_and_faint_ones_stay() -> None:
+    styles = torch.tensor([[2.0, -4.0], [0.0, 0.0], [2**-20, 0.5]], requires_grad=True)
+    limited = limit_styles(styles)
+    assert limited.tolist() == [[0.5, -1.0], [0.0, 0.0], [2**-20, 0.5]]
+    (gradient,) = torch.autograd.grad(limited.sum(), styles)
+    assert gradient.tolist() == [[0.25, 0.25], [1, 1], [1, 1]]
+
+
 @pytest.mark.usefixtures("implementation")
 def test_autocast_decides_the_dtype(rng: torch.Generator, within_budget: Callable[..., None]) -> None:
     tensors, options = arguments(CASES["layer"], rng)
@@ -211,8 +258,19 @@ def test_layouts(rng: torch.Generator, assert_within_budget: Callable[..., Tenso
         (dict(noise=torch.zeros(1, 1)), "noise has shape"),
         (dict(next_styles=torch.zeros(2, 4)), "next_styles has shape"),
         (dict(act="gelu"), "act is 'gelu'"),
+        (dict(padding=-3), "padding -3 leaves 0x0 pixels"),
     ],
-    ids=["styles", "bias", "noise", "of another batch", "of another size", "too small", "next styles", "act"],
+    ids=[
+        "styles",
+        "bias",
+        "noise",
+        "of another batch",
+        "of another size",
+        "too small",
+        "next styles",
+        "act",
+        "padding",
+    ],
 )
 def test_errors_name_the_argument(change: dict[str, Any], message: str) -> None:
     names = (

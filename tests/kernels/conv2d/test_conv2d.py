@@ -187,3 +187,23 @@ def test_no_kernel_is_as_large_as_a_feature_map(
         within_budget(f"gradient of weight {i}", *tensors)
     sizes = {size for graph in graphs for size in kernel_sizes(graph)}
     assert (sizes == {(3, 3)}) == (implementation == "triton")
+
+
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(x=torch.zeros(4, 8, 8)), r"x is torch.float32 \(4, 8, 8\), expected floating point \[N, C, H, W\]"),
+        (dict(x=torch.zeros(2, 4, 8, 8, dtype=torch.int64)), "x is torch.int64"),
+        (dict(weight=torch.zeros(4, 3, 3)), r"weight is torch.float32 \(4, 3, 3\)"),
+        (dict(weight=torch.zeros(6, 3, 3, 3)), r"expected torch.float32 \[O, 4, kh, kw\]"),
+        (dict(weight=torch.zeros(5, 2, 3, 3), groups=2), "and O a multiple of 2"),
+        (dict(weight=torch.zeros(3, 4, 3, 3), transposed=True), r"expected torch.float32 \[4, O / 1, kh, kw\]"),
+        (dict(weight=torch.zeros(4, 4, 3, 3).half()), "weight is torch.float16"),
+    ],
+    ids=["x", "dtype of x", "weight", "channels", "groups", "transposed", "dtype of weight"],
+)
+def test_errors_name_the_argument(change: dict[str, Any], message: str) -> None:
+    arguments = dict(x=torch.zeros(2, 4, 8, 8), weight=torch.zeros(4, 4, 3, 3)) | change
+    with pytest.raises(ValueError, match=message):
+        conv2d(**arguments)

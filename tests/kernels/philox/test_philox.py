@@ -1,6 +1,7 @@
 """The counter-based generator, in PyTorch and in a kernel: Random123's known answers, and as a source of numbers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import triton
 import triton.language as tl
 
 from smartfast.core.draws import Purpose, batch_positions
-from smartfast.kernels import philox_normal, philox_uniform, philox_words
+from smartfast.kernels import denoise_distance, noise_forward, philox_normal, philox_uniform, philox_words
 from smartfast.kernels.philox import aten, spec
 from smartfast.kernels.philox.kernels import normal_run, philox_block
 from smartfast.kernels.philox.triton import normal_op, uniform_op
@@ -72,6 +73,46 @@ def test_normal_is_box_muller_of_the_words(count: int, impl: str) -> None:
     for seed, stream in ((6, 2), (2**64 - 1, 2**32 + 3), (3, 2**63 - 1)):
         drawn = philox_normal(seed, torch.tensor([stream]), count, 9, impl=impl)[0]
         assert (drawn.double() - spec.normal(seed, stream, count, 9)).abs().max() <= 6e-6  # as the docstring says
+
+
+@pytest.mark.parametrize("impl", ["aten", "triton"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(stream=torch.tensor([3], dtype=torch.int32)), r"stream is torch.int32 \(1,\), expected torch.int64"),
+        (dict(stream=torch.tensor([3.0])), "stream is torch.float32"),
+        (dict(stream=torch.tensor([[3]])), r"stream is torch.int64 \(1, 1\)"),
+        (dict(stream=torch.tensor(3)), r"stream is torch.int64 \(\)"),
+        (dict(purpose=2**32), r"purpose is 4294967296, expected 0 <= purpose < 2\*\*32"),
+        (dict(purpose=-1), "purpose is -1"),
+        (dict(seed=2**64), "seed is 18446744073709551616, expected"),
+        (dict(seed=-(2**63) - 1), "seed is -9223372036854775809"),
+        (dict(count=-1), r"count is -1, expected 0 <= count < 2\*\*31"),
+        (dict(count=2**31), "count is 2147483648"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_errors_name_the_argument(change: dict[str, Any], message: str, impl: str) -> None:
+    arguments = dict(seed=0, stream=torch.tensor([3]), count=2, purpose=0) | change
+    for draw in (philox_uniform, philox_normal):
+        with pytest.raises(ValueError, match=message):
+            draw(**arguments, impl=impl)
+    with pytest.raises(ValueError, match=message):
+        philox_words(**arguments)
+    if "count" not in change:
+        one, count = torch.ones(1), arguments.pop("count")
+        with pytest.raises(ValueError, match=message):
+            noise_forward(torch.zeros(1, 1, 1, count), one, one, **arguments, impl=impl)
+        with pytest.raises(ValueError, match=message):
+            denoise_distance(torch.zeros(1, 1, 1, count), **arguments, impl=impl)
+
+
+def test_the_largest_arguments_are_taken() -> None:
+    for seed in (2**64 - 1, -(2**63)):
+        draws = [
+            philox_uniform(seed, torch.tensor([2**63 - 1]), 5, 2**32 - 1, impl=impl) for impl in ("aten", "triton")
+        ]
+        assert torch.equal(*draws)
 
 
 @triton.jit

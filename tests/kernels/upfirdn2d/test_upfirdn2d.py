@@ -30,9 +30,9 @@ def definition(
     enlarged = torch.zeros(n, c, h * up[1], w * up[0], dtype=torch.float64)
     enlarged[:, :, :: up[1], :: up[0]] = x
     x0, x1, y0, y1 = pads
-    big = torch.zeros(n, c, h * up[1] + 40, w * up[0] + 40, dtype=torch.float64)
-    big[:, :, 20:-20, 20:-20] = enlarged
-    padded = big[:, :, 20 - y0 : h * up[1] + 20 + y1, 20 - x0 : w * up[0] + 20 + x1]
+    big = torch.zeros(n, c, h * up[1] + 80, w * up[0] + 80, dtype=torch.float64)
+    big[:, :, 40:-40, 40:-40] = enlarged
+    padded = big[:, :, 40 - y0 : h * up[1] + 40 + y1, 40 - x0 : w * up[0] + 40 + x1]
     fh, fw = f.shape
     rows = range(0, padded.shape[2] - fh + 1, down[1])
     columns = range(0, padded.shape[3] - fw + 1, down[0])
@@ -52,6 +52,18 @@ CASES = {
     "crop all sides": dict(f=(3, 2), up=(1, 1), down=(1, 1), pads=(-1, -2, -1, -1)),
     "one tap": dict(f=(1, 1), up=(2, 2), down=(3, 3), pads=(0, 1, 2, 0)),
     "much padding": dict(f=(2, 2), up=(1, 1), down=(4, 4), pads=(9, 8, 7, 6)),
+    "crop past the last pixel": dict(f=(2, 3), up=(1, 1), down=(1, 1), pads=(11, -12, 10, -9)),
+    "crop past the first pixel": dict(f=(3,), up=(1, 1), down=(2, 2), pads=(-11, 12, -10, 9)),
+    "crop past, back only": dict(f=(2, 2), up=(1, 2), down=(1, 1), pads=(0, 0, 9, -17)),
+    "crop past, one axis": dict(f=(9,), up=(3, 1), down=(1, 2), pads=(-28, 24, 4, 4)),
+    "negative gain": dict(f=(3, 2), up=(1, 1), down=(1, 1), pads=(1, 1, 1, 1), gain=-2.0),
+    "negative gain, 1-D": dict(f=(3,), up=(1, 1), down=(1, 1), pads=(1, 1, 1, 1), gain=-2.0),
+    "negative gain, long 1-D": dict(f=(6,), up=(2, 2), down=(1, 1), pads=(3, 2, 3, 2), gain=-0.5),
+    "no gain, 1-D": dict(f=(3,), up=(1, 1), down=(1, 1), pads=(1, 1, 1, 1), gain=0.0),
+    "short 1-D, up x": dict(f=(4,), up=(2, 1), down=(1, 1), pads=(3, 3, 3, 3)),
+    "short 1-D, up y": dict(f=(3,), up=(1, 3), down=(1, 1), pads=(2, 0, 1, 3)),
+    "short 1-D, down x": dict(f=(3,), up=(1, 1), down=(2, 1), pads=(1, 1, 1, 1)),
+    "short 1-D, up x and down y": dict(f=(2,), up=(2, 1), down=(1, 3), pads=(2, 1, 3, 2)),
 }
 
 
@@ -96,10 +108,21 @@ def test_gradients_of_every_order(name: str, rng: torch.Generator) -> None:
 
 
 @pytest.mark.usefixtures("implementation")
-def test_no_filter_is_one_tap(rng: torch.Generator) -> None:
+@pytest.mark.parametrize("pads", [(1, 2, -1, 3), (-15, 9, 0, 0), (0, 0, 18, -20)], ids=str)
+def test_no_filter_is_one_tap(
+    pads: tuple[int, ...], rng: torch.Generator, assert_within_budget: Callable[..., Tensor]
+) -> None:
     x = torch.randn(2, 3, 5, 6, generator=rng)
-    options = dict(up=(2, 3), down=(3, 2), pads=(1, 2, -1, 3), gain=1.5)
-    assert torch.allclose(call(x, None, options), call(x, torch.ones(1, 1), options))
+    options = dict(up=(2, 3), down=(3, 2), pads=pads, gain=-1.5)
+    assert_within_budget(lambda x: call(x, None, options), formula(torch.ones(1, 1), **options), [x])
+
+
+@pytest.mark.usefixtures("implementation", "traced_autograd")
+@pytest.mark.parametrize("name", ["crop past the last pixel", "crop past, back only", "negative gain, 1-D"])
+def test_compiled(name: str, rng: torch.Generator, assert_within_budget: Callable[..., Tensor]) -> None:
+    f, options = unpack(name, rng)
+    x = torch.randn(2, 3, 7, 9, generator=rng)
+    assert_within_budget(lambda x: call(x, f, options), formula(f, **options), [x], compiled=True)
 
 
 @pytest.mark.usefixtures("implementation")
@@ -175,6 +198,22 @@ def test_setup_filter() -> None:
     assert setup_filter(torch.arange(8.0)).shape == (8,)
     assert torch.equal(setup_filter(None), torch.ones(1, 1))
     assert torch.equal(setup_filter(3, normalize=False), torch.full((1, 1), 9.0))
+    assert torch.allclose(setup_filter(f, gain=-1.0), torch.outer(f, f) / -64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(f=[1.0, -1.0]), "the taps of f sum to 0"),
+        (dict(f=[[1.0, 2.0], [-3.0, 0.0]]), "the taps of f sum to 0"),
+        (dict(f=[1.0, 2.0], separable=True, gain=-1.0), "gain is -1.0, expected at least 0"),
+        (dict(f=torch.ones(8), gain=-4.0), "gain is -4.0, expected at least 0"),
+    ],
+    ids=["1-D", "2-D", "separable", "long"],
+)
+def test_a_filter_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        setup_filter(options.pop("f"), **options)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +221,8 @@ def test_setup_filter() -> None:
     [
         (dict(x=torch.zeros(2, 3, 4)), "x is torch.float32 (2, 3, 4)"),
         (dict(x=torch.zeros(1, 1, 4, 4, dtype=torch.int64)), "x is torch.int64"),
+        (dict(x=torch.zeros(1, 1, 0, 4), padding=2), "x is torch.float32 (1, 1, 0, 4)"),
+        (dict(x=torch.zeros(1, 0, 4, 4)), "x is torch.float32 (1, 0, 4, 4)"),
         (dict(f=torch.zeros(2, 2, 2)), "f has shape (2, 2, 2)"),
         (dict(up=0), "up is 0"),
         (dict(down=(1, 2, 3)), "down is (1, 2, 3)"),
