@@ -1,0 +1,119 @@
+"""ADM's and EDM's networks and noise schedules against the golden vectors, as loaded and as prepared for speed."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smartfast.networks.unets import ADM, ADMOptions, Denoiser, DhariwalOptions, EDMOptions, SongOptions, prepare
+from smartfast.networks.unets.edm import UNetBlock
+from smartfast.networks.unets.plan import Step
+from smartfast.scorers.adm import adm_schedule
+from smartfast.scorers.schedule import edm_schedule
+
+GOLDEN_TOPIC = ("adm_unet", "edm_unet")
+TRAINING_ONLY = {"dropout", "conv_resample", "use_fp16", "label_dropout"}
+
+
+def adm_options(arguments: dict[str, Any]) -> ADMOptions:
+    """Ours have attention resolutions in pixels."""
+    arguments = {name: value for name, value in arguments.items() if name not in TRAINING_ONLY}
+    arguments.setdefault("num_head_channels", None)
+    factors = arguments.pop("attention_resolutions")
+    return ADMOptions(attention_resolutions=[arguments["image_size"] // factor for factor in factors], **arguments)
+
+
+def edm_options(arguments: dict[str, Any], preconditioning: str = "edm") -> EDMOptions:
+    arguments = {name: value for name, value in arguments.items() if name not in TRAINING_ONLY}
+    kinds = {"SongUNet": SongOptions, "DhariwalUNet": DhariwalOptions}
+    return EDMOptions(kinds[arguments.pop("model_type")](**arguments), preconditioning)
+
+
+def both_forms(network: nn.Module, dtype: torch.dtype) -> Iterator[nn.Module]:
+    """The network as loaded and, after that is used, the same one prepared."""
+    yield network
+    yield prepare(network, dtype)
+
+
+def test_unet(case: Any, compare: Callable[..., None]) -> None:
+    checks = {
+        "adm_unet": check_adm,
+        "edm_unet": check_edm,
+        "beta_schedule": check_betas,
+        "edm_unet_block": check_block,
+        "edm_sigma_table": check_sigmas,
+        "edm_q_sample": check_noising,
+    }
+    if case.entry["kind"] not in checks:
+        pytest.skip(f"kind {case.entry['kind']} of the golden vectors is not supported")
+    checks[case.entry["kind"]](case, compare)
+    assert set(compare.errors) == set(case.outputs)
+
+
+def check_adm(case: Any, compare: Callable[..., None]) -> None:
+    t = case.inputs
+    network = ADM(adm_options(case.args["unet"])).to(case.dtype)
+    network.load_state_dict(case.weights)
+    x = t["x"].requires_grad_()
+    for form in both_forms(network, case.dtype):
+        output = form(x, t["t"], t.get("y"))
+        compare("output", output)
+        compare("dx", torch.autograd.grad(output, x, t["doutput"])[0])
+
+
+def check_edm(case: Any, compare: Callable[..., None]) -> None:
+    t = case.inputs
+    network = Denoiser(edm_options(case.args["precond"])).to(case.dtype)
+    network.load_state_dict(case.weights)
+    x = t["x"].requires_grad_()
+    for form in both_forms(network, case.dtype):
+        denoised = form(x, t["sigma"], t.get("class_labels"), t.get("augment_labels"))
+        compare("D", denoised)
+        compare("dx", torch.autograd.grad(denoised, x, t["dD"])[0])
+
+
+def check_block(case: Any, compare: Callable[..., None]) -> None:
+    t, arguments = case.inputs, case.args["block"]
+    resampling = "up" if arguments.get("up") else "down" if arguments.get("down") else "block0"
+    heads = arguments.get("num_heads", arguments["out_channels"] // arguments.get("channels_per_head", 64))
+    block = UNetBlock(
+        Step(resampling, 0, arguments["in_channels"], arguments["out_channels"]),
+        arguments["emb_channels"],
+        heads=heads if arguments.get("attention") else 0,
+        scale_shift=arguments["adaptive_scale"],
+        gain=arguments.get("skip_scale", 1),
+        eps=arguments.get("eps", 1e-5),
+        taps=arguments.get("resample_filter", (1, 1)),
+        project_resampled=arguments.get("resample_proj", False),
+    ).to(case.dtype)
+    block.load_state_dict(t["state_dict"])
+    inputs = t["x"].requires_grad_(), t["emb"].requires_grad_()
+    for form in both_forms(block, case.dtype):
+        out = form(*inputs)
+        compare("out", out)
+        for name, gradient in zip(("dx", "demb"), torch.autograd.grad(out, inputs, t["dout"]), strict=True):
+            compare(name, gradient)
+
+
+def check_betas(case: Any, compare: Callable[..., None]) -> None:
+    schedule = adm_schedule(case.args["schedule"], case.args["steps"])
+    kept = schedule.alphas.square()
+    compare("alphas_cumprod_f64", kept)
+    compare("betas_f64", 1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]]))
+
+
+def diffusion_schedule(arguments: dict[str, Any]) -> Any:
+    arguments = dict(arguments)
+    return edm_schedule(arguments.pop("num_timesteps"), **arguments)
+
+
+def check_sigmas(case: Any, compare: Callable[..., None]) -> None:
+    compare("sigmas_f64", diffusion_schedule(case.args).sigmas)
+
+
+def check_noising(case: Any, compare: Callable[..., None]) -> None:
+    t = case.inputs
+    sigma: Tensor = diffusion_schedule(case.args).sigmas.to(t["x"].device)[t["t"]]
+    compare("x_t", t["x"] + sigma[:, None, None, None].to(case.dtype) * t["noise"])
