@@ -1,6 +1,7 @@
 """EDM's networks (Karras et al., "Elucidating the design space", arXiv 2206.00364): SongUNet and DhariwalUNet."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from smartfast.networks.unets.layers import (
     Conv,
     GroupNorm,
+    Images,
     Layer,
     Pointwise,
     Resampling,
@@ -56,10 +58,11 @@ class SongUNet(nn.Module):
             decoder_attention=(options.num_blocks,),
         )
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        images = options.img_channels
         for step in encoder:
             self.enc[step.name] = self._block(step, embedding)
             if step.role == "down":
-                self._add_aux_encoder(step)
+                images = self._add_aux_encoder(step, images)
         for step, after in zip(decoder, [*decoder[1:], None], strict=True):
             self.dec[step.name] = self._block(step, embedding)
             ends_resolution = step.takes_skip and (after is None or not after.takes_skip)
@@ -80,17 +83,20 @@ class SongUNet(nn.Module):
             project_resampled=True,
         )
 
-    def _add_aux_encoder(self, step: Step) -> None:
-        """What brings the image, at half the resolution before, into the encoder."""
-        options, size = self.options, f"{step.resolution}x{step.resolution}"
-        if options.encoder_type == "skip":
-            self.enc[f"{size}_aux_down"] = Filter("down", options.resample_filter)
-            self.enc[f"{size}_aux_skip"] = Conv(options.img_channels, step.out_channels, 1, images="in")
-        if options.encoder_type == "residual":
-            is_first = not any("aux" in name for name in self.enc)
-            channels = options.img_channels if is_first else step.in_channels
-            aux = FilteredConv(channels, step.out_channels, options.resample_filter, images="in" if is_first else None)
-            self.enc[f"{size}_aux_residual"] = aux
+    def _add_aux_encoder(self, step: Step, channels: int) -> int:
+        """What brings the image, or what was made of it, into the encoder at half the resolution before.
+
+        channels: Of that; returns those after it.
+        """
+        size, taps = f"{step.resolution}x{step.resolution}", self.options.resample_filter
+        images: Images | None = "in" if step.resolution == self.options.img_resolution // 2 else None
+        if self.options.encoder_type == "skip":
+            self.enc[f"{size}_aux_down"] = Filter("down", taps)
+            self.enc[f"{size}_aux_skip"] = Conv(channels, step.out_channels, 1, images="in")
+        if self.options.encoder_type == "residual":
+            self.enc[f"{size}_aux_residual"] = FilteredConv(channels, step.out_channels, taps, images=images)
+            return step.out_channels
+        return channels
 
     def _add_aux_decoder(self, step: Step) -> None:
         """What makes an image of the decoder's features."""
@@ -236,7 +242,7 @@ class UNetBlock(nn.Module):
         scale_shift: bool,
         gain: float,
         eps: float,
-        taps: tuple[int, ...] | list[int] = (1, 1),
+        taps: Sequence[int] = (1, 1),
         project_resampled: bool = False,
     ) -> None:
         super().__init__()
@@ -297,7 +303,7 @@ class Filter(nn.Module):
 
     resample_filter: Tensor
 
-    def __init__(self, resampling: Resampling, taps: tuple[int, ...] | list[int]) -> None:
+    def __init__(self, resampling: Resampling, taps: Sequence[int]) -> None:
         super().__init__()
         self.resampling: Resampling = resampling
         self.register_buffer("resample_filter", square_taps(taps))
@@ -312,7 +318,7 @@ class FilteredConv(Layer):
     resample_filter: Tensor
 
     def __init__(
-        self, in_channels: int, out_channels: int, taps: tuple[int, ...] | list[int], *, images: str | None
+        self, in_channels: int, out_channels: int, taps: Sequence[int], *, images: Images | None
     ) -> None:
         super().__init__((out_channels, in_channels, 3, 3))
         self.register_buffer("resample_filter", square_taps(taps))
@@ -336,7 +342,7 @@ class FilteredConv(Layer):
         return y.to(self.out_dtype or y.dtype)
 
 
-def square_taps(taps: tuple[int, ...] | list[int]) -> Tensor:
+def square_taps(taps: Sequence[int]) -> Tensor:
     """float32 [1, 1, k, k] of sum 1."""
     line = torch.tensor(taps, dtype=torch.float32)
     return (torch.outer(line, line) / line.sum() ** 2)[None, None]

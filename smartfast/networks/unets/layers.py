@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from smartfast.kernels import downsample2d, upsample2d
 
 Resampling = Literal["up", "down"]
+Images = Literal["in", "out"]
+"""Whether a convolution reads or writes images."""
 RowOrder = Literal["qkv, head, channel", "head, qkv, channel", "head, channel, qkv"]
 """What the rows of an attention layer's weight count, slowest first."""
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -88,7 +90,7 @@ class Conv(Layer):
         *,
         stride: int = 1,
         bias: bool = True,
-        images: Literal["in", "out"] | None = None,
+        images: Images | None = None,
     ) -> None:
         super().__init__((out_channels, in_channels, kernel_size, kernel_size), bias=bias)
         self.stride, self.padding, self.images = stride, kernel_size // 2, images

@@ -1,0 +1,95 @@
+"""Narrow networks of every kind, with random weights none of which is zero."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smartfast.networks.unets import (
+    NCSNPP,
+    ADMOptions,
+    DhariwalOptions,
+    EDM2Options,
+    EDMOptions,
+    NetworkOptions,
+    SongOptions,
+    build_network,
+)
+
+ADM16 = ADMOptions(
+    16,
+    model_channels=32,
+    num_res_blocks=1,
+    channel_mult=(1, 2),
+    attention_resolutions=(8,),
+    num_classes=4,
+    num_head_channels=16,
+)
+SONG16 = SongOptions(16, label_dim=4, augment_dim=9, model_channels=32, num_blocks=1, attn_resolutions=(8,))
+DHARIWAL16 = DhariwalOptions(
+    16, label_dim=4, model_channels=64, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(8,)
+)
+NARROW: dict[str, NetworkOptions] = {
+    "adm": ADM16,
+    "adm, convolutions resample": replace(ADM16, resblock_updown=False, use_scale_shift_norm=False),
+    "adm, new order": replace(ADM16, use_new_attention_order=True, out_channels=3),
+    "cm": EDMOptions(replace(ADM16, out_channels=3, attention_dims=2, use_new_attention_order=True), "cm"),
+    "ddpmpp": EDMOptions(SONG16),
+    "ncsnpp": EDMOptions(replace(SONG16, **NCSNPP)),
+    "song with skips": EDMOptions(replace(SONG16, **(NCSNPP | {"encoder_type": "skip", "decoder_type": "skip"}))),
+    "vp": EDMOptions(SONG16, "vp"),
+    "ve": EDMOptions(replace(SONG16, **NCSNPP), "ve"),
+    "dhariwal": EDMOptions(DHARIWAL16),
+    "iddpm": EDMOptions(DHARIWAL16, "iddpm"),
+    "edm2": EDM2Options(
+        16, label_dim=4, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,), channels_per_head=16
+    ),
+}
+
+
+class Example(NamedTuple):
+    """A network and what it is called with: images [2, 3, 16, 16], noise levels or timesteps [2], classes [2]."""
+
+    network: nn.Module
+    inputs: tuple[Tensor, Tensor, Tensor]
+
+    @property
+    def images(self) -> Tensor:
+        return self.inputs[0]
+
+
+@pytest.fixture
+def narrow() -> Callable[..., Example]:
+    """narrow(name, dtype=float32): the network of NARROW with that name, the same at every call."""
+    return _narrow
+
+
+def _narrow(name: str, dtype: torch.dtype = torch.float32) -> Example:
+    options = NARROW[name]
+    generator = torch.Generator("cpu").manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device="cpu")
+
+    network: Any = build_network(options)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            match parameter.ndim:
+                case 0:
+                    parameter.fill_(0.5)
+                case 1:
+                    parameter += 0.2 * normal(*parameter.shape).to(parameter.device)
+                case _:
+                    parameter.copy_(normal(*parameter.shape) / parameter[0].numel() ** 0.5)
+    level = torch.tensor([30, 400]) if isinstance(options, ADMOptions) else torch.tensor([0.1, 1.5], dtype=dtype)
+    images = normal(2, 3, 16, 16).to(level.device, dtype).requires_grad_()
+    return Example(network.to(dtype), (images, level, torch.tensor([3, 1])))
+
+
+@pytest.fixture(params=list(NARROW))
+def example(request: pytest.FixtureRequest) -> Example:
+    """Every narrow network in turn."""
+    return _narrow(request.param)
