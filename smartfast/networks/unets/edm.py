@@ -317,9 +317,7 @@ class FilteredConv(Layer):
 
     resample_filter: Tensor
 
-    def __init__(
-        self, in_channels: int, out_channels: int, taps: Sequence[int], *, images: Images | None
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, taps: Sequence[int], *, images: Images | None) -> None:
         super().__init__((out_channels, in_channels, 3, 3))
         self.register_buffer("resample_filter", square_taps(taps))
         self.images, self.out_dtype = images, None

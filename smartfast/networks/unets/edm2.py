@@ -118,7 +118,9 @@ class Block(nn.Module):
         self.conv_res1 = MPConv(width, width, 3, bias=False)
         self.conv_skip = MPConv(step.in_channels, width, 1, bias=False) if step.in_channels != width else None
         if self.heads:
-            self.attn_qkv = MPPointwise(width, 3 * width, dims=2, bias=False, heads=self.heads, order="head, channel, qkv")
+            self.attn_qkv = MPPointwise(
+                width, 3 * width, dims=2, bias=False, heads=self.heads, order="head, channel, qkv"
+            )
             self.attn_proj = MPPointwise(width, width, dims=2, bias=False)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

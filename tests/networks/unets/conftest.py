@@ -28,7 +28,9 @@ ADM16 = ADMOptions(
     num_classes=4,
     num_head_channels=16,
 )
-SONG16 = SongOptions(16, label_dim=4, augment_dim=9, model_channels=32, num_blocks=1, attn_resolutions=(8,))
+SONG16 = SongOptions(
+    16, label_dim=4, augment_dim=9, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)
+)
 DHARIWAL16 = DhariwalOptions(
     16, label_dim=4, model_channels=64, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(8,)
 )
@@ -45,13 +47,19 @@ NARROW: dict[str, NetworkOptions] = {
     "dhariwal": EDMOptions(DHARIWAL16),
     "iddpm": EDMOptions(DHARIWAL16, "iddpm"),
     "edm2": EDM2Options(
-        16, label_dim=4, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,), channels_per_head=16
+        16,
+        label_dim=4,
+        model_channels=32,
+        channel_mult=(1, 2),
+        num_blocks=1,
+        attn_resolutions=(8,),
+        channels_per_head=16,
     ),
 }
 
 
 class Example(NamedTuple):
-    """A network and what it is called with: images [2, 3, 16, 16], noise levels or timesteps [2], classes [2]."""
+    """A network and what it is called with: images [5, 3, 16, 16], noise levels or timesteps [5], classes [5]."""
 
     network: nn.Module
     inputs: tuple[Tensor, Tensor, Tensor]
@@ -84,9 +92,10 @@ def _narrow(name: str, dtype: torch.dtype = torch.float32) -> Example:
                     parameter += 0.2 * normal(*parameter.shape).to(parameter.device)
                 case _:
                     parameter.copy_(normal(*parameter.shape) / parameter[0].numel() ** 0.5)
-    level = torch.tensor([30, 400]) if isinstance(options, ADMOptions) else torch.tensor([0.1, 1.5], dtype=dtype)
-    images = normal(2, 3, 16, 16).to(level.device, dtype).requires_grad_()
-    return Example(network.to(dtype), (images, level, torch.tensor([3, 1])))
+    sigma = torch.tensor([0.01, 0.1, 0.5, 1.5, 20], dtype=dtype)
+    level = torch.tensor([10, 30, 100, 400, 800]) if isinstance(options, ADMOptions) else sigma
+    images = normal(5, 3, 16, 16).to(sigma.device, dtype).requires_grad_()
+    return Example(network.to(dtype), (images, level, torch.tensor([3, 1, 0, 2, 3])))
 
 
 @pytest.fixture(params=list(NARROW))

@@ -1,4 +1,4 @@
-"""What a prepared network computes: the same, in one graph, with no gradient of a weight, and nearly so in half precision."""
+"""What a prepared network computes: the same, in one graph, with no gradient of a weight, nearly so in bfloat16."""
 
 import functools
 import os
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 
@@ -13,7 +14,11 @@ from smartfast.networks.unets import prepare
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
-SLOW = "SMARTFAST_TEST_SLOW" in os.environ
+IF_SLOW = pytest.mark.skipif(
+    "SMARTFAST_TEST_SLOW" not in os.environ, reason="minutes of compiling: SMARTFAST_TEST_SLOW=1 runs it"
+)
+QUICK = ("adm", "ncsnpp", "edm2")
+NAMES = (*QUICK, "adm, convolutions resample", "cm", "ddpmpp", "song with skips", "dhariwal", "iddpm", "vp", "ve")
 HALF = {torch.bfloat16: 0.999, torch.float16: 0.9999}
 
 
@@ -56,53 +61,34 @@ def test_little_noise_survives_bfloat16(narrow, name) -> None:
     assert seen[0][0].dtype == seen[0][1] == torch.float32
 
 
-def convolution_masks(graph: torch.fx.GraphModule) -> list[list[bool]]:
-    nodes = [node for node in graph.graph.nodes if node.target is aten.convolution_backward.default]
-    return [list(node.args[-1]) for node in nodes]
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=IF_SLOW) for name in NAMES])
+def test_one_graph_without_a_gradient_of_a_weight(narrow, name) -> None:
+    """Forward and backward as the trainer compiles them: every convolution's backward is for its input alone."""
+    network, inputs = narrow(name)
+    prepare(network, torch.bfloat16)
+    graphs = []
 
+    def keep(graph, example_inputs):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
 
-def test_backward_has_no_gradient_of_a_weight(example) -> None:
-    """The compiled backward graph: as many convolutions as the forward one, all for inputs; no product but by weights.
-
-    Its matrix products are two per linear layer that sees the image and five of attention at most.
-    """
-    network, inputs = prepare(example.network, torch.bfloat16), example.inputs
-    graphs: dict[str, torch.fx.GraphModule] = {}
-
-    def keep(name: str):
-        def compiler(graph, example_inputs):
-            graphs[name] = graph
-            return graph.forward
-
-        return compiler
-
-    backend = aot_autograd(fw_compiler=keep("forward"), bw_compiler=keep("backward"))
-    torch._dynamo.reset()
-    compiled = torch.compile(network, fullgraph=True, backend=backend)
-    expected = output_and_gradient(network, inputs)
-    found = output_and_gradient(compiled, inputs)
-    for a, b in zip(found, expected, strict=True):
-        assert (a - b).norm() / b.norm() < 2e-2
-    convolutions = [node for node in graphs["forward"].graph.nodes if node.target is aten.convolution.default]
-    masks = convolution_masks(graphs["backward"])
-    assert len(masks) == len(convolutions) > 10
-    assert all(mask == [True, False, False] for mask in masks)
-    weights = {parameter.shape for parameter in network.parameters()}
-    results = [node.meta["val"].shape for node in graphs["backward"].graph.nodes if node.target in PRODUCTS]
-    assert results and not weights & set(results)
-
-
-def test_network_and_its_gradient_are_one_graph(example) -> None:
-    network = prepare(example.network)
-    torch._dynamo.reset()
     function = functools.partial(output_and_gradient, network)
+    torch._dynamo.reset()
     with torch._dynamo.config.patch(trace_autograd_ops=True):
-        found = torch.compile(function, fullgraph=True, backend="aot_eager")(example.inputs)
-    for a, b in zip(found, function(example.inputs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        found = torch.compile(function, fullgraph=True, backend=aot_autograd(fw_compiler=keep))(inputs)
+    for a, b in zip(found, function(inputs), strict=True):
+        assert (a - b).norm() / b.norm() < 2e-2
+    (graph,) = graphs
+    nodes = list(graph.graph.nodes)
+    masks = [list(node.args[-1]) for node in nodes if node.target is aten.convolution_backward.default]
+    assert len(masks) == sum(node.target is aten.convolution.default for node in nodes) > 10
+    assert all(mask == [True, False, False] for mask in masks)
+    # The gradient of a linear layer's weight is a matrix product of the weight's shape.
+    results = {node.meta["val"].shape for node in nodes if node.target in PRODUCTS}
+    assert results and not results & {parameter.shape for parameter in network.parameters()}
 
 
-@pytest.mark.skipif(not SLOW, reason="minutes of compiling: SMARTFAST_TEST_SLOW=1 runs it")
+@IF_SLOW
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_by_inductor(example, dtype) -> None:
     network = prepare(example.network, dtype)
