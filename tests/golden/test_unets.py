@@ -1,4 +1,4 @@
-"""ADM's and EDM's networks and noise schedules against the golden vectors, as loaded and as prepared for speed."""
+"""ADM's and EDM's networks against the golden vectors, as loaded, as prepared for speed, and as scorers."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from smartfast.networks.unets import ADM, ADMOptions, Denoiser, DhariwalOptions, EDMOptions, SongOptions, prepare
 from smartfast.networks.unets.edm import UNetBlock
 from smartfast.networks.unets.plan import Step
-from smartfast.scorers.adm import adm_schedule
+from smartfast.scorers.adm import ADMScorer, adm_schedule
+from smartfast.scorers.edm import EDMScorer
 from smartfast.scorers.schedule import edm_schedule
 
-GOLDEN_TOPIC = ("adm_unet", "edm_unet")
+GOLDEN_TOPIC = ("adm_unet", "edm_unet", "smart_loss")
+DEVICE = torch.get_default_device()
 TRAINING_ONLY = {"dropout", "conv_resample", "use_fp16", "label_dropout"}
 
 
@@ -45,6 +47,8 @@ def test_unet(case: Any, compare: Callable[..., None]) -> None:
         "edm_unet_block": check_block,
         "edm_sigma_table": check_sigmas,
         "edm_q_sample": check_noising,
+        "smart_loss_adm": check_adm_scorer,
+        "smart_loss_edm": check_edm_scorer,
     }
     if case.entry["kind"] not in checks:
         pytest.skip(f"kind {case.entry['kind']} of the golden vectors is not supported")
@@ -115,5 +119,43 @@ def check_sigmas(case: Any, compare: Callable[..., None]) -> None:
 
 def check_noising(case: Any, compare: Callable[..., None]) -> None:
     t = case.inputs
-    sigma: Tensor = diffusion_schedule(case.args).sigmas.to(t["x"].device)[t["t"]]
-    compare("x_t", t["x"] + sigma[:, None, None, None].to(case.dtype) * t["noise"])
+    sigma = diffusion_schedule(case.args).sigmas.to(DEVICE)[t["t"]]
+    compare("x_t", t["x"] + per_image(sigma.to(case.dtype)) * t["noise"])
+
+
+def check_adm_scorer(case: Any, compare: Callable[..., None]) -> None:
+    t = case.inputs
+    network = ADM(adm_options(case.args["unet"])).to(case.dtype)
+    network.load_state_dict(case.weights)
+    schedule = adm_schedule(case.args["schedule"], case.args["steps"])
+    scorer = ADMScorer(network, schedule, dtype=case.dtype, device=DEVICE)
+    x, steps = t["x"].requires_grad_(), t["t"]
+    x_t = per_image(scorer.alpha(steps)) * x + per_image(scorer.sigma(steps)) * t["eps"]
+    prediction = scorer.network(x_t, steps, t.get("y"))
+    distance = (prediction - t["eps"]).square().mean(dim=(1, 2, 3))
+    compare("x_t", x_t)
+    compare("eps_pred", prediction)
+    compare("loss_per_sample", distance)
+    compare("loss", distance.mean())
+    compare("dx", torch.autograd.grad(distance.mean(), x)[0])
+
+
+def check_edm_scorer(case: Any, compare: Callable[..., None]) -> None:
+    t = case.inputs
+    network = Denoiser(edm_options(case.args["precond"])).to(case.dtype)
+    network.load_state_dict(case.weights)
+    scorer = EDMScorer(network, diffusion_schedule(case.args["diffusion"]), dtype=case.dtype, device=DEVICE)
+    x, steps = t["x"].requires_grad_(), t["t"]
+    labels = t["class_labels"].argmax(dim=1) if "class_labels" in t else None
+    denoised = scorer.network(x + per_image(scorer.sigma(steps)) * t["n"], steps, labels)
+    for target, gradient in ((x, "dx"), (x.detach(), "dx_target_detached")):
+        distance = (denoised - target).square()
+        compare("loss", distance.mean())
+        compare(gradient, torch.autograd.grad(distance.mean(), x, retain_graph=True)[0])
+    compare("sigma", scorer.sigma(steps))
+    compare("D", denoised)
+    compare("loss_elementwise_sum_per_sample", distance.sum(dim=(1, 2, 3)))
+
+
+def per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]

@@ -26,7 +26,7 @@ class Denoiser(nn.Module):
     def __init__(self, options: EDMOptions) -> None:
         super().__init__()
         self.options, inner = options, options.model
-        self.channels = inner.in_channels if isinstance(inner, ADMOptions) else inner.img_channels
+        self.channels = options.image_shape[0]
         # Of iDDPM's network the second half of the output is a variance.
         out_channels = self.channels * (2 if options.preconditioning == "iddpm" else 1)
         self.model: nn.Module

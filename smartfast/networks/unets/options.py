@@ -7,6 +7,24 @@ from typing import Any, Literal
 Preconditioning = Literal["edm", "vp", "ve", "iddpm", "cm"]
 
 
+class _EDMImages:
+    """What all of EDM's and EDM2's options say of the images."""
+
+    img_resolution: int
+    img_channels: int
+    label_dim: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.img_channels, self.img_resolution, self.img_resolution
+
+    @property
+    def classes(self) -> int:
+        """0 = unconditional."""
+        return self.label_dim
+
+
 @dataclass(frozen=True)
 class ADMOptions:
     """ADM's UNet (Dhariwal and Nichol, arXiv 2105.05233), of guided-diffusion and consistency_models.
@@ -38,9 +56,19 @@ class ADMOptions:
     attention_dims: Literal[1, 2] = 1
     network: Literal["adm"] = "adm"
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.in_channels, self.image_size, self.image_size
+
+    @property
+    def classes(self) -> int:
+        """0 = unconditional."""
+        return self.num_classes or 0
+
 
 @dataclass(frozen=True)
-class SongOptions:
+class SongOptions(_EDMImages):
     """EDM's SongUNet (Karras et al., arXiv 2206.00364): DDPM++ with the defaults, NCSN++ with `NCSNPP` on top."""
 
     img_resolution: int
@@ -66,7 +94,7 @@ NCSNPP: dict[str, Any] = dict(
 
 
 @dataclass(frozen=True)
-class DhariwalOptions:
+class DhariwalOptions(_EDMImages):
     """EDM's DhariwalUNet: ADM's with learned labels of augmentation, biases elsewhere and names of its own."""
 
     img_resolution: int
@@ -90,9 +118,19 @@ class EDMOptions:
     sigma_data: float = 0.5
     network: Literal["edm"] = "edm"
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.model.image_shape
+
+    @property
+    def classes(self) -> int:
+        """0 = unconditional."""
+        return self.model.classes
+
 
 @dataclass(frozen=True)
-class EDM2Options:
+class EDM2Options(_EDMImages):
     """EDM2's magnitude-preserving UNet (Karras et al., arXiv 2312.02696) of pixels, and its preconditioning.
 
     channel_mult_noise, channel_mult_emb: None = the first, and the largest of channel_mult.

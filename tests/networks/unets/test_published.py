@@ -57,13 +57,10 @@ def test_parameters(name) -> None:
 @pytest.mark.parametrize("name", [name for name, (_, operations) in COUNTS.items() if operations is not None])
 def test_operations(name) -> None:
     options: Any = PUBLISHED[name]
-    inner = getattr(options, "model", options)
-    is_adm = isinstance(inner, ADMOptions)
-    size, classes = (inner.image_size, inner.num_classes) if is_adm else (inner.img_resolution, inner.label_dim)
     with FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        labels = torch.zeros(1, dtype=torch.long) if classes else None
-        output = build_network(options)(torch.empty(1, 3, size, size), torch.ones(1), labels)
-    assert output.shape == (1, 6 if is_adm and options is inner else 3, size, size)
+        labels = torch.zeros(1, dtype=torch.long) if options.classes else None
+        output = build_network(options)(torch.empty(1, *options.image_shape), torch.ones(1), labels)
+    assert output.shape == (1, 6 if isinstance(options, ADMOptions) else 3, *options.image_shape[1:])
     # facts were rounded; a wider convolution in place of a filtered one does not pad its intermediate image
     assert counter.get_total_flops() / 1e9 == pytest.approx(COUNTS[name][1], rel=0.01)
 
