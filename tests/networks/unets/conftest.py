@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -77,25 +77,18 @@ def narrow() -> Callable[..., Example]:
 
 def _narrow(name: str, dtype: torch.dtype = torch.float32) -> Example:
     options = NARROW[name]
-    generator = torch.Generator("cpu").manual_seed(1)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device="cpu")
-
-    network: Any = build_network(options)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        images = torch.randn(5, 3, 16, 16, dtype=dtype)
+        network = build_network(options)
         for parameter in network.parameters():
-            match parameter.ndim:
-                case 0:
-                    parameter.fill_(0.5)
-                case 1:
-                    parameter += 0.2 * normal(*parameter.shape).to(parameter.device)
-                case _:
-                    parameter.copy_(normal(*parameter.shape) / parameter[0].numel() ** 0.5)
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+            else:
+                parameter += 0.5 if parameter.ndim == 0 else 0.2 * torch.randn_like(parameter)
     sigma = torch.tensor([0.01, 0.1, 0.5, 1.5, 20], dtype=dtype)
     level = torch.tensor([10, 30, 100, 400, 800]) if isinstance(options, ADMOptions) else sigma
-    images = normal(5, 3, 16, 16).to(sigma.device, dtype).requires_grad_()
-    return Example(network.to(dtype), (images, level, torch.tensor([3, 1, 0, 2, 3])))
+    return Example(network.to(dtype), (images.requires_grad_(), level, torch.tensor([3, 1, 0, 2, 3])))
 
 
 @pytest.fixture(params=list(NARROW))
