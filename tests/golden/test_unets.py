@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smartfast.networks.unets import ADM, ADMOptions, Denoiser, DhariwalOptions, EDMOptions, SongOptions, prepare
+from smartfast.networks.unets import ADM, ADMOptions, Denoiser, edm_options, prepare
 from smartfast.networks.unets.edm import UNetBlock
 from smartfast.networks.unets.plan import Step
 from smartfast.scorers.adm import ADMScorer, adm_schedule
@@ -16,7 +16,7 @@ from smartfast.scorers.schedule import edm_schedule
 
 GOLDEN_TOPIC = ("adm_unet", "edm_unet", "smart_loss")
 DEVICE = torch.get_default_device()
-TRAINING_ONLY = {"dropout", "conv_resample", "use_fp16", "label_dropout"}
+TRAINING_ONLY = {"dropout", "conv_resample", "use_fp16"}
 
 
 def adm_options(arguments: dict[str, Any]) -> ADMOptions:
@@ -25,12 +25,6 @@ def adm_options(arguments: dict[str, Any]) -> ADMOptions:
     arguments.setdefault("num_head_channels", None)
     factors = arguments.pop("attention_resolutions")
     return ADMOptions(attention_resolutions=[arguments["image_size"] // factor for factor in factors], **arguments)
-
-
-def edm_options(arguments: dict[str, Any], preconditioning: str = "edm") -> EDMOptions:
-    arguments = {name: value for name, value in arguments.items() if name not in TRAINING_ONLY}
-    kinds = {"SongUNet": SongOptions, "DhariwalUNet": DhariwalOptions}
-    return EDMOptions(kinds[arguments.pop("model_type")](**arguments), preconditioning)
 
 
 def both_forms(network: nn.Module, dtype: torch.dtype) -> Iterator[nn.Module]:
@@ -69,7 +63,7 @@ def check_adm(case: Any, compare: Callable[..., None]) -> None:
 
 def check_edm(case: Any, compare: Callable[..., None]) -> None:
     t = case.inputs
-    network = Denoiser(edm_options(case.args["precond"])).to(case.dtype)
+    network = Denoiser(edm_options("EDMPrecond", case.args["precond"])).to(case.dtype)
     network.load_state_dict(case.weights)
     x = t["x"].requires_grad_()
     for form in both_forms(network, case.dtype):
@@ -142,7 +136,7 @@ def check_adm_scorer(case: Any, compare: Callable[..., None]) -> None:
 
 def check_edm_scorer(case: Any, compare: Callable[..., None]) -> None:
     t = case.inputs
-    network = Denoiser(edm_options(case.args["precond"])).to(case.dtype)
+    network = Denoiser(edm_options("EDMPrecond", case.args["precond"])).to(case.dtype)
     network.load_state_dict(case.weights)
     scorer = EDMScorer(network, diffusion_schedule(case.args["diffusion"]), dtype=case.dtype, device=DEVICE)
     x, steps = t["x"].requires_grad_(), t["t"]

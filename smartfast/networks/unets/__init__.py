@@ -18,6 +18,7 @@ from smartfast.networks.unets.options import (
     options_from_json,
     options_to_json,
 )
+from smartfast.networks.unets.originals import adm_options, edm2_options, edm_options
 from smartfast.networks.unets.published import ADM_NETWORKS, EDM2_NETWORKS, EDM_NETWORKS, PUBLISHED
 
 NETWORKS: dict[type, type[nn.Module]] = {
@@ -51,7 +52,10 @@ __all__ = [
     "NetworkOptions",
     "SongOptions",
     "SongUNet",
+    "adm_options",
     "build_network",
+    "edm2_options",
+    "edm_options",
     "options_from_json",
     "options_to_json",
     "prepare",
