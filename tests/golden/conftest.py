@@ -41,6 +41,8 @@ SUPPORTED_TOPICS = (
     "stylegan2_discriminator",
     "stylegan2_losses",
     "smart_loss",
+    "adm_unet",
+    "edm_unet",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2
@@ -89,6 +91,14 @@ class Case:
     @property
     def outputs(self) -> dict[str, Grouped]:
         return {name: self._load(entry) for name, entry in self.entry["outputs"].items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict that the case shares with others."""
+        file, weights = (self.entry["weights"][name] for name in ("file", "id"))
+        entry = _manifest()["weights"][file][weights]
+        stored = _tensors(file)
+        return {name: self._cast(stored[entry["prefix"] + name]) for name in entry["tensors"]}
 
     def tolerance(self, output: str) -> float:
         """Largest relative error allowed: in float32, ten times the reference's own where that is above the limit."""

@@ -1,0 +1,173 @@
+"""ADM's UNet (Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis", arXiv 2105.05233)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smartfast.networks.unets.layers import (
+    Conv,
+    GroupNorm,
+    Pointwise,
+    Resampling,
+    attend,
+    embed_labels,
+    resample,
+    residual,
+    sinusoids,
+)
+from smartfast.networks.unets.options import ADMOptions
+from smartfast.networks.unets.plan import Step, plan_unet
+
+GROUPS, EPS = 32, 1e-5
+
+
+class ADM(nn.Module):
+    """ADM's UNet, with the parameter names of guided-diffusion."""
+
+    def __init__(self, options: ADMOptions) -> None:
+        super().__init__()
+        self.options = options
+        widths = [int(mult * options.model_channels) for mult in options.channel_mult]
+        embedding = 4 * options.model_channels
+        self.time_embed = nn.Sequential(
+            nn.Linear(options.model_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        if options.num_classes is not None:
+            self.label_emb = nn.Embedding(options.num_classes, embedding)
+        encoder, decoder = plan_unet(
+            resolution=options.image_size,
+            in_channels=options.in_channels,
+            first_width=widths[0],
+            widths=widths,
+            num_blocks=options.num_res_blocks,
+            attention=options.attention_resolutions,
+        )
+        self.input_blocks = nn.ModuleList(self._layers(step) for step in encoder)
+        self.middle_block = self._layers(decoder[0]).extend(self._layers(decoder[1]))
+        self.output_blocks = nn.ModuleList()
+        for step in decoder[2:]:
+            if step.takes_skip:
+                self.output_blocks.append(self._layers(step))
+            else:
+                self.output_blocks[-1].extend(self._layers(step))
+        out_conv = Conv(widths[0], options.out_channels, 3, images="out")
+        nn.init.zeros_(out_conv.weight)
+        self.out = nn.ModuleDict({"0": _norm(widths[0]), "2": out_conv})
+
+    def _layers(self, step: Step) -> nn.ModuleList:
+        options = self.options
+        if step.role == "conv":
+            return nn.ModuleList([Conv(step.in_channels, step.out_channels, 3, images="in")])
+        if step.resampling and not options.resblock_updown:
+            return nn.ModuleList([Downsample(step) if step.resampling == "down" else Upsample(step)])
+        embedding = 4 * options.model_channels
+        block = ResidualBlock(step, embedding, scale_shift=options.use_scale_shift_norm)
+        layers = nn.ModuleList([block])
+        if step.attention:
+            layers.append(Attention(step.out_channels, options))
+        return layers
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Epsilon, and with a learned variance three more channels, [N, out_channels, H, W].
+
+        Args:
+            x: Noised images [N, in_channels, H, W].
+            t: Timesteps [N], of any dtype, 0..999 for the published networks.
+            labels: Class indices [N] or label vectors [N, num_classes], of a conditional network.
+        """
+        embedding = self.time_embed(sinusoids(t.to(self.time_embed[0].weight.dtype), self.options.model_channels))
+        if self.options.num_classes is not None:
+            if labels is None:
+                raise ValueError(f"labels is None, expected classes below {self.options.num_classes}")
+            embedding = embedding + embed_labels(labels, self.label_emb.weight)
+        embedding = F.silu(embedding)
+        skips = []
+        for block in self.input_blocks:
+            x = _run(block, x, embedding)
+            skips.append(x)
+        x = _run(self.middle_block, x, embedding)
+        for block in self.output_blocks:
+            x = _run(block, torch.cat([x, skips.pop()], dim=1), embedding)
+        out_conv = self.out["2"]
+        return out_conv(self.out["0"](x, dtype=out_conv.weight.dtype))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with the embedding between them, and the input past them."""
+
+    def __init__(self, step: Step, embedding: int, *, scale_shift: bool) -> None:
+        super().__init__()
+        self.resampling: Resampling | None = step.resampling
+        width = step.out_channels
+        conv = Conv(width, width, 3)
+        nn.init.zeros_(conv.weight)
+        self.in_layers = nn.ModuleDict({"0": _norm(step.in_channels), "2": Conv(step.in_channels, width, 3)})
+        self.emb_layers = nn.ModuleDict({"1": nn.Linear(embedding, 2 * width if scale_shift else width)})
+        self.out_layers = nn.ModuleDict({"0": _norm(width), "3": conv})
+        self.skip_connection = None if step.in_channels == width else Conv(step.in_channels, width, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x [N, C, H, W] and the activated embedding [N, E] -> [N, C', H', W']."""
+        return residual(
+            x,
+            self.emb_layers["1"](embedding),
+            norms=(self.in_layers["0"], self.out_layers["0"]),
+            convs=(self.in_layers["2"], self.out_layers["3"]),
+            skip=self.skip_connection,
+            resampling=self.resampling,
+        )
+
+
+class Attention(nn.Module):
+    """x plus attention over its pixels."""
+
+    def __init__(self, channels: int, options: ADMOptions) -> None:
+        super().__init__()
+        per_head, dims = options.num_head_channels, options.attention_dims
+        self.heads = channels // per_head if per_head else options.num_heads
+        self.norm = GroupNorm(channels, groups=GROUPS, eps=EPS, act=False)
+        self.qkv = Pointwise(
+            channels,
+            3 * channels,
+            dims=dims,
+            heads=self.heads,
+            order="qkv, head, channel" if options.use_new_attention_order else "head, qkv, channel",
+        )
+        self.proj_out = Pointwise(channels, channels, dims=dims)
+        nn.init.zeros_(self.proj_out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + attend(x, norm=self.norm, qkv=self.qkv, proj=self.proj_out, heads=self.heads)
+
+
+class Downsample(nn.Module):
+    """A convolution that keeps every second pixel."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.op = Conv(step.in_channels, step.out_channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Every pixel twice, then a convolution."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.conv = Conv(step.in_channels, step.out_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(resample(x, "up"))
+
+
+def _norm(channels: int) -> GroupNorm:
+    return GroupNorm(channels, groups=GROUPS, eps=EPS)
+
+
+def _run(layers: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+    assert isinstance(layers, nn.ModuleList)
+    for layer in layers:
+        x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
+    return x
