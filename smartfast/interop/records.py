@@ -25,6 +25,11 @@ class Record:
     source_sha256: str = ""
 
     @property
+    def is_module(self) -> bool:
+        """Whether it is a torch.nn.Module, by its state."""
+        return all(isinstance(self.state.get(name), dict) for name in ("_parameters", "_buffers", "_modules"))
+
+    @property
     def init_args(self) -> tuple[object, ...]:
         """Positional arguments of the constructor; empty where the file does not hold them."""
         arguments = self.state.get("_init_args")
@@ -51,7 +56,7 @@ def state_dict(module: Record) -> dict[str, torch.Tensor]:
 
 def _collect(module: Record, prefix: str, tensors: dict[str, torch.Tensor]) -> None:
     state = module.state
-    if not all(isinstance(state.get(name), dict) for name in ("_parameters", "_buffers", "_modules")):
+    if not module.is_module:
         raise ValueError(f"{prefix.rstrip('.') or 'the record'} of class {module.class_name} is no module")
     passing = state.get("_non_persistent_buffers_set")
     buffers = _names(state["_buffers"])

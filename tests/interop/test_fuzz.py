@@ -1,4 +1,4 @@
-"""Random files: a dictionary or one line, nothing run, nothing imported. SMARTFAST_TEST_SLOW=1 reads 120,000 of them."""
+"""Random files: a dictionary or one line, nothing run or imported. SMARTFAST_TEST_SLOW=1 reads 120,000 of them."""
 
 import io
 import os
@@ -94,7 +94,7 @@ def test_bytes(read: Callable[[bytes], None], header: bytes, content: bytes) -> 
     edits=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 9), st.binary(max_size=4)), min_size=1, max_size=4)
 )
 def test_edited_bytes(read: Callable[[bytes], None], sample: bytes, edits: list[tuple[int, int, bytes]]) -> None:
-    """Flipped bits, and a few bytes in place of others; position, how many go, and what comes (a flip where nothing)."""
+    """Flipped bits, and a few bytes in place of others: where, how many go, what comes (a flip where nothing does)."""
     content = bytearray(sample)
     for position, removed, added in edits:
         position %= len(content)
