@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smartfast.errors import UserError
-from smartfast.interop import find_networks
+from smartfast.interop import Record, find_networks, recognise
 from smartfast.interop.recognise import KINDS, kind_of
 
 STYLEGAN2 = {"G": "stylegan2 generator", "D": "stylegan2 discriminator", "G_ema": "stylegan2 generator"}
@@ -101,3 +101,30 @@ def test_a_file_of_other_things(content: dict, message: str, tmp_path: Path) -> 
     with pytest.raises(UserError) as caught:
         find_networks(tmp_path / "a.pt")
     assert f"a.pt: no network of a known kind, {message}" in str(caught.value)
+
+
+def module(**parts: dict) -> Record:
+    return Record("Generator", {"_parameters": {}, "_buffers": {}, "_modules": {}} | parts)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (module(_parameters={"a": 1}), "G: a is no tensor but int"),
+        (module(_buffers={"a": [torch.ones(1)]}), "G: a is no tensor but list"),
+        (module(_modules={"a": module(_modules={"b": 1})}), "G: a.b is no module but int"),
+        (module(_modules={"a": Record("Loss")}), "G: a of class Loss is no module"),
+        (module(_parameters={"a\nb": 1}), r"G: a\nb is no tensor but int"),
+    ],
+)
+def test_a_module_of_other_things(record: Record, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recognise, "read_untrusted", lambda path: {"G": record})
+    with pytest.raises(UserError) as caught:
+        find_networks(Path("a.pkl"))
+    assert str(caught.value) == f"a.pkl: {message}"
+
+
+def test_the_name_of_an_unsupported_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recognise, "read_untrusted", lambda path: {"G\n": named("stylegan3 generator")})
+    with pytest.raises(UserError, match=r"^a.pkl: G\\n is a StyleGAN3 generator"):
+        find_networks(Path("a.pkl"))
