@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from smartfast.interop.budget import Budget
 from smartfast.interop.builders import call, checked_key, instance, set_state
+from smartfast.interop.records import printable
 
 Allowed = Mapping[tuple[str, str], object]
 """(module, name) -> what stands for it: a Global, or a value such as a torch.dtype."""
@@ -121,8 +122,8 @@ class Machine:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError(f"the name of a global is no text at byte {position}")
         if (module, name) not in self._allowed:
-            shown = ascii(f"{module}.{name}"[:100])[1:-1]
-            raise ValueError(f"it asks for {shown} at byte {position}, which is not among what weights need")
+            wanted = printable(f"{module}.{name}")
+            raise ValueError(f"it asks for {wanted} at byte {position}, which is not among what weights need")
         return self._allowed[module, name]
 
     def _pop(self, count: int) -> list[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from smartfast.errors import UserError
-from smartfast.interop.records import Record, state_dict
+from smartfast.interop.records import Record, printable, state_dict
 from smartfast.interop.safe_pickle import read_untrusted
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -57,17 +57,21 @@ def find_networks(path: Path) -> dict[str, Network]:
     """
     content = read_untrusted(path)
     found, unknown = {}, []
-    for name, tensors, kwargs, record in _state_dicts(content):
+    try:
+        held = list(_state_dicts(content))
+    except ValueError as error:
+        raise UserError(f"{path}: {printable(str(error))}") from error
+    for name, tensors, kwargs, record in held:
         kind = kind_of(tensors)
         if kind in REFUSED:
-            raise UserError(f"{path}: {name or 'it'} is {REFUSED[kind]}, which is not supported")
+            raise UserError(f"{path}: {printable(name) or 'it'} is {REFUSED[kind]}, which is not supported")
         if kind is None:
             unknown.append(f"{name or 'it'} with {len(tensors)} tensors such as {', '.join(list(tensors)[:3])}")
         else:
             found[name] = Network(kind, tensors, kwargs, record)
     if not found:
-        held = "; ".join(unknown) or f"no networks but {', '.join(map(str, list(content)[:10])) or 'nothing'}"
-        raise UserError(f"{path}: no network of a known kind, found {ascii(held[:300])[1:-1]}")
+        others = "; ".join(unknown) or f"no networks but {', '.join(map(str, list(content)[:10])) or 'nothing'}"
+        raise UserError(f"{path}: no network of a known kind, found {printable(others)}")
     return found
 
 
@@ -96,7 +100,10 @@ def _state_dicts(
     models, arguments = content.get("models"), content.get("model_kwargs_init")
     for name, value in (models if isinstance(models, dict) else content).items():
         if isinstance(value, Record) and value.is_module:
-            yield str(name), state_dict(value), value.init_kwargs, value
+            try:
+                yield str(name), state_dict(value), value.init_kwargs, value
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
         elif tensors := _tensors(value):
             kwargs = arguments.get(name) if isinstance(arguments, dict) else None
             yield str(name), tensors, kwargs if isinstance(kwargs, dict) else {}, None

@@ -78,6 +78,11 @@ def _names(value: object) -> dict[str, object]:
     return {name: entry for name, entry in value.items() if isinstance(name, str)} if isinstance(value, dict) else {}
 
 
+def printable(text: str) -> str:
+    """A text from a file as part of a message of one line."""
+    return ascii(text[:300])[1:-1]
+
+
 def check_tree(root: object) -> None:
     """Raises ValueError where a walk through `root` would not end, go too deep or take too long, or meet other things.
 

@@ -15,6 +15,7 @@ import torch
 from smartfast.interop.budget import Budget
 from smartfast.interop.builders import Global, Storage, StorageType
 from smartfast.interop.machine import Allowed, Machine
+from smartfast.interop.records import printable
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -126,11 +127,11 @@ def read_zip(mapping: mmap.mmap, allowed: Allowed, budget: Budget) -> object:
 def _extent(mapping: mmap.mmap, info: zipfile.ZipInfo) -> tuple[int, int]:
     """First byte and end of an entry. Its checksum is not looked at, as torch.save may leave it out."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.header_offset < 0:
-        raise ValueError(f"the entry {ascii(info.filename[:100])} is not stored as torch.save stores it")
+        raise ValueError(f"the entry {printable(info.filename)} is not stored as torch.save stores it")
     signature, name_length, extra_length = _LOCAL_HEADER.unpack_from(mapping, info.header_offset)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     if signature != b"PK\3\4" or start + info.file_size > len(mapping):
-        raise ValueError(f"the entry {ascii(info.filename[:100])} is not where the directory says")
+        raise ValueError(f"the entry {printable(info.filename)} is not where the directory says")
     return start, start + info.file_size
 
 
