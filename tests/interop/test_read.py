@@ -193,3 +193,15 @@ def test_tensors_can_be_changed_and_the_file_stays(tmp_path: Path) -> None:
 def test_a_record_that_is_no_module_has_no_state_dict() -> None:
     with pytest.raises(ValueError, match="the record of class EDMLoss is no module"):
         state_dict(Record("EDMLoss", {"P_mean": -1.2}))
+
+
+@pytest.mark.parametrize("part", ["_parameters", "_buffers", "_modules"])
+def test_names_cannot_grow_without_limit(part: str) -> None:
+    """A module within itself a few times over, each time under a long name."""
+    module = Record("Layer", {"_parameters": {"a": torch.ones(1)}, "_buffers": {}, "_modules": {}})
+    for _ in range(3):
+        module = Record("Layer", {"_parameters": {}, "_buffers": {}, "_modules": {"m" * 100: module}})
+    assert list(state_dict(module)) == [f"{'m' * 100}." * 3 + "a"]
+    value = torch.ones(1) if part != "_modules" else module
+    with pytest.raises(ValueError, match="a name of more than 1000 letters"):
+        state_dict(Record("Layer", {"_parameters": {}, "_buffers": {}, "_modules": {}} | {part: {"n" * 1000: value}}))
