@@ -7,6 +7,8 @@ import torch
 
 MAX_DEPTH = 100
 MAX_NODES = 2_000_000
+MAX_NAME = 1000
+"""Letters of a tensor's name. The names of nested modules add up, for each tensor in them."""
 
 LEAVES = (type(None), bool, int, float, str, bytes, torch.Tensor, torch.dtype, np.ndarray)
 
@@ -62,12 +64,15 @@ def _collect(module: Record, prefix: str, tensors: dict[str, torch.Tensor]) -> N
     buffers = _names(state["_buffers"])
     if isinstance(passing, set):
         buffers = {name: value for name, value in buffers.items() if name not in passing}
-    for name, value in (_names(state["_parameters"]) | buffers).items():
+    parameters, modules = _names(state["_parameters"]), _names(state["_modules"])
+    if any(len(prefix) + len(name) >= MAX_NAME for name in [*parameters, *buffers, *modules]):
+        raise ValueError(f"a name of more than {MAX_NAME} letters")
+    for name, value in (parameters | buffers).items():
         if isinstance(value, torch.Tensor):
             tensors[prefix + name] = value
         elif value is not None:
             raise ValueError(f"{prefix}{name} is no tensor but {type(value).__name__}")
-    for name, value in _names(state["_modules"]).items():
+    for name, value in modules.items():
         if isinstance(value, Record):
             _collect(value, f"{prefix}{name}.", tensors)
         elif value is not None:
