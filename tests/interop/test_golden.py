@@ -1,4 +1,4 @@
-"""Networks out of files give the numbers that their projects give: golden topics file_stylegan2_ada and file_stylegan3."""
+"""Generators out of files give the images that their projects give."""
 
 import json
 import os

@@ -72,6 +72,14 @@ def tensor(offset: int, shape: bytes, stride: bytes, extras: bytes = b"\x89}") -
     return pickled(called("torch._utils _rebuild_tensor_v2", ONE_STORAGE, number(offset), shape, stride, extras))
 
 
+TWO_NUMBERS = struct.pack("<qff", 2, 2.0, 3.0)
+PAIR_STORAGE = called(
+    "torch.storage _load_from_bytes", binary(legacy(b"\x80\x02" + storage(2) + b".", data=TWO_NUMBERS))
+)
+PAIR = called("torch._utils _rebuild_tensor_v2", PAIR_STORAGE, b"K\0", numbers(2), numbers(1), b"\x89}")
+LEGACY_TENSOR = called("torch._utils _rebuild_tensor_v2", storage(2), b"K\0", numbers(2), numbers(1), b"\x89}")
+
+
 def array(shape: bytes, content: bytes, dtype: bytes = FLOAT64) -> bytes:
     return pickled(EMPTY_ARRAY + b"(K\1" + shape + dtype + b"\x89" + binary(content) + b"tb")
 
@@ -188,7 +196,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no-stop": (pickled(b"N")[:-1], "pickle exhausted before seeing STOP"),
     "goes-on": (pickled(b"N") + b"0", "it should end at byte"),
     "unknown-opcode": (b"\x80\x04\xff", "unknown"),
-    "nothing-there": (b"\x80\x04.", "expected 1, got 0"),
+    "nothing-there": (b"\x80\x04.", "the pickle leaves 0 objects"),
     "underflow": (b"\x80\x04R.", "an opcode takes more than there is"),
     "no-mark": (b"\x80\x04u.", "pop from empty list"),
     "no-memo": (pickled(b"h\7"), "7 is missing"),
@@ -198,7 +206,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "items-of-list": (pickled(b"]K\1K\2s"), "no dictionary"),
     "no-dictionary": (b"\x80\x04].", "holds a list, expected a dictionary"),
     "not-ascii": (pickled(b"c\xff\n\xff\n"), "ascii"),
+    "tensor-alone": (b"\x80\x04" + PAIR + b".", "holds a Tensor, expected"),
+    "two-left": (b"\x80\x04}}.", "the pickle leaves 2 objects"),
     # files of torch.save
+    "legacy-tensor": (
+        legacy(b"\x80\x02" + LEGACY_TENSOR + b".", data=TWO_NUMBERS),
+        "holds a Tensor, expected a dictionary",
+    ),
+    "legacy-id-of-tensors": (legacy(pickled(b"(" + LEGACY_TENSOR * 5 + b"NtQ")), "a storage is described"),
     "protocol": (legacy(pickled(b"N")).replace(b"M\xe9\x03", b"M\xe8\x03"), "the protocol of torch.save is not 1001"),
     "big-endian": (legacy(pickled(b"N"), system=b"\x89"), "not little-endian"),
     "legacy-global": (legacy(pickled(called("posix mkdir", text("hostile_marker")))), "it asks for posix.mkdir"),
@@ -219,7 +234,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "zip-bomb": (zip_storage({"data/0": bytes(2**20)}, 2**18, zipfile.ZIP_DEFLATED), "is not stored as torch.save"),
     "zip-big-endian": (zip_storage({"data/0": b"1234", "byteorder": b"big"}), "not little-endian"),
     "zip-goes-on": (zipped({"data.pkl": pickled(b"N") + b"0"}), "it should end at byte"),
-    "zip-other": (zipped({"b.txt": b""}), "expected 1, got 0"),
+    "zip-other": (zipped({"b.txt": b""}), "it has no data.pkl in one folder"),
+    "zip-deep": (zipped({"b/data.pkl": pickled(b"N")}), "it has no data.pkl in one folder"),
     "zip-cut": (zip_storage({"data/0": b"1234"})[:-30], "not a zip file"),
 }
 
