@@ -78,9 +78,11 @@ def set_state(target: object, state: object, budget: Budget) -> None:
             target.state.update(state)
         case dict(), dict() if list(state) == ["_metadata"]:
             pass  # versions of the modules behind a state dict
-        case NumpyType(), (3, "<" | "|", None, None, None, -1, -1, 0):
+        case NumpyType(), (int(version), "<" | "|", None, None, None, int(), int(), int()) if version == 3:
             pass
-        case np.ndarray(), (1, tuple(shape), NumpyType(name=name), bool(fortran), bytes(raw)):
+        case np.ndarray(), (int(version), tuple(shape), NumpyType(name=name), bool(fortran), bytes(raw)) if (
+            version == 1
+        ):
             budget.take(size_bytes(sizes(shape), np.dtype(name).itemsize))
             if math.prod(shape) * np.dtype(name).itemsize != len(raw):
                 raise ValueError(f"a numpy array of {math.prod(shape)} numbers has {len(raw)} bytes")
@@ -100,7 +102,7 @@ def checked_key(key: object) -> object:
 def sizes(values: tuple[Any, ...]) -> tuple[int, ...]:
     """`values`, which raise ValueError unless they can be the sizes or strides of a tensor."""
     if len(values) > MAX_DIMENSIONS or not all(type(value) is int and 0 <= value < MAX_SIZE for value in values):
-        raise ValueError("the sizes or strides of a tensor are none")
+        raise ValueError("a size, stride or offset of a tensor is out of range")
     return values
 
 
@@ -112,17 +114,25 @@ def size_bytes(shape: tuple[int, ...], item_bytes: int) -> int:
 def tensor(arguments: tuple[Any, ...], budget: Budget) -> object:
     """torch._utils._rebuild_tensor_v2 and its predecessor: a view of the storage, which it cannot leave."""
     match arguments:
-        case (Storage(values=values), int(offset), tuple(shape), tuple(stride), *rest) if len(shape) == len(stride):
+        case (Storage(values=values), offset, tuple(shape), tuple(stride), *extras) if len(shape) == len(stride):
+            _expect_none(extras)
             budget.take(size_bytes(sizes(shape), values.itemsize))
-            last = offset + sum((size - 1) * step for size, step in zip(shape, sizes(stride), strict=True))
-            if offset < 0 or (0 not in shape and last >= values.numel()):
-                raise ValueError("a tensor reaches beyond its storage")
-            if rest not in ([], [False, {}], [True, {}], [False, {}, None], [True, {}, None]):
-                raise ValueError("a tensor has hooks or other extras")
+            (last,) = sizes((offset,))
+            last += sum((size - 1) * step for size, step in zip(shape, sizes(stride), strict=True))
             if 0 in shape:
                 return values.new_empty(shape)
+            if last >= values.numel():
+                raise ValueError("a tensor reaches beyond its storage")
             return values.as_strided(shape, stride, offset)
     raise ValueError("a tensor is described in an unknown form")
+
+
+def _expect_none(extras: list[Any]) -> None:
+    """Whether a tensor requires gradients may be said; it has no hooks and no metadata."""
+    match extras:
+        case [] | [bool(), {}] | [bool(), {}, None] if not any(extras[1:]):
+            return
+    raise ValueError("a tensor has hooks or other extras")
 
 
 def parameter(arguments: tuple[Any, ...], budget: Budget) -> object:
@@ -136,9 +146,18 @@ def parameter(arguments: tuple[Any, ...], budget: Budget) -> object:
 def persistent_object(arguments: tuple[Any, ...], budget: Budget) -> object:
     """torch_utils.persistence: the state of an object and the source text of its class, which is hashed and dropped."""
     match arguments:
-        case ({"type": "class", "version": 6, "module_src": str(source), "class_name": str(name), "state": state},):
+        case (
+            {
+                "type": "class",
+                "version": int(version),
+                "module_src": str(source),
+                "class_name": str(name),
+                "state": state,
+            },
+        ) if version == 6:
             record = Record(name, source_sha256=_sha256(source))
-            set_state(record, state or {}, budget)
+            if state is not None:
+                set_state(record, state, budget)
             return record
     raise ValueError("a persistent object is no class of version 6")
 

@@ -51,8 +51,9 @@ class Machine:
                 self._stack.append(argument)
             else:
                 self._carry_out(opcode.name, argument, position)
-        (result,) = self._stack
-        return result
+        if len(self._stack) != 1:
+            raise ValueError(f"the pickle leaves {len(self._stack)} objects")
+        return self._stack[0]
 
     def _carry_out(self, name: str, argument: Any, position: int | None) -> None:
         stack = self._stack

@@ -51,7 +51,7 @@ def _read(mapping: mmap.mmap) -> object:
         return read_zip(mapping, TORCH_FILES, budget)
     stream = cast(IO[bytes], mapping)
     content = Machine(stream, PICKLES, budget).run()
-    if content == LEGACY_MAGIC:
+    if isinstance(content, int) and content == LEGACY_MAGIC:
         return read_legacy(stream, len(mapping), TORCH_FILES, budget)
     expect_end(stream, len(mapping))
     return content

@@ -98,7 +98,10 @@ def read_zip(mapping: mmap.mmap, allowed: Allowed, budget: Budget) -> object:
     with zipfile.ZipFile(cast(IO[bytes], mapping)) as archive:
         entries = {info.filename: info for info in archive.infolist()}
     budget.step(len(entries))
-    (root,) = [name.removesuffix("data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    roots = [name.removesuffix("data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise ValueError("it has no data.pkl in one folder, as torch.save writes it")
+    root = roots[0]
     storages: dict[tuple[str, torch.dtype], Storage] = {}
 
     def persistent(identity: object) -> object:

@@ -1,4 +1,4 @@
-"""What stands for a global takes anything and gives data or a ValueError: no argument is trusted to be what it should."""
+"""What stands for a global takes anything and gives data or a ValueError."""
 
 import copy
 from collections.abc import Iterator
