@@ -70,14 +70,10 @@ PICKLES: Allowed = {
     **_records(
         "R3GAN.Networks",
         "Generator GenerativeBasis GeneratorStage UpsampleLayer Discriminator DiscriminativeBasis DiscriminatorStage "
-        "DownsampleLayer ResidualBlock Convolution MultichannelLinear",
+        "DownsampleLayer ResidualBlock Convolution",
     ),
-    **_records("R3GAN.FusedOperators", "BiasedActivationCUDA BiasedActivationReference"),
-    **_records(
-        "R3GAN.Resamplers",
-        "InterpolativeDownsamplerCUDA InterpolativeDownsamplerReference InterpolativeUpsamplerCUDA "
-        "InterpolativeUpsamplerReference",
-    ),
+    **_records("R3GAN.FusedOperators", "BiasedActivationCUDA"),
+    **_records("R3GAN.Resamplers", "InterpolativeDownsamplerCUDA InterpolativeUpsamplerCUDA"),
 }
 """For plain pickles: torch_utils.persistence of NVIDIA's projects, and R3GAN."""
 
