@@ -4,7 +4,6 @@ Nothing here is imported on behalf of a file: a pair of names leads to a builder
 stays a name.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -31,10 +30,8 @@ def _dictionary(module: str, name: str) -> Allowed:
 
 
 def _records(module: str, names: str) -> Allowed:
-    made: dict[tuple[str, str], Callable[[], object]] = {
-        (module, name): partial(Record, f"{module}.{name}") for name in names.split()
-    }
-    return {key: Global(".".join(key), new=new) for key, new in made.items()}
+    dotted = {name: f"{module}.{name}" for name in names.split()}
+    return {(module, name): Global(known, new=partial(Record, known)) for name, known in dotted.items()}
 
 
 COMMON: Allowed = {
