@@ -58,7 +58,7 @@ def read_legacy(stream: IO[bytes], end: int, allowed: Allowed, budget: Budget) -
             case ("storage", StorageType(dtype=dtype), str(key), str(), int(count), None) if count >= 0:
                 if key not in storages:
                     budget.take(count * dtype.itemsize)
-                    storages[key] = Storage(torch.empty(count, dtype=dtype))
+                    storages[key] = Storage(torch.empty(count, dtype=dtype, device="cpu"))
                 return storages[key]
             case ("module", Global() as cls, str(), str()):
                 return cls  # with the file and the text of its source
@@ -140,7 +140,7 @@ def _extent(mapping: mmap.mmap, info: zipfile.ZipInfo) -> tuple[int, int]:
 
 def _mapped(mapping: mmap.mmap, start: int, count: int, dtype: torch.dtype) -> torch.Tensor:
     if count == 0:
-        return torch.empty(0, dtype=dtype)
+        return torch.empty(0, dtype=dtype, device="cpu")
     if start % dtype.itemsize == 0:
         return torch.frombuffer(mapping, dtype=dtype, count=count, offset=start)
     return torch.frombuffer(bytearray(mapping[start : start + count * dtype.itemsize]), dtype=dtype)

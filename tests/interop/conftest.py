@@ -5,7 +5,7 @@ import os
 import pickle
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             skip = pytest.param(None, marks=pytest.mark.skip(f"{FOLDER} has no manifest.json (set SMARTFAST_FIXTURES)"))
             ids = [entry["file"].removeprefix("files/") for entry in entries] or ["none"]
             metafunc.parametrize(argument, entries or [skip], ids=ids)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """Files are read to the CPU, whatever device the tests of networks run on."""
+    with torch.device("cpu"):
+        yield
 
 
 @pytest.fixture(scope="session")
