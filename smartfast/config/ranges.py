@@ -72,7 +72,7 @@ else:
     Count = _whole(1)
     CountOrZero = _whole(0)
     Depth = _whole(1, 100)
-    Processes = _whole(0, 256)
+    Processes = _whole(0, 64)
     Threads = _whole(1, 1024)
     Resolution = _whole(4, 2**14)
     Samples = _whole(2, 10**6)
