@@ -72,7 +72,7 @@ else:
     Count = _whole(1)
     CountOrZero = _whole(0)
     Depth = _whole(1, 100)
-    Processes = _whole(0, 256)
+    Processes = _whole(0, 64)
     Threads = _whole(1, 1024)
     Resolution = _whole(4, 2**14)
     Samples = _whole(2, 10**6)
@@ -141,10 +141,8 @@ def _in_range(value: Any, hint: Any, name: str) -> Any:
         hint = next((part for part in parts if hasattr(part, "_type") or get_origin(part) is tuple), None)
         return value if value is None or hint is None else _in_range(value, hint, name)
     if get_origin(hint) is tuple:
-        if get_origin(parts[0]) is Literal and (not value or len(set(value)) < len(value)):
-            raise UserError(
-                f"{name} is {list(value)}, expected one or more of {', '.join(get_args(parts[0]))}, none twice"
-            )
+        if get_origin(parts[0]) is Literal and len(set(value)) < len(value):
+            raise UserError(f"{name} is {', '.join(value)}, expected each once")
         hints = parts * len(value) if Ellipsis in get_args(hint) else parts
         return tuple(_in_range(part, of, name) for part, of in zip(value, hints, strict=True))
     if not hasattr(hint, "_type"):

@@ -18,6 +18,8 @@ def check_settings(config: Config, *, num_processes: int) -> None:
     """Raise UserError, one line, for the first setting that cannot work whatever the data."""
     in_range(config)  # again, for configurations that come from no command line
     FAMILIES[config.gan.family].check_settings(config, images_at_a_time(config, num_processes))
+    if config.metrics.every_ticks and not config.metrics.names:
+        raise UserError("metrics.names is [], expected one or more of them, or metrics.every_ticks 0")
     cpus, threads = os.cpu_count() or 1, config.perf.cpu_threads or 1
     if threads > cpus:
         raise UserError(f"perf.cpu_threads is {threads}, expected at most the {cpus} processors of this machine")

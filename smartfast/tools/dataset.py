@@ -26,6 +26,7 @@ from smartfast.errors import UserError
 from smartfast.tools.fit import Crop, fit
 
 _MIB = 2**20
+_LARGEST_SIDE = 2**14
 
 
 @dataclass
@@ -123,6 +124,8 @@ def _check_options(options: DatasetOptions, dest: Path) -> tuple[int, int] | Non
     if parsed is None:
         raise UserError(f"resolution: {options.resolution}, expected N or WxH pixels, e.g. 256 or 256x128")
     width, height = int(parsed[1]), int(parsed[2] or parsed[1])
+    if max(width, height) > _LARGEST_SIDE:
+        raise UserError(f"resolution: {options.resolution}, expected at most {_LARGEST_SIDE} pixels a side")
     if options.crop == "adm" and width != height:
         raise UserError(f"resolution: {options.resolution}, expected a square with crop adm")
     return width, height

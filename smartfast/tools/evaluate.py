@@ -121,6 +121,8 @@ def _make_plan(options: EvaluateOptions, sampler: Sampler) -> _Plan:
         config = load_config(config_file)
         data, metrics, seed = config.data, config.metrics, config.run.seed
     metrics = _override(metrics, options.metrics)
+    if not metrics.names:
+        raise UserError("metrics.names is [], expected one or more of them")
     return _Plan(_override(data, options.data), metrics, seed if options.seed is None else options.seed)
 
 

@@ -21,6 +21,8 @@ from smartfast.families.saved import open_sampler
 from smartfast.tools.output import check_writable, writing
 
 MAX_SEED = 2**32 - 1
+MAX_NUMBERS = 10**6
+_LONGEST_RANGE = 40
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,13 @@ def parse_numbers(text: str, name: str, largest: int) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last.isdecimal() if dash else True)):
+        if len(part) > _LONGEST_RANGE or not (first.isdecimal() and (last.isdecimal() if dash else True)):
             raise UserError(f"{name}: found {text!r}, expected numbers and ranges such as 0-15,20")
         low, high = int(first), int(last or first)
         if low > high or high > largest:
             raise UserError(f"{name}: found {part.strip()!r}, expected rising numbers from 0 to {largest}")
+        if len(numbers) + high - low >= MAX_NUMBERS:
+            raise UserError(f"{name}: found {text!r}, expected at most {MAX_NUMBERS} numbers")
         numbers += range(low, high + 1)
     return numbers
 

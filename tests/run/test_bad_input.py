@@ -180,6 +180,10 @@ CASES = {
         ["--optim.batch=1000000000", "--gan.mbstd_by_class=false"],
         "for 1000000000 images at a time), this machine has",
     ),
+    "no metrics": (
+        ["--metrics.names=[]"],
+        "metrics.names is [], expected one or more of them, or metrics.every_ticks 0",
+    ),
     "no threads": (["--perf.cpu_threads=0"], "perf.cpu_threads is 0"),
     "no mapping layers": (["--gan.mapping_layers=0"], "gan.mapping_layers is 0"),
     "beta of one": (["--optim.betas=[0.0, 1.0]"], "optim.betas is [0.0, 1.0], expected"),

@@ -177,6 +177,7 @@ def test_labels_can_be_left_out(random_image: Maker, write_files: Writer, tmp_pa
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dest is no zip": ({"dest": "out.tar"}, "dest: out.tar, expected a file name that ends in .zip"),
     "resolution is no size": ({"resolution": "big"}, "resolution: big, expected N or WxH pixels, e.g. 256 or 256x128"),
+    "resolution beyond memory": ({"resolution": "99999"}, "resolution: 99999, expected at most 16384 pixels a side"),
     "resolution zero": ({"resolution": "0"}, "resolution: 0, expected N or WxH pixels, e.g. 256 or 256x128"),
     "crop to no size": ({"crop": "center"}, "resolution: unset with crop center, expected N or WxH pixels"),
     "adm rectangle": ({"crop": "adm", "resolution": "8x4"}, "resolution: 8x4, expected a square with crop adm"),

@@ -103,7 +103,7 @@ def test_a_lone_generator_needs_data(run_dir, tmp_path):
     [
         (dict(metrics=MetricsOptions(samples=1)), "metrics.samples is 1, expected a whole number from 2"),
         (dict(metrics=MetricsOptions(batch=0)), "metrics.batch is 0, expected a whole number from 1"),
-        (dict(metrics=MetricsOptions(names=())), "metrics.names is [], expected one or more of fid"),
+        (dict(metrics=MetricsOptions(names=())), "metrics.names is [], expected one or more of them"),
         (dict(data=DataOptions(resolution=32)), "data.path: digits has resolution 32, expected 16 as the generator"),
         (dict(seed=-1), "seed is -1, expected a whole number from 0 to"),
         (

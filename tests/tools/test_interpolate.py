@@ -125,8 +125,8 @@ def test_mp4_without_the_extra_says_what_to_install(make_checkpoint, monkeypatch
     [
         (dict(out="path.avi"), "out: found 'path.avi'"),
         (dict(seeds="3"), "seeds: found '3', expected at least two"),
-        (dict(steps=0), "steps: found 0"),
-        (dict(fps=0), "fps: found 0"),
+        (dict(steps=0), "steps is 0"),
+        (dict(fps=0), "fps is 0"),
         (dict(classes="0,1"), "classes: found 2 classes, expected 1 or as many as seeds"),
         (dict(classes="9"), "classes: found '9'"),
     ],
