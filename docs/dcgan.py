@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smartfast.cli import COMMANDS, main
 from smartfast.config.families import FAMILY_SETTINGS, FamilySettings, GanSettings, LossSettings
-from smartfast.config.ranges import require_positive
+from smartfast.config.ranges import Count
 from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, one_hot
 from smartfast.data import ImageDataset
@@ -38,9 +38,9 @@ class DcganGan(GanSettings):
 
     family: Literal["dcgan"] = "dcgan"
     """Which kind of model is trained."""
-    z_dim: int = 64
+    z_dim: Count = 64
     """Dimension of the latent z. Default: ours; DCGAN takes 100."""
-    width: int = 32
+    width: Count = 32
     """Feature maps at 8 pixels; twice as many at 4. Default: ours."""
 
 
@@ -96,10 +96,6 @@ class Dcgan(Family):
 
     name, averaged, build, sampler = "dcgan", "g", Generator, DcganSampler
     panels = (Panel("Hinge loss", "logit", {"loss/d_main": "discriminator", "loss/g_main": "generator"}), SCORE_PANEL)
-
-    @classmethod
-    def check_settings(cls, config: Config, images_at_a_time: int) -> None:
-        require_positive({f"gan.{name}": getattr(config.gan, name) for name in ("z_dim", "width")})
 
     @classmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:

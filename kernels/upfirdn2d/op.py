@@ -80,7 +80,7 @@ def setup_filter(
     if f.ndim == 1 and gain < 0:
         raise ValueError(f"gain is {gain}, expected at least 0 for a 1-D filter, which is applied twice")
     if normalize:
-        if f.sum() == 0:
+        if not f.is_meta and f.sum() == 0:
             raise ValueError("the taps of f sum to 0, expected another sum or normalize=False")
         f = f / f.sum()
     if flip_filter:

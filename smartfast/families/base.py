@@ -136,8 +136,7 @@ class Family(ABC):
         return self.channels, self.resolution, self.resolution
 
     @classmethod
-    @abstractmethod
-    def check_settings(cls, config: Config, images_at_a_time: int) -> None:
+    def check_settings(cls, config: Config, images_at_a_time: int) -> None:  # noqa: B027, types say most of it
         """Raise UserError, one line, for the first of its settings that cannot work whatever the data.
 
         images_at_a_time: Images of a round of gradient accumulation in one process.

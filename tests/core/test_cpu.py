@@ -42,6 +42,7 @@ def test_cores_are_divided_by_the_processes_of_this_machine(
 
 
 def test_a_set_number_of_threads_is_taken(chosen_threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: CORES)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     settings = ["--run.dry_run=true", f"--optim.batch={4 * WORLD}", "--smart.frequency=0", "--perf.cpu_threads=3"]
     launch(parse_config(settings))
