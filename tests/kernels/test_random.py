@@ -11,12 +11,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from smartfast import kernels
-from smartfast.kernels import ACTIVATIONS, Activation, Epilogue, Route, composite_spec, routes
+from smartfast.kernels import ACTIVATIONS, INTERPRETED, Activation, Epilogue, Route, composite_spec, routes
 from smartfast.kernels.bias_act import spec as bias_act_spec
 from smartfast.kernels.conv2d import spec as conv_spec
 from smartfast.kernels.conv2d.op import Convolution
@@ -27,7 +27,7 @@ from smartfast.kernels.selection import implementation as implementation_named
 from smartfast.kernels.upfirdn2d import spec as filter_spec
 from smartfast.kernels.upfirdn2d.op import Resampling
 
-CASES = int(os.environ.get("SMARTFAST_TEST_CASES", 300 if "SMARTFAST_TEST_SLOW" in os.environ else 16))
+CASES = int(os.environ.get("SMARTFAST_TEST_CASES", 300 if "SMARTFAST_TEST_SLOW" in os.environ else 8))
 RANDOM = settings(
     max_examples=CASES,
     derandomize=True,
@@ -235,21 +235,22 @@ def test_conv2d_resample(assert_within_budget: Callable[..., Tensor], data: st.D
     )
 
 
-@pytest.mark.parametrize("route", ["library", "gemm"])
+@pytest.mark.parametrize(
+    ("implementation", "route"),
+    [("aten", "library"), ("triton", "library"), ("triton", "gemm")],
+    indirect=["implementation"],
+)
 @given(st.data())
 @RANDOM
-def test_modulated_conv2d(
-    implementation: str, route: str, assert_within_budget: Callable[..., Tensor], data: st.DataObject
-) -> None:
+def test_modulated_conv2d(route: str, assert_within_budget: Callable[..., Tensor], data: st.DataObject) -> None:
     case, draw = Numbers(data), data.draw
     n, c, o, h, w = draw(st.tuples(st.integers(1, 3), CHANNELS, st.integers(1, 5), SIZES, SIZES))
     kernel, options = resampled(case, h, w)
     if route == "gemm":
-        if implementation == "aten":
-            return
+        assume(case.dtype != torch.bfloat16 or not INTERPRETED)  # whose products of bfloat16 are wrong
         kernel = (draw(st.sampled_from([1, 3])),) * 2
         options |= dict(up=1, down=1, padding=kernel[0] // 2)
-    options["demodulate"] = draw(st.booleans())
+    options["demodulate"] = draw(st.booleans()) and c > 1  # which undoes the style of a single channel
     activation = case.activation()
     weight, styles = case.tensor(o, c, *kernel, wide=True), case.tensor(n, c, wide=True)
     x = case.images(n, c, h, w)
