@@ -19,7 +19,7 @@ SCHEDULER_FILE = "scheduler_config.json"
 class UNetScorer(Scorer):
     """A frozen UNet2DModel with its noise schedule.
 
-    Runs in `dtype` and channels-last, whatever arrives. In bfloat16 the noised images enter as the sum of two numbers:
+    Runs in `dtype` and channels-last, whatever arrives, but embeds time and class in float32. In bfloat16 the noised images enter as the sum of two numbers:
     at sigma_t = 0.1 the rounding of one would be a hundredth of the noise that the network is asked for.
 
     Args:
@@ -28,7 +28,7 @@ class UNetScorer(Scorer):
         parameterization: What the network was trained to predict.
         null_class: The last class embedding where it stands for any class, which the network does not say; None = none.
         device: Where it runs.
-        dtype: Precision of weights and activations.
+        dtype: Precision of weights and activations, of the embeddings at least float32.
         attention: What computes attention, see `set_attention`.
         where: Name of the model, for messages.
 
@@ -70,8 +70,7 @@ class UNetScorer(Scorer):
             parameterization=parameterization,
             dtype=dtype,
         )
-        # nn.Module's own: diffusers' `to` logs a warning for every conversion. torch's hints lack its memory_format.
-        self.unet = nn.Module.to(unet, device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.unet = _convert(unet, device, dtype)
         if dtype == torch.bfloat16 and not any(hasattr(block, "skip_conv") for block in self.unet.down_blocks):
             self.unet.conv_in = _TwoTermConv.of(self.unet.conv_in)
         self.attention = str(set_attention(self.unet, attention, device=device, dtype=dtype))
@@ -82,6 +81,32 @@ class UNetScorer(Scorer):
         x_t = x_t.to(dtype, memory_format=torch.channels_last)
         output = self.unet(x_t, t, class_labels=self.known_classes(labels, t), return_dict=False)[0]
         return output[:, : self.channels]
+
+
+def _convert(unet: UNet2DModel, device: torch.device | str, dtype: torch.dtype) -> UNet2DModel:
+    """Move a network to `device`, channels-last, and to `dtype` but for its embeddings, in place.
+
+    They are of no cost, and the phases of Fourier features reach hundreds of turns, of which bfloat16 keeps none.
+    """
+    at_least_float32 = torch.promote_types(dtype, torch.float32)
+    for name, part in unet.named_children():
+        is_embedding = name in ("time_proj", "time_embedding", "class_embedding")
+        # torch's hints lack this form of `to`.
+        part.to(device, at_least_float32 if is_embedding else dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if dtype != at_least_float32:
+        unet.time_embedding = _InFloat32(unet.time_embedding)
+    return unet
+
+
+class _InFloat32(nn.Module):
+    """A float32 part of a half-precision network: what comes in and goes out is of the network's precision."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x.float()).to(x.dtype)
 
 
 class _TwoTermConv(nn.Conv2d):
