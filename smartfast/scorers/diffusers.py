@@ -1,8 +1,7 @@
 """A diffusers UNet2DModel, frozen: class-conditional or not, with or without a learned variance."""
 
-import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import torch
 from diffusers import UNet2DModel
@@ -11,9 +10,11 @@ from torch import Tensor, nn
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer, ScorerFormat
+from smartfast.scorers.fields import check_fields, read_json
 from smartfast.scorers.schedule import NoiseSchedule, Parameterization, parameterization_of, schedule_from_config
 
 SCHEDULER_FILE = "scheduler_config.json"
+PIPELINE_FILE = "model_index.json"
 
 
 class UNetScorer(Scorer):
@@ -27,14 +28,15 @@ class UNetScorer(Scorer):
         schedule: alpha_t and sigma_t of every timestep.
         parameterization: What the network was trained to predict.
         null_class: The last class embedding where it stands for any class, which the network does not say; None = none.
+        resolution: Height and width of the images, for a network that states none.
         device: Where it runs.
         dtype: Precision of weights and activations, of the embeddings at least float32.
         attention: What computes attention, see `set_attention`.
         where: Name of the model, for messages.
 
     Raises:
-        UserError: The network is not square, has another kind of conditioning, odd output channels or another null
-            class; attention that does not run on the device.
+        UserError: The network is not square or states no size, has another kind of conditioning, of images or of output
+            channels, or another null class; attention that does not run on the device.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class UNetScorer(Scorer):
         *,
         parameterization: Parameterization,
         null_class: int | None = None,
+        resolution: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         attention: AttentionSetting = "auto",
@@ -57,11 +60,13 @@ class UNetScorer(Scorer):
             )
         if config.class_embed_type is not None:
             raise UserError(f"{where}: class_embed_type is {config.class_embed_type!r}, expected null")
+        if config.center_input_sample:
+            raise UserError(f"{where}: center_input_sample is True, expected false: its images lie in 0..1, not -1..1")
         embeddings = config.num_class_embeds or 0
         if null_class is not None and not 0 < null_class == embeddings - 1:
             last = f"{embeddings - 1}, the last of its class embeddings" if embeddings else "null: it has no classes"
             raise UserError(f"smart.null_class is {null_class}, expected of {where} {last}")
-        size = _square_size(config.sample_size, where)
+        size = _square_size(resolution if config.sample_size is None else config.sample_size, where)
         super().__init__(
             schedule,
             image_shape=(config.in_channels, size, size),
@@ -70,6 +75,7 @@ class UNetScorer(Scorer):
             parameterization=parameterization,
             dtype=dtype,
         )
+        self.states_resolution = config.sample_size is not None
         self.unet = _convert(unet, device, dtype)
         if dtype == torch.bfloat16 and not any(hasattr(block, "skip_conv") for block in self.unet.down_blocks):
             self.unet.conv_in = _TwoTermConv.of(self.unet.conv_in)
@@ -140,7 +146,8 @@ def _load(path: Path, *, where: str, **options: Any) -> UNetScorer:
     config_file = next((place for place in places if place.is_file()), None)
     if config_file is None:
         raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
-    config = _read_json(config_file)
+    _check_pipeline(path / PIPELINE_FILE)
+    config = read_json(config_file)
     return UNetScorer(
         _load_unet(weights),
         schedule_from_config(config, str(config_file)),
@@ -150,20 +157,31 @@ def _load(path: Path, *, where: str, **options: Any) -> UNetScorer:
     )
 
 
+def _check_pipeline(file: Path) -> None:
+    """Any part of a pipeline but these may stand between the UNet and the pixels, as a decoder of latents does."""
+    if not file.is_file():
+        return
+    index = read_json(file)
+    check_fields(index, {}, str(file))
+    for name, component in index.items():
+        is_component = isinstance(component, list) and any(component)
+        if name not in ("unet", "scheduler") and (is_component or name in ("vae", "vqvae", "movq")):
+            found = component[-1] if is_component else component
+            raise UserError(f"{file}: names {name} ({found}), expected unet and scheduler alone: a scorer of pixels")
+
+
 FORMAT = ScorerFormat(_is_diffusers_folder, _load)
 """A folder with a UNet2DModel and its scheduler config, side by side or in unet/ and scheduler/ of a pipeline."""
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{file}: not readable ({_line(error)}), expected a diffusers scheduler config") from error
-
-
 def _load_unet(folder: Path) -> UNet2DModel:
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if not file.is_file():
         raise UserError(f"{folder}: no config.json, expected a diffusers UNet2DModel")
+    config = read_json(file)
+    check_fields(config, get_type_hints(UNet2DModel.__init__) | {"_class_name": str}, str(file))
+    if (kind := config.get("_class_name", UNet2DModel.__name__)) != UNet2DModel.__name__:
+        raise UserError(f"{file}: _class_name is {kind}, expected {UNet2DModel.__name__}")
     try:
         unet, report = UNet2DModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     # diffusers and safetensors raise many kinds for weights that are missing, truncated or of another model.
@@ -171,6 +189,9 @@ def _load_unet(folder: Path) -> UNet2DModel:
         raise UserError(f"{folder}: {_line(error)}; expected a UNet2DModel with safetensors weights") from error
     if report["missing_keys"]:
         raise UserError(f"{folder}: the weights lack {report['missing_keys'][0]}, expected all that config.json needs")
+    if report["unexpected_keys"]:
+        found = report["unexpected_keys"][0]
+        raise UserError(f"{folder}: config.json has no place for {found}, expected the config of these weights")
     return unet
 
 
@@ -180,6 +201,6 @@ def _line(error: Exception) -> str:
 
 def _square_size(sample_size: int | tuple[int, int] | list[int] | None, where: str) -> int:
     sizes = {sample_size} if isinstance(sample_size, int) else set(sample_size or ())
-    if len(sizes) != 1:
-        raise UserError(f"{where}: sample_size is {sample_size}, expected one number or a square")
+    if len(sizes) != 1 or min(sizes) < 1:
+        raise UserError(f"{where}: sample_size is {sample_size}, expected one number or a square, its resolution")
     return sizes.pop()

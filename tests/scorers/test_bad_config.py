@@ -37,7 +37,7 @@ NETWORK = {
     "down_block_types": ["DownBlock2D", [], ["DownBlock2D", 3], ["NoBlock", "AttnDownBlock2D"], None],
     "block_out_channels": [8, [8], ["8", "16"], [8, 16, 32], [-8, 16], None],
     "layers_per_block": [0, -1, "1", None, 2],
-    "norm_num_groups": [0, -1, 3, "4"],
+    "norm_num_groups": [0, 3, "4"],
     "attention_head_dim": [0, "8", 7],
     "act_fn": ["", "none", None, 1],
     "norm_eps": ["1e-5", None],
@@ -53,9 +53,7 @@ def with_field(folder, file, field, value):
 
 
 def cases(table):
-    return [
-        pytest.param(field, value, id=f"{field}={json.dumps(value)}") for field in table for value in table[field]
-    ]
+    return [pytest.param(field, value, id=f"{field}={json.dumps(value)}") for field in table for value in table[field]]
 
 
 def line_of(folder):
@@ -69,9 +67,8 @@ def line_of(folder):
 def test_field_of_the_scheduler(scorer_folder, field, value):
     folder, _ = scorer_folder()
     with_field(folder, "scheduler_config.json", field, value)
-    named = {"trained_betas": "betas", "beta_start": "beta", "beta_end": "beta", "_class_name": "_class_name"}
     line = line_of(folder)
-    assert "scheduler_config.json: " in line and named.get(field, field) in line
+    assert "scheduler_config.json: " in line and ("betas" if field == "trained_betas" else field) in line
 
 
 @pytest.mark.parametrize(("field", "value"), cases(NETWORK))

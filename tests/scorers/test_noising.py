@@ -10,7 +10,7 @@ import torch
 from smartfast.errors import UserError
 from smartfast.scorers.schedule import schedule_from_config
 
-STEPS = 20
+STEPS = 50
 NAMES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
 NOISINGS = [
     {},
