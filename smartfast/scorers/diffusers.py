@@ -20,8 +20,9 @@ PIPELINE_FILE = "model_index.json"
 class UNetScorer(Scorer):
     """A frozen UNet2DModel with its noise schedule.
 
-    Runs in `dtype` and channels-last, whatever arrives, but embeds time and class in float32. In bfloat16 the noised images enter as the sum of two numbers:
-    at sigma_t = 0.1 the rounding of one would be a hundredth of the noise that the network is asked for.
+    Runs in `dtype` and channels-last, whatever arrives, but embeds time and class in float32. In bfloat16 the noised
+    images enter as the sum of two numbers: at sigma_t = 0.1 the rounding of one would be a hundredth of the noise that
+    the network is asked for.
 
     Args:
         unet: The network; it is moved to `device`, converted and frozen in place.

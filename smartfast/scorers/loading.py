@@ -89,8 +89,8 @@ def check_scorer(
     does_without = num_classes == 0 and scorer.null_class is not None
     if scorer.num_classes not in (0, num_classes) and not does_without:
         raise UserError(
-            f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} (set data.labels "
-            f"to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none of them)"
+            f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} "
+            f"(data.labels to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none)"
         )
 
 
