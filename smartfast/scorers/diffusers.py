@@ -1,5 +1,6 @@
 """A diffusers UNet2DModel, frozen: class-conditional or not, with or without a learned variance."""
 
+import logging
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -183,6 +184,7 @@ def _load_unet(folder: Path) -> UNet2DModel:
     check_fields(config, get_type_hints(UNet2DModel.__init__) | {"_class_name": str}, str(file))
     if (kind := config.get("_class_name", UNet2DModel.__name__)) != UNet2DModel.__name__:
         raise UserError(f"{file}: _class_name is {kind}, expected {UNet2DModel.__name__}")
+    logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # what it warns of is an error here
     try:
         unet, report = UNet2DModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     # diffusers and safetensors raise many kinds for weights that are missing, truncated or of another model.
@@ -191,7 +193,7 @@ def _load_unet(folder: Path) -> UNet2DModel:
     if report["missing_keys"]:
         raise UserError(f"{folder}: the weights lack {report['missing_keys'][0]}, expected all that config.json needs")
     if report["unexpected_keys"]:
-        found = report["unexpected_keys"][0]
+        found = min(report["unexpected_keys"])
         raise UserError(f"{folder}: config.json has no place for {found}, expected the config of these weights")
     return unet
 

@@ -71,6 +71,13 @@ def schedule_from_betas(betas: Tensor, name: str) -> NoiseSchedule:
     return NoiseSchedule(name, kept.sqrt(), (1 - kept).sqrt())
 
 
+def check_betas(betas: Tensor, where: str) -> None:
+    """Raises UserError, with the file for its message, unless betas [T] are the shares of noise of a process."""
+    if not bool(((betas > 0) & (betas <= 1)).all()) or not len(betas):
+        found = f"lie in {betas.min():.3g}..{betas.max():.3g}" if len(betas) else "are none"
+        raise UserError(f"{where}: betas {found}, expected 0 < beta <= 1")
+
+
 def edm_schedule(
     num_timesteps: int = 1000, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> NoiseSchedule:
@@ -124,9 +131,7 @@ def schedule_from_config(config: Mapping[str, Any], where: str) -> NoiseSchedule
             raise UserError(f"{where}: {field} is {config[field]}, expected {least} to {most}")
     scheduler = _scheduler(getattr(diffusers, kind), config, where)
     betas = scheduler.betas
-    if not bool(((betas > 0) & (betas <= 1)).all()) or not len(betas):
-        found = f"lie in {betas.min():.3g}..{betas.max():.3g}" if len(betas) else "are none"
-        raise UserError(f"{where}: betas {found}, expected 0 < beta <= 1")
+    check_betas(betas, where)
     trained = config.get("trained_betas") is not None
     return schedule_from_betas(betas, "trained_betas" if trained else scheduler.config["beta_schedule"])
 
