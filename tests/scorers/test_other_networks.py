@@ -31,6 +31,21 @@ def test_a_pipeline_of_latents_is_refused(tmp_path, tiny_unet, decoder, kind):
         load_scorer(str(tmp_path))
 
 
+def test_the_unet_of_a_pipeline_of_latents_is_refused(tmp_path, tiny_unet):
+    """Though someone put the scheduler beside it."""
+    decoder = VQModel(block_out_channels=(16,), norm_num_groups=8)
+    LDMPipeline(decoder, tiny_unet(), DDIMScheduler()).save_pretrained(tmp_path)
+    DDIMScheduler().save_config(tmp_path / "unet")
+    with pytest.raises(UserError, match="model_index.json: names vqvae"):
+        load_scorer(str(tmp_path / "unet"))
+
+
+def test_learned_timesteps_that_are_fewer_than_the_schedules(scorer_folder, tiny_unet):
+    folder, _ = scorer_folder(unet=tiny_unet(time_embedding_type="learned", num_train_timesteps=500))
+    with pytest.raises(UserError, match="embeds 500 timesteps, expected the 1000 of its scheduler"):
+        load_scorer(str(folder))
+
+
 @pytest.mark.parametrize(
     ("components", "is_accepted"),
     [
