@@ -34,14 +34,7 @@ from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, check_interval, completed_kimg, write_config
 from smartfast.run.trainer import Trainer, real_batches
 from smartfast.run.training import Training
-from smartfast.scorers import (
-    Scorer,
-    TimestepRange,
-    check_predictions,
-    check_scorer,
-    load_scorer,
-    timestep_range,
-)
+from smartfast.scorers import Scorer, TimestepRange, check_predictions, check_scorer, load_scorer, timestep_range
 
 _TRIED_IMAGES = 16
 

@@ -68,6 +68,9 @@ class UNetScorer(Scorer):
         if null_class is not None and not 0 < null_class == embeddings - 1:
             last = f"{embeddings - 1}, the last of its class embeddings" if embeddings else "null: it has no classes"
             raise UserError(f"smart.null_class is {null_class}, expected of {where} {last}")
+        if config.time_embedding_type == "learned" and unet.time_proj.num_embeddings < len(schedule.alphas):
+            found = f"embeds {unet.time_proj.num_embeddings} timesteps"
+            raise UserError(f"{where}: {found}, expected the {len(schedule.alphas)} of its scheduler")
         size = _square_size(resolution if config.sample_size is None else config.sample_size, where)
         super().__init__(
             schedule,
@@ -148,7 +151,7 @@ def _load(path: Path, *, where: str, **options: Any) -> UNetScorer:
     config_file = next((place for place in places if place.is_file()), None)
     if config_file is None:
         raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
-    _check_pipeline(path / PIPELINE_FILE)
+    _check_pipeline((weights.parent if weights.name == "unet" else path) / PIPELINE_FILE)
     config = read_json(config_file)
     return UNetScorer(
         _load_unet(weights),
