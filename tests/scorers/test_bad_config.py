@@ -4,12 +4,13 @@ import json
 import shutil
 
 import pytest
-from diffusers import DDPMScheduler
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smartfast.errors import UserError
-from smartfast.scorers import load_scorer
+from smartfast.scorers import TimestepRange, check_predictions, check_scorer, load_scorer
 
 NAN, INFINITY = float("nan"), float("inf")
 NO_OBJECT = [[1, 2], "text", 3, None, True]
@@ -129,8 +130,6 @@ def mutated(text, draw):
 
 @pytest.fixture(scope="module")
 def valid_folder(tmp_path_factory):
-    from diffusers import UNet2DModel
-
     folder = tmp_path_factory.mktemp("valid")
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     options = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 8}
@@ -148,8 +147,12 @@ def test_random_mutations(valid_folder, tmp_path_factory, file, data):
     shutil.copytree(valid_folder, folder, dirs_exist_ok=True)
     text = mutated((folder / file).read_text(), data.draw)
     (folder / file).write_bytes(text.encode("utf-8", "surrogatepass"))
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     try:
-        load_scorer(str(folder))
+        scorer = load_scorer(str(folder), resolution=8)
+        check_scorer(scorer, resolution=8, channels=3, num_classes=0, name="mine")
+        ends = TimestepRange(0, scorer.num_timesteps - 1, 0.0, 0.0, scorer.num_timesteps, "test")
+        check_predictions(scorer, ends, images, None, name="mine")
     except UserError as error:
         assert "\n" not in str(error)
     finally:
