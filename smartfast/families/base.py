@@ -135,8 +135,8 @@ class Family(ABC):
         """Channels, height, width."""
         return self.channels, self.resolution, self.resolution
 
-    @classmethod
-    def check_settings(cls, config: Config, images_at_a_time: int) -> None:  # noqa: B027, types say most of it
+    @classmethod  # noqa: B027, the types of most settings say all
+    def check_settings(cls, config: Config, images_at_a_time: int) -> None:
         """Raise UserError, one line, for the first of its settings that cannot work whatever the data.
 
         images_at_a_time: Images of a round of gradient accumulation in one process.

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from smartfast.core.cpu import set_up_cpu
 from smartfast.core.distributed import processes_on_this_machine
 from smartfast.core.interruption import Interruption, watch_launcher
 from smartfast.core.output import hang_up_when_closed
+from smartfast.core.pixels import to_float
 from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.data.holdout import split
@@ -39,7 +41,9 @@ from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, check_interval, completed_kimg, write_config
 from smartfast.run.trainer import Trainer, real_batches
 from smartfast.run.training import Training
-from smartfast.scorers import Scorer, TimestepRange, check_scorer, load_scorer, timestep_range
+from smartfast.scorers import Scorer, TimestepRange, check_predictions, check_scorer, load_scorer, timestep_range
+
+_TRIED_IMAGES = 16
 
 
 def launch(config: Config) -> bool:
@@ -208,7 +212,7 @@ def open_scorer(
     """The scorer that the configuration names and the timesteps of its term, None where there is none.
 
     Raises:
-        UserError: There is no such scorer, or it does not fit the data or the device.
+        UserError: There is no such scorer, it does not fit the data or the device, or it cannot score.
     """
     if not config.smart.frequency:
         return None, None
@@ -222,6 +226,7 @@ def open_scorer(
         precision=config.smart.precision,
         attention="auto" if config.run.dry_run else config.perf.attention,
         null_class=config.smart.null_class,
+        resolution=dataset.resolution // config.smart.downscale,
     )
     check_scorer(
         scorer,
@@ -231,7 +236,17 @@ def open_scorer(
         name=config.smart.scorer,
         downscale=config.smart.downscale,
     )
-    return scorer, timestep_range(scorer, config.smart)
+    timesteps = timestep_range(scorer, config.smart)
+    chosen = [i * len(dataset) // _TRIED_IMAGES for i in range(_TRIED_IMAGES)]
+    images = to_float(torch.stack([dataset.image(i) for i in chosen]).to(device))
+    check_predictions(
+        scorer,
+        timesteps,
+        F.avg_pool2d(images, config.smart.downscale),
+        None if dataset.labels is None else dataset.labels[chosen].to(device),
+        name=config.smart.scorer,
+    )
+    return scorer, timesteps
 
 
 def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
@@ -322,9 +337,12 @@ def _score_lines(config: Config, scorer: Scorer | None, timesteps: TimestepRange
     parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps, distance]
     parts += [text for text, is_on in switches.items() if is_on]
     dtype = str(scorer.dtype).removeprefix("torch.")
+    size = f"{scorer.resolution}x{scorer.resolution}"
+    if not scorer.states_resolution:
+        size += " (the images', its sample_size is null)"
     return [
         f"score term: {', '.join(str(part) for part in parts)}",
-        f"scorer: {scorer.resolution}x{scorer.resolution} in {dtype}, attention {scorer.attention}",
+        f"scorer: {size} in {dtype}, attention {scorer.attention}",
     ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smartfast.errors import UserError
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.schedule import NoiseSchedule, Parameterization, schedule_from_betas
+from smartfast.scorers.schedule import NoiseSchedule, Parameterization, check_betas, schedule_from_betas
 
 
 class GaussianMixtureScorer(Scorer):
@@ -111,20 +111,37 @@ def _load(
         raise UserError(f"smart.scorer: {where!r} holds no {min(missing)}, expected safetensors: betas, means and stds")
     tensors = load_file(path)
     betas, means, stds = tensors["betas"], tensors["means"], tensors["stds"]
-    if means.ndim != 4 or means.shape[2] != means.shape[3] or stds.shape != means.shape[:1] or betas.ndim != 1:
-        found = f"means {list(means.shape)}, stds {list(stds.shape)}, betas {list(betas.shape)}"
-        raise UserError(f"smart.scorer: {where!r} has {found}, expected means [K, C, R, R], stds [K], betas [T]")
+    optional = {name: tensors[name] for name in ("weights", "classes") if name in tensors}
+    is_square = means.ndim == 4 and means.shape[2] == means.shape[3] and len(means)
+    if not is_square or betas.ndim != 1 or any(t.shape != means.shape[:1] for t in (stds, *optional.values())):
+        found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise UserError(
+            f"smart.scorer: {where!r} has {found}, expected means [K, C, R, R], stds [K], betas [T] and, if given, "
+            "weights [K] and classes [K]"
+        )
+    _check_values(optional | {"stds": stds}, where)
+    check_betas(betas, where)
     scorer = GaussianMixtureScorer(
         schedule_from_betas(betas, "betas"),
         means,
         stds,
-        weights=tensors.get("weights"),
-        classes=tensors["classes"].tolist() if "classes" in tensors else None,
+        weights=optional.get("weights"),
+        classes=optional["classes"].tolist() if "classes" in optional else None,
         dtype=dtype,
     )
     if null_class not in (None, scorer.null_class):
         raise UserError(f"smart.null_class is {null_class}, expected of {where} {scorer.null_class}")
     return scorer.to(device)
+
+
+def _check_values(tensors: dict[str, Tensor], where: str) -> None:
+    for name, values in tensors.items():
+        if name == "classes":
+            if values.dtype != torch.int64 or bool((values < 0).any()):
+                raise UserError(f"smart.scorer: {where!r} has classes of {values.dtype}, expected int64 of at least 0")
+        elif not bool((values > 0).all() & values.isfinite().all()):
+            found = f"{values[~((values > 0) & values.isfinite())][0].item():g}"
+            raise UserError(f"smart.scorer: {where!r} has {name} of {found}, expected positive numbers")
 
 
 FORMAT = ScorerFormat(_is_mixture, _load)

@@ -32,11 +32,13 @@ class Scorer(nn.Module):
 
     Attributes:
         attention: What computes attention in `network` and why, for the log.
+        states_resolution: Whether the model says which images it was trained on, or takes those that it is given.
     """
 
     alphas: Tensor
     sigmas: Tensor
     attention: str = "none (the model has no attention layers)"
+    states_resolution: bool = True
 
     def __init__(
         self,
@@ -156,8 +158,8 @@ class ScorerFormat:
     """A kind of file or folder that a scorer is loaded from.
 
     recognises: Whether a path holds one of this kind; no more is read than that takes.
-    load: Called as load(path, where=name for messages, device=, dtype=, attention=, null_class=), the last four as
-        `load_scorer` has them; returns the scorer, raises UserError.
+    load: Called as load(path, where=name for messages, device=, dtype=, attention=, null_class=, resolution=), the last
+        five as `load_scorer` has them; returns the scorer, raises UserError.
     """
 
     recognises: Callable[[Path], bool]

@@ -1,8 +1,8 @@
 """A diffusers UNet2DModel, frozen: class-conditional or not, with or without a learned variance."""
 
-import json
+import logging
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import torch
 from diffusers import UNet2DModel
@@ -11,30 +11,34 @@ from torch import Tensor, nn
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer, ScorerFormat
+from smartfast.scorers.fields import check_fields, read_json
 from smartfast.scorers.schedule import NoiseSchedule, Parameterization, parameterization_of, schedule_from_config
 
 SCHEDULER_FILE = "scheduler_config.json"
+PIPELINE_FILE = "model_index.json"
 
 
 class UNetScorer(Scorer):
     """A frozen UNet2DModel with its noise schedule.
 
-    Runs in `dtype` and channels-last, whatever arrives. In bfloat16 the noised images enter as the sum of two numbers:
-    at sigma_t = 0.1 the rounding of one would be a hundredth of the noise that the network is asked for.
+    Runs in `dtype` and channels-last, whatever arrives, but embeds time and class in float32. In bfloat16 the noised
+    images enter as the sum of two numbers: at sigma_t = 0.1 the rounding of one would be a hundredth of the noise that
+    the network is asked for.
 
     Args:
         unet: The network; it is moved to `device`, converted and frozen in place.
         schedule: alpha_t and sigma_t of every timestep.
         parameterization: What the network was trained to predict.
         null_class: The last class embedding where it stands for any class, which the network does not say; None = none.
+        resolution: Height and width of the images, for a network that states none.
         device: Where it runs.
-        dtype: Precision of weights and activations.
+        dtype: Precision of weights and activations, of the embeddings at least float32.
         attention: What computes attention, see `set_attention`.
         where: Name of the model, for messages.
 
     Raises:
-        UserError: The network is not square, has another kind of conditioning, odd output channels or another null
-            class; attention that does not run on the device.
+        UserError: The network is not square or states no size, has another kind of conditioning, of images or of output
+            channels, or another null class; attention that does not run on the device.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class UNetScorer(Scorer):
         *,
         parameterization: Parameterization,
         null_class: int | None = None,
+        resolution: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         attention: AttentionSetting = "auto",
@@ -57,11 +62,16 @@ class UNetScorer(Scorer):
             )
         if config.class_embed_type is not None:
             raise UserError(f"{where}: class_embed_type is {config.class_embed_type!r}, expected null")
+        if config.center_input_sample:
+            raise UserError(f"{where}: center_input_sample is True, expected false: its images lie in 0..1, not -1..1")
         embeddings = config.num_class_embeds or 0
         if null_class is not None and not 0 < null_class == embeddings - 1:
             last = f"{embeddings - 1}, the last of its class embeddings" if embeddings else "null: it has no classes"
             raise UserError(f"smart.null_class is {null_class}, expected of {where} {last}")
-        size = _square_size(config.sample_size, where)
+        if config.time_embedding_type == "learned" and unet.time_proj.num_embeddings < len(schedule.alphas):
+            found = f"embeds {unet.time_proj.num_embeddings} timesteps"
+            raise UserError(f"{where}: {found}, expected the {len(schedule.alphas)} of its scheduler")
+        size = _square_size(resolution if config.sample_size is None else config.sample_size, where)
         super().__init__(
             schedule,
             image_shape=(config.in_channels, size, size),
@@ -70,8 +80,8 @@ class UNetScorer(Scorer):
             parameterization=parameterization,
             dtype=dtype,
         )
-        # nn.Module's own: diffusers' `to` logs a warning for every conversion. torch's hints lack its memory_format.
-        self.unet = nn.Module.to(unet, device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.states_resolution = config.sample_size is not None
+        self.unet = _convert(unet, device, dtype)
         if dtype == torch.bfloat16 and not any(hasattr(block, "skip_conv") for block in self.unet.down_blocks):
             self.unet.conv_in = _TwoTermConv.of(self.unet.conv_in)
         self.attention = str(set_attention(self.unet, attention, device=device, dtype=dtype))
@@ -82,6 +92,32 @@ class UNetScorer(Scorer):
         x_t = x_t.to(dtype, memory_format=torch.channels_last)
         output = self.unet(x_t, t, class_labels=self.known_classes(labels, t), return_dict=False)[0]
         return output[:, : self.channels]
+
+
+def _convert(unet: UNet2DModel, device: torch.device | str, dtype: torch.dtype) -> UNet2DModel:
+    """Move a network to `device`, channels-last, and to `dtype` but for its embeddings, in place.
+
+    They are of no cost, and the phases of Fourier features reach hundreds of turns, of which bfloat16 keeps none.
+    """
+    at_least_float32 = torch.promote_types(dtype, torch.float32)
+    for name, part in unet.named_children():
+        is_embedding = name in ("time_proj", "time_embedding", "class_embedding")
+        # torch's hints lack this form of `to`.
+        part.to(device, at_least_float32 if is_embedding else dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if dtype != at_least_float32:
+        unet.time_embedding = _InFloat32(unet.time_embedding)
+    return unet
+
+
+class _InFloat32(nn.Module):
+    """A float32 part of a half-precision network: what comes in and goes out is of the network's precision."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x.float()).to(x.dtype)
 
 
 class _TwoTermConv(nn.Conv2d):
@@ -115,7 +151,8 @@ def _load(path: Path, *, where: str, **options: Any) -> UNetScorer:
     config_file = next((place for place in places if place.is_file()), None)
     if config_file is None:
         raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
-    config = _read_json(config_file)
+    _check_pipeline((weights.parent if weights.name == "unet" else path) / PIPELINE_FILE)
+    config = read_json(config_file)
     return UNetScorer(
         _load_unet(weights),
         schedule_from_config(config, str(config_file)),
@@ -125,20 +162,32 @@ def _load(path: Path, *, where: str, **options: Any) -> UNetScorer:
     )
 
 
+def _check_pipeline(file: Path) -> None:
+    """Any part of a pipeline but these may stand between the UNet and the pixels, as a decoder of latents does."""
+    if not file.is_file():
+        return
+    index = read_json(file)
+    check_fields(index, {}, str(file))
+    for name, component in index.items():
+        is_component = isinstance(component, list) and any(component)
+        if name not in ("unet", "scheduler") and (is_component or name in ("vae", "vqvae", "movq")):
+            found = component[-1] if is_component else component
+            raise UserError(f"{file}: names {name} ({found}), expected unet and scheduler alone: a scorer of pixels")
+
+
 FORMAT = ScorerFormat(_is_diffusers_folder, _load)
 """A folder with a UNet2DModel and its scheduler config, side by side or in unet/ and scheduler/ of a pipeline."""
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{file}: not readable ({_line(error)}), expected a diffusers scheduler config") from error
-
-
 def _load_unet(folder: Path) -> UNet2DModel:
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if not file.is_file():
         raise UserError(f"{folder}: no config.json, expected a diffusers UNet2DModel")
+    config = read_json(file)
+    check_fields(config, get_type_hints(UNet2DModel.__init__) | {"_class_name": str}, str(file))
+    if (kind := config.get("_class_name", UNet2DModel.__name__)) != UNet2DModel.__name__:
+        raise UserError(f"{file}: _class_name is {kind}, expected {UNet2DModel.__name__}")
+    logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # what it warns of is an error here
     try:
         unet, report = UNet2DModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     # diffusers and safetensors raise many kinds for weights that are missing, truncated or of another model.
@@ -146,6 +195,9 @@ def _load_unet(folder: Path) -> UNet2DModel:
         raise UserError(f"{folder}: {_line(error)}; expected a UNet2DModel with safetensors weights") from error
     if report["missing_keys"]:
         raise UserError(f"{folder}: the weights lack {report['missing_keys'][0]}, expected all that config.json needs")
+    if report["unexpected_keys"]:
+        found = min(report["unexpected_keys"])
+        raise UserError(f"{folder}: config.json has no place for {found}, expected the config of these weights")
     return unet
 
 
@@ -155,6 +207,6 @@ def _line(error: Exception) -> str:
 
 def _square_size(sample_size: int | tuple[int, int] | list[int] | None, where: str) -> int:
     sizes = {sample_size} if isinstance(sample_size, int) else set(sample_size or ())
-    if len(sizes) != 1:
-        raise UserError(f"{where}: sample_size is {sample_size}, expected one number or a square")
+    if len(sizes) != 1 or min(sizes) < 1:
+        raise UserError(f"{where}: sample_size is {sample_size}, expected one number or a square, its resolution")
     return sizes.pop()

@@ -11,7 +11,7 @@ from smartfast.errors import UserError
 from smartfast.scorers import analytic, diffusers
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.diffusers import SCHEDULER_FILE
+from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
 
 FORMATS: dict[str, ScorerFormat] = {"diffusers": diffusers.FORMAT, "analytic": analytic.FORMAT}
 # `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config configs/scorers/digits.yaml`.
@@ -27,6 +27,7 @@ def load_scorer(
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
     attention: AttentionSetting = "auto",
     null_class: int | None = None,
+    resolution: int | None = None,
 ) -> Scorer:
     """Load a frozen diffusion model. Loading executes nothing that a file says.
 
@@ -37,6 +38,7 @@ def load_scorer(
         precision: `auto` is bf16 on a GPU that computes in it, else fp32.
         attention: `perf.attention`, see `set_attention`.
         null_class: `smart.null_class`, see `Scorer`.
+        resolution: Of the images that it is to score, in pixels, for a model that does not state its own.
 
     Raises:
         UserError: Nothing there or of no known format, incomplete or unreadable, or a schedule, prediction type or
@@ -55,6 +57,7 @@ def load_scorer(
         dtype=scorer_dtype(device, precision),
         attention=attention,
         null_class=null_class,
+        resolution=resolution,
     )
 
 
@@ -88,7 +91,7 @@ def check_scorer(
     if scorer.num_classes not in (0, num_classes) and not does_without:
         raise UserError(
             f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} "
-            "(set data.labels to train with classes, smart.null_class where the last is none of them)"
+            f"(data.labels to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none)"
         )
 
 
@@ -108,7 +111,7 @@ def _find(name: str) -> Path:
     expected = "expected `digits`, a diffusers folder or a hub id owner/name"
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"smart.scorer: {name!r} is no folder, {expected}")
-    files = ["config.json", SCHEDULER_FILE, f"scheduler/{SCHEDULER_FILE}", "unet/config.json"]
+    files = ["config.json", PIPELINE_FILE, SCHEDULER_FILE, f"scheduler/{SCHEDULER_FILE}", "unet/config.json"]
     files += [f"{place}{pattern}" for place in ("", "unet/") for pattern in _WEIGHTS]
     try:
         return Path(snapshot_download(name, allow_patterns=files))

@@ -1,40 +1,54 @@
 """The noise schedule of a diffusion model: alpha_t and sigma_t of every timestep, of diffusers' kinds and of EDM's."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import diffusers
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DEISMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor
 
 from smartfast.errors import UserError
+from smartfast.scorers.fields import check_fields
 
-# All of them train with x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps; they differ in how they sample.
-SCHEDULER_CLASSES = tuple(
-    scheduler.__name__
-    for scheduler in (
-        DDPMScheduler,
-        DDIMScheduler,
-        PNDMScheduler,
-        DPMSolverMultistepScheduler,
-        DPMSolverSinglestepScheduler,
-        UniPCMultistepScheduler,
-        DEISMultistepScheduler,
-    )
+# All of them train with x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps; they differ in how they sample. Those in terms of
+# sigma scale their x + sigma eps to it before the network sees it.
+SCHEDULER_CLASSES = (
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "SASolverScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
 )
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 Parameterization = Literal["eps", "x0", "v"]
 PARAMETERIZATIONS: dict[str, Parameterization] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr")
+_NOISE_FIELDS = {
+    "num_train_timesteps": int,
+    "beta_start": float,
+    "beta_end": float,
+    "beta_schedule": str,
+    "trained_betas": list[float] | None,
+    "rescale_betas_zero_snr": bool,
+}
+# Of schedulers in every version: with these it is another process, or another time that the network is told.
+_OTHER_NOISE = {"use_flow_sigmas": (bool, False), "timestep_type": (str, "discrete")}
+_FIELDS = _NOISE_FIELDS | {field: kind for field, (kind, _) in _OTHER_NOISE.items()} | {"_class_name": str}
+_RANGES = {"num_train_timesteps": (1, 1_000_000), "beta_start": (0, 1), "beta_end": (0, 1)}
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,13 @@ def schedule_from_betas(betas: Tensor, name: str) -> NoiseSchedule:
     return NoiseSchedule(name, kept.sqrt(), (1 - kept).sqrt())
 
 
+def check_betas(betas: Tensor, where: str) -> None:
+    """Raises UserError, with the file for its message, unless betas [T] are the shares of noise of a process."""
+    if not bool(((betas > 0) & (betas <= 1)).all()) or not len(betas):
+        found = f"lie in {betas.min():.3g}..{betas.max():.3g}" if len(betas) else "are none"
+        raise UserError(f"{where}: betas {found}, expected 0 < beta <= 1")
+
+
 def edm_schedule(
     num_timesteps: int = 1000, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> NoiseSchedule:
@@ -76,6 +97,7 @@ def parameterization_of(config: Mapping[str, Any], where: str) -> Parameterizati
     Raises:
         UserError: Unknown prediction type.
     """
+    check_fields(config, {"prediction_type": str}, where)
     prediction_type = config.get("prediction_type", "epsilon")
     if prediction_type not in PARAMETERIZATIONS:
         expected = ", ".join(PARAMETERIZATIONS)
@@ -86,7 +108,7 @@ def parameterization_of(config: Mapping[str, Any], where: str) -> Parameterizati
 def schedule_from_config(config: Mapping[str, Any], where: str) -> NoiseSchedule:
     """The schedule that a diffusers scheduler config describes.
 
-    The betas are diffusers' own; their product is taken in float64, because 1 - abar_t of the first
+    The betas are those of diffusers' own scheduler; their product is taken in float64, because 1 - abar_t of the first
     timesteps has only three digits in float32.
 
     Args:
@@ -94,25 +116,40 @@ def schedule_from_config(config: Mapping[str, Any], where: str) -> NoiseSchedule
         where: The file, for messages.
 
     Raises:
-        UserError: Another kind of scheduler, an unknown beta schedule, or values that diffusers refuses.
+        UserError: No object, a field of the wrong type or out of range, another kind of scheduler or of noise, an
+            unknown beta schedule, or values that diffusers refuses.
     """
-    kind = config.get("_class_name", DDPMScheduler.__name__)
+    check_fields(config, _FIELDS, where)
+    kind = config.get("_class_name", "DDPMScheduler")
     if kind not in SCHEDULER_CLASSES:
-        raise UserError(f"{where}: scheduler is {kind}, expected one of {', '.join(SCHEDULER_CLASSES)}")
+        raise UserError(f"{where}: _class_name is {kind}, expected one of {', '.join(SCHEDULER_CLASSES)}")
+    for field, (_, usual) in _OTHER_NOISE.items():
+        if config.get(field, usual) != usual:
+            raise UserError(f"{where}: {field} is {config[field]}, expected {usual}: its noise is read no other way")
+    for field, (least, most) in _RANGES.items():
+        if not least <= config.get(field, least) <= most:
+            raise UserError(f"{where}: {field} is {config[field]}, expected {least} to {most}")
+    scheduler = _scheduler(getattr(diffusers, kind), config, where)
+    betas = scheduler.betas
+    check_betas(betas, where)
     trained = config.get("trained_betas") is not None
-    name = "trained_betas" if trained else config.get("beta_schedule", "linear")
-    if not trained and name not in BETA_SCHEDULES:
+    return schedule_from_betas(betas, "trained_betas" if trained else scheduler.config["beta_schedule"])
+
+
+def _scheduler(kind: Any, config: Mapping[str, Any], where: str) -> Any:
+    """A scheduler of diffusers, with those fields of a config that make its noise."""
+    arguments = {field: config[field] for field in _NOISE_FIELDS if field in config}
+    if arguments.get("trained_betas") is not None:
+        arguments.pop("beta_schedule", None)
+    elif (name := arguments.get("beta_schedule", "linear")) not in BETA_SCHEDULES:
         raise UserError(f"{where}: beta_schedule is {name!r}, expected one of {', '.join(BETA_SCHEDULES)}")
-    arguments = {key: config[key] for key in _SCHEDULE_KEYS if key in config}
-    if not trained:
-        arguments["beta_schedule"] = name
+    if "rescale_betas_zero_snr" not in inspect.signature(kind.__init__).parameters:
+        if arguments.pop("rescale_betas_zero_snr", False):
+            raise UserError(f"{where}: rescale_betas_zero_snr is True, expected false: {kind.__name__} ignores it")
     try:
-        betas = DDPMScheduler(**arguments).betas
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
+        return kind(**arguments)
+    except (ArithmeticError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{where}: diffusers cannot build this scheduler ({reason}), expected its own values"
         ) from error
-    if not bool(((betas > 0) & (betas <= 1)).all()):
-        raise UserError(f"{where}: betas lie in {betas.min():.3g}..{betas.max():.3g}, expected 0 < beta <= 1")
-    return schedule_from_betas(betas, name)

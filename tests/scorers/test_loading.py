@@ -243,6 +243,17 @@ def test_mixture_in_a_file(tmp_path, prefix):
         ({"stds": None}, "holds no stds, expected safetensors: betas, means and stds"),
         ({"stds": torch.ones(2)}, r"stds \[2\], .*expected means \[K, C, R, R\], stds \[K\]"),
         ({"means": torch.zeros(3, 3, 8, 4)}, r"means \[3, 3, 8, 4\]"),
+        ({"means": torch.zeros(0, 3, 8, 8), "stds": torch.zeros(0)}, r"means \[0, 3, 8, 8\]"),
+        ({"weights": torch.ones(2)}, r"weights \[2\]"),
+        ({"weights": torch.tensor([1.0, -1.0, 1.0])}, "weights of -1, expected positive"),
+        ({"classes": torch.zeros(3, 1, dtype=torch.int64)}, r"classes \[3, 1\]"),
+        ({"classes": torch.tensor([0.0, 1.0, 1.0])}, "classes of torch.float32, expected int64 of at least 0"),
+        ({"classes": torch.tensor([0, -1, 1])}, "classes of torch.int64, expected int64 of at least 0"),
+        ({"stds": torch.tensor([0.1, 0.0, 0.2])}, "stds of 0, expected positive"),
+        ({"stds": torch.tensor([0.1, float("nan"), 0.2])}, "stds of nan, expected positive"),
+        ({"betas": torch.tensor([0.1, -0.2])}, "betas lie in -0.2..0.1, expected 0 < beta <= 1"),
+        ({"betas": torch.tensor([0.1, float("nan")])}, "betas lie in nan..nan, expected 0 < beta <= 1"),
+        ({"betas": torch.zeros(0)}, "betas are none, expected 0 < beta <= 1"),
     ],
 )
 def test_damaged_mixture(tmp_path, changes, message):

@@ -100,10 +100,10 @@ def test_golden_schedule(name):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"_class_name": "ScoreSdeVeScheduler"}, "scheduler is ScoreSdeVeScheduler, expected one of DDPMScheduler"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name is ScoreSdeVeScheduler, expected one of DDPMScheduler"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid', expected one of linear"),
         ({"trained_betas": [0.1, -0.2]}, "betas lie in -0.2..0.1, expected 0 < beta <= 1"),
-        ({"num_train_timesteps": "many"}, "cannot build this scheduler"),
+        ({"num_train_timesteps": "many"}, "num_train_timesteps is .many., expected int"),
     ],
 )
 def test_refused(config, message):
