@@ -203,18 +203,17 @@ def test_a_full_cache_folder_costs_a_warning(folder: Path, monkeypatch: pytest.M
 
 
 FINGERPRINTS = {
-    ("set", False): "3e984030d2e465d9",
-    ("set", True): "cebf02627af8b949",
     ("set.zip", False): "020932e31fa60a4c",
     ("set.zip", True): "f369d998ce1b9cdb",
     ("set.npz", False): "f6eac3a0450e1485",
     ("set.npz", True): "fa6f14fd4ff6db7e",
 }
 """Of the images below, computed by commit 8615a17: checkpoints of then hold such."""
+FINGERPRINTS_OF_ENDS = {("set", False): "3e984030d2e465d9", ("set", True): "cebf02627af8b949"}
+"""The same of a folder, of which then only the first and last 4 KiB of each file counted."""
 
 
-@pytest.mark.parametrize(("name", "labels"), FINGERPRINTS)
-def test_fingerprints_are_those_that_checkpoints_hold(name: str, labels: bool, write_files: Writer) -> None:
+def numbered_set(name: str, write_files: Writer) -> Path:
     pixels = [bytes((i * 37 + j * 11) % 256 for j in range(64 * 64 * 3)) for i in range(6)]
     files = {f"{i % 2}/{i}.ppm": b"P6\n64 64\n255\n" + content for i, content in enumerate(pixels)}
     if name == "set.npz":
@@ -223,8 +222,28 @@ def test_fingerprints_are_those_that_checkpoints_hold(name: str, labels: bool, w
         np.savez(path, images=images, labels=[0, 1] * 3)
     else:
         path = write_files(dict(sorted(files.items())), name)
+    return path
+
+
+@pytest.mark.parametrize(("name", "labels"), FINGERPRINTS)
+def test_fingerprints_are_those_that_checkpoints_hold(name: str, labels: bool, write_files: Writer) -> None:
+    path = numbered_set(name, write_files)
     for _ in range(2):  # inspected, and from the index
         assert start(path, labels=labels).fingerprint == FINGERPRINTS[name, labels]
+
+
+@pytest.mark.parametrize(("name", "labels"), FINGERPRINTS_OF_ENDS)
+def test_runs_recorded_by_the_ends_of_files_are_known_again(name: str, labels: bool, write_files: Writer) -> None:
+    path = numbered_set(name, write_files)
+    dataset = start(path, labels=labels)
+    assert dataset.fingerprint == FINGERPRINTS["set.zip", labels]
+    assert dataset.was_recorded_as(FINGERPRINTS_OF_ENDS[name, labels])
+    assert dataset.was_recorded_as(dataset.fingerprint)
+    assert not start(path, labels=not labels).was_recorded_as(FINGERPRINTS_OF_ENDS[name, labels])
+    with (path / "0" / "0.ppm").open("r+b") as file:
+        file.seek(20)
+        file.write(b"other")
+    assert not start(path, labels=labels).was_recorded_as(FINGERPRINTS_OF_ENDS[name, labels])
 
 
 def test_decoded_images_are_kept(folder: Path, opened: Counter[str], random_image: Maker) -> None:
