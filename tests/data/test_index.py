@@ -23,6 +23,7 @@ from smartfast.core.caches import default_cache_dir
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.data.holdout import split
 from smartfast.data.sources.archive import ArchiveSource
+from smartfast.data.sources.folder import FolderSource
 from smartfast.errors import UserError
 
 Maker = Callable[..., Image.Image]
@@ -39,21 +40,15 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def count_opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counter: Counter[str] = Counter()
     lock = threading.Lock()
-    original, read = Image.open, ArchiveSource._read
+    reads = {kind: kind._read for kind in (FolderSource, ArchiveSource)}
 
-    def count(file: Any, *args: Any, **options: Any) -> Image.Image:
-        if isinstance(file, Path):
-            with lock:
-                counter[file.name] += 1
-        return original(file, *args, **options)
-
-    def count_read(source: ArchiveSource, index: int) -> Any:
+    def count(source: Any, index: int) -> bytes:
         with lock:
-            counter[source.path.name] += 1
-        return read(source, index)
+            counter[source.path.name if isinstance(source, ArchiveSource) else Path(source.names[index]).name] += 1
+        return reads[type(source)](source, index)
 
-    monkeypatch.setattr(Image, "open", count)
-    monkeypatch.setattr(ArchiveSource, "_read", count_read)
+    for kind in reads:
+        monkeypatch.setattr(kind, "_read", count)
     return counter
 
 

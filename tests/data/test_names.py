@@ -151,7 +151,7 @@ def test_odd_names(kind: str, part: str, random_image: Maker, write_files: Write
     for index in range(3):
         text = first.source.item_name(index) + first.name + "".join(first.class_names or ())
         assert text.isprintable() and text.encode()
-    with open(new + b"/a/0.png" if part == "set" else folder + b"/a/1.png", "ab") as file:
+    with open((new if part == "set" else folder) + b"/b/2.png", "ab") as file:
         file.truncate(60)
     with pytest.raises(UserError) as refusal:
         opened(path)

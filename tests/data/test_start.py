@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from smartfast.config.parse import parse_config
+from smartfast.data.sources.folder import FolderSource
 from smartfast.run.launch import launch
 
 SETTINGS = {
@@ -43,14 +43,13 @@ def test_a_resume_opens_only_what_it_streams(
 ) -> None:
     folder = write_files({f"{i:02d}.png": random_image(i, (16, 16), "L") for i in range(60)})
     opened: Counter[str] = Counter()
-    original = Image.open
+    original = FolderSource._read
 
-    def count(file: Any, *args: Any, **options: Any) -> Image.Image:
-        if isinstance(file, Path) and file.parent == folder:
-            opened[file.name] += 1
-        return original(file, *args, **options)
+    def count(source: FolderSource, index: int) -> bytes:
+        opened[source.names[index]] += 1
+        return original(source, index)
 
-    monkeypatch.setattr(Image, "open", count)
+    monkeypatch.setattr(FolderSource, "_read", count)
     settings = SETTINGS | {"data.path": folder, "data.cache": cache, "data.workers": 0, "run.dir": tmp_path / "run"}
     for kimg in (0.008, 0.016):
         opened.clear()
