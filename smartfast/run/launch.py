@@ -215,9 +215,10 @@ def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Calla
     if checkpoint is None:
         return None
     fingerprint = checkpoint.info["dataset"]["fingerprint"]
-    if fingerprint != dataset.fingerprint and training.config.run.allow_changes:
+    is_known = dataset.was_recorded_as(fingerprint)
+    if not is_known and training.config.run.allow_changes:
         say(f"resume: images of data.path: {fingerprint} -> {dataset.fingerprint}")
-    elif fingerprint != dataset.fingerprint:
+    elif not is_known:
         raise UserError(
             f"data.path {training.config.data.path}: found {dataset.fingerprint}, expected {fingerprint}, "
             f"the fingerprint of the run in {run_dir}; choose another run.dir, the old data, or run.allow_changes true"

@@ -20,7 +20,7 @@ from smartfast.core.files import appears_complete
 from smartfast.core.parallel import ordered_map
 from smartfast.data.dataset import open_source
 from smartfast.data.sources.base import CHANNELS, Mode, Source
-from smartfast.data.sources.labels import LABEL_FILE, class_numbers
+from smartfast.data.sources.labels import LABEL_FILE, read_classes
 from smartfast.errors import UserError
 from smartfast.tools.fit import Crop, fit
 
@@ -137,10 +137,10 @@ def _choose(available: int, max_images: int | None) -> list[int]:
 
 def _labels(source: Source, chosen: list[int]) -> list[int] | None:
     """Labels of the chosen images; a single class is as good as none."""
-    labels = class_numbers(source)
-    if labels is None or len(set(labels)) < 2:
+    classes = read_classes(source)
+    if classes is None or len(set(classes.numbers)) < 2:
         return None
-    return [labels[index] for index in chosen]
+    return [classes.numbers[index] for index in chosen]
 
 
 def _warn_if_untrainable(size: tuple[int, int]) -> None:
