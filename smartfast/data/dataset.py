@@ -24,10 +24,12 @@ from smartfast.data.sources.folder import FolderSource
 from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
 from smartfast.data.sources.hub import HubSource
 from smartfast.data.sources.labels import Classes, training_classes
+from smartfast.data.sources.published import cifar_source, idx_source, is_cifar, is_idx
 from smartfast.errors import UserError
 
 DIGITS = "digits"
 _SMALLEST_RESOLUTION = 4
+_KINDS = "digits, a folder, .zip, .npz, CIFAR's .tar.gz, MNIST's idx3-ubyte or hf:owner/name"
 _REMEDY = "`smartfast dataset` makes images alike"
 
 
@@ -101,7 +103,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 def open_source(path: str, resolution: int | None = None) -> Source:
-    """The images at `path`: `digits`, a folder, a .zip, an .npz or `hf:owner/name[:split]`; nothing is checked yet.
+    """The images at `path`, whose kind its name tells (`_KINDS`); they are not checked yet.
 
     Args:
         path: As `data.path`.
@@ -119,12 +121,16 @@ def open_source(path: str, resolution: int | None = None) -> Source:
     if place.is_dir():
         return FolderSource(place)
     if not place.exists():
-        raise UserError(f"data.path: {path} does not exist, expected digits, a folder, .zip, .npz or hf:owner/name")
+        raise UserError(f"data.path: {path} does not exist, expected {_KINDS}")
     if place.suffix.lower() == ".zip":
         return ArchiveSource(place)
     if place.suffix.lower() == ".npz":
         return npz_source(place)
-    raise UserError(f"data.path: {path} is of no known kind, expected digits, a folder, .zip, .npz or hf:owner/name")
+    if is_cifar(place):
+        return cifar_source(place)
+    if is_idx(place):
+        return idx_source(place)
+    raise UserError(f"data.path: {path} is of no known kind, expected {_KINDS}")
 
 
 def open_dataset(config: DataConfig) -> ImageDataset:
