@@ -35,8 +35,8 @@ class DatasetOptions:
     """Packs images into a .zip for training."""
 
     source: str
-    """`digits`, a folder, a .zip, an .npz, `hf:owner/name[:split]`, CIFAR's `cifar-10-python.tar.gz` (or 100), or MNIST's
-    `train-images-idx3-ubyte` (plain or .gz)."""
+    """`digits`, a folder, a .zip, an .npz, `hf:owner/name[:split]`, CIFAR's `cifar-10-python.tar.gz` (or 100), or
+    MNIST's `train-images-idx3-ubyte` (plain or .gz)."""
     dest: str
     """The .zip to write."""
     resolution: str | None = None
@@ -45,8 +45,8 @@ class DatasetOptions:
     """What happens to images of another shape. `none`: refused. `center`: cut to the largest central part. `pad`: black
     borders. `stretch`: distorted. `adm`: cut like `center`, but scaled as for the ADM diffusion models."""
     mode: Literal["auto", "L", "RGB", "RGBA"] = "auto"
-    """Grey, colour or colour with alpha; auto takes the least that loses nothing, and alpha that is opaque everywhere is
-    nothing. L and RGB lay alpha on white."""
+    """Grey, colour or colour with alpha; auto takes the least that loses nothing (alpha that is opaque everywhere is
+    nothing). L and RGB lay alpha on white."""
     labels: bool = True
     """Write class labels if the source has them."""
     max_images: int | None = None

@@ -10,6 +10,7 @@ from PIL import Image
 
 from smartfast.config.schema import DataConfig
 from smartfast.data import ImageDataset, open_dataset
+from smartfast.data.dataset import described_classes
 from smartfast.errors import UserError
 
 Maker = Callable[..., Image.Image]
@@ -122,3 +123,18 @@ def test_labels_of_an_npz_without_names(dtype: type, tmp_path: Path) -> None:
 
 def test_names_of_the_digits() -> None:
     assert opened(Path("digits")).class_names == tuple("0123456789")
+
+
+DESCRIBED = {
+    "names": (["cat", "dog", "emu"], ", 3 classes: 0 cat, 1 dog, 2 emu"),
+    "many names": ([f"kind{i:02}" for i in range(30)], ", 30 classes: 0 kind00, 1 kind01, ..., 29 kind29"),
+    "numbers": ([str(i) for i in range(12)], ", 12 classes"),
+}
+
+
+@pytest.mark.parametrize("case", DESCRIBED)
+def test_a_run_says_which_class_is_which(case: str, random_image: Maker, write_files: Writer) -> None:
+    folders, line = DESCRIBED[case]
+    path = write_files({f"{folder}/a.png": random_image(i) for i, folder in enumerate(folders)})
+    assert described_classes(opened(path)).startswith(line)
+    assert described_classes(open_dataset(DataConfig(path=str(path)))) == ""
