@@ -29,6 +29,7 @@ from smartfast.errors import UserError
 
 DIGITS = "digits"
 _SMALLEST_RESOLUTION = 4
+_SHOWN_CLASSES = 10
 _KINDS = "digits, a folder, .zip, .npz, CIFAR's .tar.gz, MNIST's idx3-ubyte or hf:owner/name"
 _REMEDY = "`smartfast dataset` makes images alike"
 
@@ -154,6 +155,17 @@ def open_dataset(config: DataConfig) -> ImageDataset:
     infos = inspect_images(source, versions, _Check(source, config.resolution))
     warn_of_frames(source, [index for index, info in enumerate(infos) if info.several_frames])
     return ImageDataset(source, versions, infos, training_classes(source) if config.labels else None)
+
+
+def described_classes(dataset: ImageDataset) -> str:
+    """For the line on a data set: `, 2 classes: 0 cat, 1 dog`; empty without labels."""
+    if not dataset.num_classes:
+        return ""
+    count = f", {dataset.num_classes} classes"
+    named = [f"{number} {name}" for number, name in enumerate(dataset.class_names or ()) if name != str(number)]
+    if len(named) > _SHOWN_CLASSES:
+        named[2:-1] = ["..."]
+    return f"{count}: {', '.join(named)}" if named else count
 
 
 def warn_of_frames(source: Source, indices: list[int]) -> None:

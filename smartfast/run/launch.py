@@ -18,6 +18,7 @@ from smartfast.core.cpu import set_up_cpu
 from smartfast.core.distributed import processes_on_this_machine
 from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
+from smartfast.data.dataset import described_classes
 from smartfast.data.holdout import split
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
@@ -256,10 +257,9 @@ def _opening_lines(
     timesteps: TimestepRange | None,
     training: Training,
 ) -> str:
-    classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
     return "\n".join(
         [
-            f"data: {dataset.name}, {len(dataset)} images {training.family.image_shape}{classes}",
+            f"data: {dataset.name}, {len(dataset)} images {training.family.image_shape}{described_classes(dataset)}",
             *_score_lines(config, scorer, timesteps),
             f"ops: {_implementations(config, training.device)}",
             *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),
