@@ -15,7 +15,7 @@ from smartfast.families.sampling import Sampler
 
 
 def saved_class_names(path: str | Path) -> list[str]:
-    """What class 0, 1, ... was called in the data of a checkpoint, empty if unknown; path and errors as `open_sampler`."""
+    """What the data of a checkpoint called class 0, 1, ..., empty if unknown; path and errors as `open_sampler`."""
     index = find_weights(Path(path)).with_name("checkpoint.json")
     try:
         return json.loads(index.read_text())["dataset"]["class_names"] or []
