@@ -4,13 +4,15 @@ import os
 import sys
 from pathlib import Path
 
+from smartfast.core.files import user_path
+
 CACHE_VARIABLE = "SMARTFAST_CACHE"
 
 
 def default_cache_dir() -> Path:
     """$SMARTFAST_CACHE, or the folder "smartfast" where this platform keeps a user's caches."""
     if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE]).expanduser()
+        return user_path(os.environ[CACHE_VARIABLE], CACHE_VARIABLE)
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":

@@ -5,6 +5,33 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
+
+from smartfast.core.text import printable
+from smartfast.errors import UserError
+
+_SHOWN_LENGTH = 200
+
+
+def user_path(text: str, setting: str) -> Path:
+    """`text` as a path, whether something is there or not; `~` and `~name` are homes.
+
+    Args:
+        setting: Where the text comes from, for the message.
+
+    Raises:
+        UserError: The system takes no such path (too long, no such home, a ring of links), or may not look there.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        shown = printable(text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}...")
+        raise UserError(f"{setting}: {shown}: {reason}, expected a path that can be opened here") from error
+    return path
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -17,7 +44,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 def appears_complete(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, in a folder made for it, that takes its name if all goes well, else vanishes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     try:
         yield temporary
         flush(temporary)

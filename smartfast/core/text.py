@@ -1,6 +1,15 @@
-"""Durations and tables for people."""
+"""Durations, tables and names for people."""
 
+import re
 from collections.abc import Sequence
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, ends of lines, and bytes of file names that are no text, which Python keeps as surrogates."""
+
+
+def printable(text: str) -> str:
+    """A name on one line that every stream and file takes: `\\n` for a newline, `\\udce9` for the lone byte e9."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def format_duration(seconds: float) -> str:

@@ -1,6 +1,9 @@
 """Opens a data set and checks all of it, so that bad data are found before training starts."""
 
 import hashlib
+import warnings
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smartfast.config.schema import DataConfig
+from smartfast.core.files import user_path
+from smartfast.core.parallel import ordered_map
+from smartfast.core.text import printable
 from smartfast.data.decoded import decoded_images
 from smartfast.data.index import inspect_images
 from smartfast.data.sources.archive import ArchiveSource
@@ -17,11 +23,14 @@ from smartfast.data.sources.base import CHANNELS, ImageInfo, Source, Version
 from smartfast.data.sources.folder import FolderSource
 from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
 from smartfast.data.sources.hub import HubSource
-from smartfast.data.sources.labels import check_labels
+from smartfast.data.sources.labels import Classes, training_classes
+from smartfast.data.sources.published import cifar_source, idx_source, is_cifar, is_idx
 from smartfast.errors import UserError
 
 DIGITS = "digits"
 _SMALLEST_RESOLUTION = 4
+_SHOWN_CLASSES = 10
+_KINDS = "digits, a folder, .zip, .npz, CIFAR's .tar.gz, MNIST's idx3-ubyte or hf:owner/name"
 _REMEDY = "`smartfast dataset` makes images alike"
 
 
@@ -34,7 +43,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         num_classes: Number of classes; 0 when labels are not used.
         labels: Class indices int64 [len], or None when labels are not used.
-        fingerprint: 16 hex digits that change with the names, sizes, contents, labels or resolution of the images.
+        class_names: What class 0, 1, ... is called; None when labels are not used, or nobody says.
+        fingerprint: 16 hex digits that change with the names, sizes, contents, labels or resolution of the images, and
+            with nothing else: the same data elsewhere have the same.
     """
 
     def __init__(
@@ -42,17 +53,18 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         source: Source,
         versions: list[Version] | None,
         infos: list[ImageInfo],
-        labels: Tensor | None,
-        num_classes: int,
+        classes: Classes | None,
     ) -> None:
         """`infos` describes every image of `source` at its version; all are of the same size and mode."""
         self.source, self._versions = source, versions
         self.name = source.name
         self.resolution = infos[0].width
         self.channels = CHANNELS[infos[0].mode]
-        self.labels = labels
-        self.num_classes = num_classes
-        self.fingerprint = _fingerprint(source, infos, labels)
+        self.labels = None if classes is None else torch.tensor(classes.numbers)
+        self.num_classes = 0 if classes is None else classes.count
+        self.class_names = None if classes is None else classes.names
+        self._hashed = partial(_fingerprint, source, infos[0], self.labels)
+        self.fingerprint = self._hashed(info.stamp for info in infos)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -71,6 +83,17 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             raise UserError(f"{self.source.item_name(index)}: {found}, expected {list(expected)}")
         return pixels
 
+    def was_recorded_as(self, fingerprint: str) -> bool:
+        """Whether a run may have recorded this data set under `fingerprint`.
+
+        Runs on folders once went by the first and last 4 KiB of each file, which are read again here.
+        """
+        if fingerprint == self.fingerprint or not isinstance(self.source, FolderSource):
+            return fingerprint == self.fingerprint
+        count = len(self)
+        stamps = ordered_map(self.source.stamp_of_ends, range(count), total=count, title=f"Comparing {self.name}")
+        return fingerprint == self._hashed(stamps)
+
     def all_images(self) -> Tensor:
         """All images, uint8 [len, C, H, W], decoded once on this machine; not to be written to.
 
@@ -81,7 +104,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 def open_source(path: str, resolution: int | None = None) -> Source:
-    """The images at `path`: `digits`, a folder, a .zip, an .npz or `hf:owner/name[:split]`; nothing is checked yet.
+    """The images at `path`, whose kind its name tells (`_KINDS`); they are not checked yet.
 
     Args:
         path: As `data.path`.
@@ -94,22 +117,28 @@ def open_source(path: str, resolution: int | None = None) -> Source:
         return digits_source(resolution)
     if path.startswith(HUB_PREFIX):
         return HubSource(path)
-    place = Path(path).expanduser()
+    place = user_path(path, "data.path")
+    path = printable(path)
     if place.is_dir():
         return FolderSource(place)
     if not place.exists():
-        raise UserError(f"data.path: {path} does not exist, expected digits, a folder, .zip, .npz or hf:owner/name")
+        raise UserError(f"data.path: {path} does not exist, expected {_KINDS}")
     if place.suffix.lower() == ".zip":
         return ArchiveSource(place)
     if place.suffix.lower() == ".npz":
         return npz_source(place)
-    raise UserError(f"data.path: {path} is of no known kind, expected digits, a folder, .zip, .npz or hf:owner/name")
+    if is_cifar(place):
+        return cifar_source(place)
+    if is_idx(place):
+        return idx_source(place)
+    raise UserError(f"data.path: {path} is of no known kind, expected {_KINDS}")
 
 
 def open_dataset(config: DataConfig) -> ImageDataset:
-    """Open a data set and inspect every image of it (headers and checksums; pixels are decoded later).
+    """Open a data set and inspect every image of it, so that none fails when training needs it.
 
     One process of a machine inspects each image whose file is not as it was when it was last inspected; see `index`.
+    That takes as long as decoding them all, once.
 
     Args:
         config: path, resolution, labels and workers are looked at.
@@ -124,8 +153,26 @@ def open_dataset(config: DataConfig) -> ImageDataset:
     source = open_source(config.path, config.resolution)
     versions = source.versions()
     infos = inspect_images(source, versions, _Check(source, config.resolution))
-    labels, num_classes = check_labels(source) if config.labels else (None, 0)
-    return ImageDataset(source, versions, infos, labels, num_classes)
+    warn_of_frames(source, [index for index, info in enumerate(infos) if info.several_frames])
+    return ImageDataset(source, versions, infos, training_classes(source) if config.labels else None)
+
+
+def described_classes(dataset: ImageDataset) -> str:
+    """For the line on a data set: `, 2 classes: 0 cat, 1 dog`; empty without labels."""
+    if not dataset.num_classes:
+        return ""
+    count = f", {dataset.num_classes} classes"
+    named = [f"{number} {name}" for number, name in enumerate(dataset.class_names or ()) if name != str(number)]
+    if len(named) > _SHOWN_CLASSES:
+        named[2:-1] = ["..."]
+    return f"{count}: {', '.join(named)}" if named else count
+
+
+def warn_of_frames(source: Source, indices: list[int]) -> None:
+    """Say that of the images at `indices` only the first frame is taken."""
+    if indices:
+        what = f"{len(indices)} images have several frames, of which the first is taken"
+        warnings.warn(f"{source.name}: {what}, e.g. {source.item_name(indices[0])}", stacklevel=3)
 
 
 class _Check:
@@ -163,11 +210,11 @@ def _check_resolution(where: str, resolution: int) -> None:
         raise UserError(f"{where}: {resolution} pixels, expected {expected}; {_REMEDY} (--resolution {nearest})")
 
 
-def _fingerprint(source: Source, infos: list[ImageInfo], labels: Tensor | None) -> str:
+def _fingerprint(source: Source, alike: ImageInfo, labels: Tensor | None, stamps: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for index, info in enumerate(infos):
+    for index, stamp in enumerate(stamps):
         name = Path(source.item_name(index)).name
-        digest.update(f"{name}\0{info.width}x{info.height}\0{info.mode}\0{info.stamp}\n".encode())
+        digest.update(f"{name}\0{alike.width}x{alike.height}\0{alike.mode}\0{stamp}\n".encode())
     if labels is not None:
         digest.update(labels.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -26,7 +26,7 @@ LIMIT_BYTES = 32 * 2**30
 _FREE_FRACTION = 0.5
 """At most this part of what is free on the disk is taken."""
 
-_FORMAT = "1"
+_FORMAT = "2"
 """To be raised when decoding the same file gives other pixels."""
 _DIGEST_BYTES = 16
 _GIB = 2**30
@@ -70,7 +70,7 @@ def decoded_images(
 
 def _digests(versions: Sequence[Version]) -> Tensor:
     """What tells versions apart, uint8 [len, _DIGEST_BYTES]."""
-    texts = (f"{version.size_bytes}\0{version.mtime_ns}\0{version.name}" for version in versions)
+    texts = ("\0".join(map(str, version[::-1])) for version in versions)
     joined = b"".join(hashlib.blake2b(os.fsencode(text), digest_size=_DIGEST_BYTES).digest() for text in texts)
     return torch.frombuffer(bytearray(joined), dtype=torch.uint8).view(-1, _DIGEST_BYTES)
 

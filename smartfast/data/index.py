@@ -1,7 +1,7 @@
 """What inspecting the images of a data set found, kept so that an image is opened again only if its file has changed.
 
-One JSON file per data set: {"format": 1, "place": ..., "images": [[name, size, mtime_ns, width, height, mode, stamp],
-...]}. The first process on a machine that needs it makes it, while the others wait for it.
+One JSON file per data set: {"format": 2, "place": ..., "images": [[*Version, *ImageInfo], ...]}. The first process on a
+machine that needs it makes it, while the others wait for it.
 """
 
 import json
@@ -15,7 +15,7 @@ from smartfast.core.parallel import ordered_map
 from smartfast.data.kept import kept_file, made_by_one_process
 from smartfast.data.sources.base import ImageInfo, Mode, Source, Version
 
-_FORMAT = 1
+_FORMAT = 2
 """To be raised when inspecting the same file finds something else."""
 
 _Known = dict[Version, ImageInfo]
@@ -23,7 +23,7 @@ _Check = Callable[[int, ImageInfo], None]
 
 
 def inspect_images(source: Source, versions: Sequence[Version] | None, check: _Check) -> list[ImageInfo]:
-    """What is known of every image of `source` before it is decoded, from the index as far as that goes.
+    """What is known of every image of `source`, from the index as far as that goes.
 
     Args:
         source: Where the images are.
@@ -80,15 +80,15 @@ def _read(path: Path, place: str) -> _Known:
     if not isinstance(content, dict) or (content.get("format"), content.get("place")) != (_FORMAT, place):
         raise ValueError(f"expected format {_FORMAT} of {place}")
     try:
-        return {Version(*row[:3]): _info(*row[3:]) for row in content["images"]}
+        return {Version(*row[:4]): _info(*row[4:]) for row in content["images"]}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _info(width: int, height: int, mode: Mode, stamp: str) -> ImageInfo:
-    info = ImageInfo(width, height, mode, stamp)
-    if not (type(width) is type(height) is int and mode in get_args(Mode) and isinstance(stamp, str)):
-        raise ValueError(f"expected width, height, mode and stamp, found {list(info)}")
+def _info(width: int, height: int, mode: Mode, stamp: str, several_frames: bool) -> ImageInfo:
+    info = ImageInfo(width, height, mode, stamp, several_frames)
+    if [type(value) for value in info] != [int, int, str, str, bool] or mode not in get_args(Mode):
+        raise ValueError(f"expected width, height, mode, stamp and several_frames, found {list(info)}")
     return info
 
 

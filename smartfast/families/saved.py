@@ -14,6 +14,15 @@ from smartfast.families import FAMILIES
 from smartfast.families.sampling import Sampler
 
 
+def saved_class_names(path: str | Path) -> list[str]:
+    """What the data of a checkpoint called class 0, 1, ..., empty if unknown; path and errors as `open_sampler`."""
+    index = find_weights(Path(path)).with_name("checkpoint.json")
+    try:
+        return json.loads(index.read_text())["dataset"]["class_names"] or []
+    except (OSError, ValueError, KeyError, TypeError):  # older, or weights on their own
+        return []
+
+
 def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sampler:
     """What draws images from a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file.
 

@@ -1,17 +1,21 @@
-"""The real images' side of the metrics, computed once per data set and extractor and kept on disk."""
+"""The real images' side of the metrics, computed once per data set and extractor and kept on disk.
 
+An entry is one .safetensors file, which says what it is of and carries a checksum: what is not as it was written costs
+the time to compute it again, and a line.
+"""
+
+import hashlib
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smartfast.core.files import appears_complete
 from smartfast.core.parallel import default_workers
 from smartfast.data import ImageDataset
 from smartfast.metrics.collect import Collected, Processes, collect
@@ -20,7 +24,7 @@ from smartfast.metrics.extractors import Extractor
 MAX_REAL_FEATURES = 50_000
 """Most real images, evenly spaced, whose features are kept for KID, precision, recall and diversity. FID uses all."""
 
-_FORMAT = 1
+_FORMAT = "2"
 
 
 def real_features(
@@ -40,7 +44,8 @@ def real_features(
     by the first one. A cache that cannot be read or written gives a warning, never an error.
     """
     entry = _describe(dataset, extractor, keep_features)
-    path = cache_dir / f"{dataset.fingerprint}-{extractor.tag}-{'features' if keep_features else 'statistics'}"
+    kind = "features" if keep_features else "statistics"
+    path = cache_dir / f"{dataset.fingerprint}-{extractor.tag}-{kind}.safetensors"
     cached = _load(path, entry)
     everywhere = processes.all_agree(cached is not None, device)
     if cached is not None and everywhere:
@@ -67,48 +72,49 @@ def real_features(
     return reals
 
 
-def _describe(dataset: ImageDataset, extractor: Extractor, keep_features: bool) -> dict[str, Any]:
-    """What a cache entry must say to be used."""
-    return {
-        "format": _FORMAT,
-        "dataset": dataset.name,
+def _describe(dataset: ImageDataset, extractor: Extractor, keep_features: bool) -> dict[str, str]:
+    """What a cache entry must say to be used. Not where the data lie: copies of them share it."""
+    entry = {
         "fingerprint": dataset.fingerprint,
         "images": len(dataset),
         "resolution": dataset.resolution,
         "extractor": extractor.tag,
         "features_kept": min(len(dataset), MAX_REAL_FEATURES) if keep_features else 0,
     }
+    return {"format": _FORMAT, "entry": json.dumps(entry)}
 
 
-def _load(path: Path, entry: dict[str, Any]) -> Collected | None:
-    index, tensors = path.with_name(path.name + ".json"), path.with_name(path.name + ".safetensors")
-    if not index.is_file():
+def _load(path: Path, entry: dict[str, str]) -> Collected | None:
+    if not path.is_file():
         return None
     try:
-        if json.loads(index.read_text()) != entry:
-            return None
-        found = load_file(tensors)
-        statistics = {name: found[name].numpy() for name in ("mu", "sigma")}
-        features = found["features"]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        warnings.warn(f"metrics cache {tensors} cannot be read and is computed anew: {error}", stacklevel=2)
+        with safe_open(path, "pt") as file:
+            written = file.metadata()
+        found = load_file(path)
+        if written != entry | {"sha256": _sha256(found)}:
+            raise ValueError(f"expected {entry} and the checksum of what it holds, found {written}")
+    except (OSError, ValueError, SafetensorError) as error:
+        warnings.warn(f"metrics cache {path} cannot be used and is computed anew: {error}", stacklevel=2)
         return None
-    return Collected(statistics, features, torch.empty(0), found.get("labels"))
+    statistics = {name: found[name].numpy() for name in ("mu", "sigma")}
+    return Collected(statistics, found["features"], torch.empty(0), found.get("labels"))
 
 
-def _save(path: Path, entry: dict[str, Any], reals: Collected) -> None:
-    """Writes both files under temporary names and renames them, the index last: it makes the entry valid."""
+def _save(path: Path, entry: dict[str, str], reals: Collected) -> None:
     tensors = {name: torch.from_numpy(value) for name, value in reals.statistics.items()}
     tensors["features"] = reals.features
     tensors |= {} if reals.labels is None else {"labels": reals.labels}
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary)
-        temporary.replace(path.with_name(path.name + ".safetensors"))
-        temporary.write_text(json.dumps(entry, indent=2) + "\n")
-        temporary.replace(path.with_name(path.name + ".json"))
+        with appears_complete(path) as temporary:
+            save_file(tensors, temporary, entry | {"sha256": _sha256(tensors)})
     except (OSError, SafetensorError) as error:
-        if temporary.exists():
-            temporary.unlink()
         warnings.warn(f"metrics cache {path} cannot be written: {error}", stacklevel=2)
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    """Of all names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()

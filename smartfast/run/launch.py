@@ -24,6 +24,7 @@ from smartfast.core.output import hang_up_when_closed
 from smartfast.core.pixels import to_float
 from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
+from smartfast.data.dataset import described_classes
 from smartfast.data.holdout import split
 from smartfast.data.planned import is_missing, planned_images
 from smartfast.engine.compiling import compile_cache_dir
@@ -254,9 +255,10 @@ def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Calla
     if checkpoint is None:
         return None
     fingerprint = _fingerprint(checkpoint)
-    if fingerprint != dataset.fingerprint and training.config.run.allow_changes:
+    is_known = dataset.was_recorded_as(fingerprint)
+    if not is_known and training.config.run.allow_changes:
         say(f"resume: images of data.path: {fingerprint} -> {dataset.fingerprint}")
-    elif fingerprint != dataset.fingerprint:
+    elif not is_known:
         raise UserError(
             f"data.path {training.config.data.path}: found {dataset.fingerprint}, expected {fingerprint}, "
             f"the fingerprint of the run in {run_dir}; choose another run.dir, the old data, or run.allow_changes true"
@@ -313,10 +315,9 @@ def _opening_lines(
     timesteps: TimestepRange | None,
     training: Training,
 ) -> str:
-    classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
     return "\n".join(
         [
-            f"data: {dataset.name}, {len(dataset)} images {training.family.image_shape}{classes}",
+            f"data: {dataset.name}, {len(dataset)} images {training.family.image_shape}{described_classes(dataset)}",
             *_score_lines(config, scorer, timesteps),
             f"ops: {_implementations(config, training.device)}",
             *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),

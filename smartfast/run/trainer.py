@@ -320,7 +320,12 @@ class Trainer:
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
                 "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
                 "phases": [{"name": spec.name, "replaces": spec.replaces} for spec in training.specs],
-                "dataset": {"name": dataset.name, "images": len(dataset), "fingerprint": dataset.fingerprint},
+                "dataset": {
+                    "name": dataset.name,
+                    "images": len(dataset),
+                    "fingerprint": dataset.fingerprint,
+                    "class_names": dataset.class_names,
+                },
             },
             keep=self.config.run.keep_checkpoints,
         )

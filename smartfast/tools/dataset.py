@@ -12,21 +12,24 @@ import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from PIL import Image
 
 from smartfast.config.ranges import Count, FilePath, Threads, in_range
-from smartfast.core.files import appears_complete
+from smartfast.core.files import appears_complete, user_path
 from smartfast.core.parallel import ordered_map
-from smartfast.data.dataset import open_source
-from smartfast.data.sources.base import CHANNELS, Mode, Source
-from smartfast.data.sources.labels import LABEL_FILE, class_numbers
+from smartfast.core.text import printable
+from smartfast.data.dataset import open_source, warn_of_frames
+from smartfast.data.sources.base import CHANNELS, ImageInfo, Mode, Source
+from smartfast.data.sources.labels import LABEL_FILE, Classes, read_classes
 from smartfast.errors import UserError
 from smartfast.tools.fit import Crop, fit
 
 _MIB = 2**20
 _LARGEST_SIDE = 2**14
+_NAMED = 10
+"""Bad images that an error names."""
 
 
 @dataclass
@@ -34,7 +37,8 @@ class DatasetOptions:
     """Packs images into a .zip for training."""
 
     source: FilePath
-    """`digits`, a folder, a .zip, an .npz, or `hf:owner/name[:split]`."""
+    """`digits`, a folder, a .zip, an .npz, `hf:owner/name[:split]`, CIFAR's `cifar-10-python.tar.gz` (or 100), or
+    MNIST's `train-images-idx3-ubyte` (plain or .gz)."""
     dest: FilePath
     """The .zip to write."""
     resolution: str | None = None
@@ -43,11 +47,14 @@ class DatasetOptions:
     """What happens to images of another shape. `none`: refused. `center`: cut to the largest central part. `pad`: black
     borders. `stretch`: distorted. `adm`: cut like `center`, but scaled as for the ADM diffusion models."""
     mode: Literal["auto", "L", "RGB", "RGBA"] = "auto"
-    """Grey, colour or colour with alpha; auto takes the least that loses nothing. L and RGB lay alpha on white."""
+    """Grey, colour or colour with alpha; auto takes the least that loses nothing (alpha that is opaque everywhere is
+    nothing). L and RGB lay alpha on white."""
     labels: bool = True
     """Write class labels if the source has them."""
     max_images: Count | None = None
     """Pack at most this many images, taken at even distances; unset packs all."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read, and list them."""
     workers: Threads | None = None
     """Threads; unset takes one per core and four more."""
     overwrite: bool = False
@@ -61,6 +68,14 @@ class _Target(NamedTuple):
     """False: an image of another size is refused."""
     mode: Mode
     crop: Crop
+
+
+class _Checked(NamedTuple):
+    indices: list[int]
+    """Of the images that can be read."""
+    infos: list[ImageInfo]
+    problems: list[str]
+    """One line for each of the others."""
 
 
 class _Packed(NamedTuple):
@@ -86,28 +101,27 @@ def convert(options: DatasetOptions) -> None:
         UserError: An option, an image or a label is unusable; names the first one. Nothing is written then.
     """
     options = in_range(options)
-    dest = Path(options.dest)
+    dest = user_path(options.dest, "dest")
     size = _check_options(options, dest)
     source = open_source(options.source)
-    chosen = _choose(len(source), options.max_images)
-    labels = _labels(source, chosen) if options.labels else None
-    modes = [
-        info.mode
-        for info in ordered_map(
-            source.inspect, chosen, total=len(chosen), title=f"Checking {source.name}", workers=options.workers
-        )
-    ]
-    mode = max(modes, key=CHANNELS.__getitem__) if options.mode == "auto" else options.mode
-    target = _Target(size or source.decode(chosen[0]).size, size is not None, mode, options.crop)
+    checked = _check_images(source, options)
+    classes = _classes(source, checked.indices) if options.labels else None
+    mode = _least_mode(source, checked, options.workers) if options.mode == "auto" else options.mode
+    target = _Target(size or source.decode(checked.indices[0]).size, size is not None, mode, options.crop)
     _warn_if_untrainable(target.size)
-    with appears_complete(dest) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        findings = _write_images(archive, source, chosen, target, options.workers)
-        table = None if labels is None else [[_name(place), label] for place, label in enumerate(labels)]
-        archive.writestr(zipfile.ZipInfo(LABEL_FILE), json.dumps({"labels": table}))
-    classes = "no labels" if labels is None else f"{len(set(labels))} classes"
-    summary = f"{len(chosen)} images {target.size[0]}x{target.size[1]} {mode}, {classes}"
-    print(f"{dest}: {summary}, {dest.stat().st_size / _MIB:.1f} MiB")
+    try:
+        with appears_complete(dest) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            findings = _write_images(archive, source, checked.indices, target, options.workers)
+            archive.writestr(zipfile.ZipInfo(LABEL_FILE), json.dumps(_label_table(classes)))
+        size_mib = dest.stat().st_size / _MIB
+    except OSError as error:  # what is wrong with an image is a UserError
+        reason = f"cannot be written ({error.strerror or error})"
+        raise UserError(f"dest: {options.dest}: {reason}, expected a folder with room that can be") from error
+    summary = f"{len(checked.indices)} images {target.size[0]}x{target.size[1]} {mode}, {_describe(classes)}"
+    print(f"{printable(str(dest))}: {summary}, {size_mib:.1f} MiB")
     _print_findings(findings, source)
+    if checked.problems:
+        print("\n".join([f"{len(checked.problems)} images are bad and left out:", *checked.problems]))
 
 
 def _check_options(options: DatasetOptions, dest: Path) -> tuple[int, int] | None:
@@ -131,17 +145,75 @@ def _check_options(options: DatasetOptions, dest: Path) -> tuple[int, int] | Non
     return width, height
 
 
-def _choose(available: int, max_images: int | None) -> list[int]:
-    count = min(available, max_images or available)
-    return [place * available // count for place in range(count)]
+def _check_images(source: Source, options: DatasetOptions) -> _Checked:
+    """Inspects the images that are wanted, all of them, so that every bad one is named at once."""
+    available = len(source)
+    count = min(available, options.max_images or available)
+    chosen = [place * available // count for place in range(count)]
+
+    def inspect(index: int) -> ImageInfo | str:
+        try:
+            return source.inspect(index)
+        except UserError as error:
+            return str(error)
+
+    title = f"Checking {source.name}"
+    found = dict(
+        zip(chosen, ordered_map(inspect, chosen, total=count, title=title, workers=options.workers), strict=True)
+    )
+    infos = {index: info for index, info in found.items() if not isinstance(info, str)}
+    problems = {index: info for index, info in found.items() if isinstance(info, str)}
+    if problems and (not options.skip_bad or not infos):
+        _refuse(source, problems, count)
+    warn_of_frames(source, [index for index, info in infos.items() if info.several_frames])
+    return _Checked(list(infos), list(infos.values()), list(problems.values()))
 
 
-def _labels(source: Source, chosen: list[int]) -> list[int] | None:
-    """Labels of the chosen images; a single class is as good as none."""
-    labels = class_numbers(source)
-    if labels is None or len(set(labels)) < 2:
+def _refuse(source: Source, problems: dict[int, str], count: int) -> NoReturn:
+    indices = list(problems)
+    named = ", ".join(source.item_name(index) for index in indices[:_NAMED])
+    more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
+    summary = f"{len(indices)} of {count} images are bad: {named}{more}; --skip_bad true leaves them out"
+    raise UserError(f"{problems[indices[0]]}; {summary}")
+
+
+def _least_mode(source: Source, checked: _Checked, workers: int | None) -> Mode:
+    """The mode that loses nothing; only images with alpha are decoded for that, up to the first that needs it."""
+    veiled = [index for index, info in zip(checked.indices, checked.infos, strict=True) if info.mode == "RGBA"]
+
+    def needs_alpha(index: int) -> bool:
+        return source.decode(index).getextrema()[3] != (255, 255)
+
+    title = f"Looking for alpha in {source.name}"
+    if any(ordered_map(needs_alpha, veiled, total=len(veiled), title=title, workers=workers)):
+        return "RGBA"
+    modes: list[Mode] = ["RGB" if info.mode == "RGBA" else info.mode for info in checked.infos]
+    return max(modes, key=CHANNELS.__getitem__)
+
+
+def _classes(source: Source, chosen: list[int]) -> Classes | None:
+    """The classes of the chosen images; a single class is as good as none."""
+    classes = read_classes(source)
+    if classes is None or len(set(classes.numbers)) < 2:
         return None
-    return [labels[index] for index in chosen]
+    numbers = [classes.numbers[index] for index in chosen]
+    return Classes(numbers, classes.count, classes.names)
+
+
+def _label_table(classes: Classes | None) -> dict[str, object]:
+    """The content of dataset.json; other programs read the labels alone."""
+    if classes is None:
+        return {"labels": None}
+    labels = [[_name(place), label] for place, label in enumerate(classes.numbers)]
+    return {"labels": labels} | ({"class_names": classes.names} if classes.names else {})
+
+
+def _describe(classes: Classes | None) -> str:
+    if classes is None:
+        return "no labels"
+    empty = classes.empty
+    gaps = f" ({len(empty)} of them without an image, e.g. {empty[0]})" if empty else ""
+    return f"{classes.count} classes{gaps}"
 
 
 def _warn_if_untrainable(size: tuple[int, int]) -> None:

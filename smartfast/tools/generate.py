@@ -4,6 +4,7 @@ A seed alone fixes its image: neither the other seeds nor the batch size change 
 stylegan2-ada-pytorch's and stylegan3's generate scripts use for the same seed.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from smartfast.core.grids import grid_shape, save_grid
 from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, Sampler, label_vectors, seeded_latents
-from smartfast.families.saved import open_sampler
+from smartfast.families.saved import open_sampler, saved_class_names
 from smartfast.tools.output import check_writable, writing
 
 MAX_SEED = 2**32 - 1
 MAX_NUMBERS = 10**6
 _LONGEST_RANGE = 40
+_SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class GenerateOptions:
     seeds: str = "0-15"
     """Seeds such as `7`, `0-15` or `0-15,20`; each one fixes an image."""
     classes: str | None = None
-    """Class indices such as `3` or `0-9`; every seed is drawn in each. Unset: seed s gets class s mod classes."""
+    """Class indices such as `3` or `0-9`, or names such as `cat,dog` where the data had them; every seed is drawn in
+    each. Unset: seed s gets class s mod classes."""
     truncation_psi: Truncation = 1.0
     """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality."""
     truncation_cutoff: CountOrZero | None = None
@@ -74,7 +77,7 @@ def generate(options: GenerateOptions) -> list[Path]:
     if not is_sheet and (out.suffix or out.is_file()):
         raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
-    request = make_request(sampler.num_classes, seeds, options.classes)
+    request = make_request(sampler.num_classes, seeds, class_indices(options.classes, options.checkpoint))
     check_writable(out.parent if is_sheet else out, f"out: {out}")
     images = _draw(sampler, request, options)
     if is_sheet:
@@ -108,6 +111,25 @@ def make_request(num_classes: int, seeds: list[int], classes: str | None) -> Req
         return Request(numbers, numbers % num_classes)
     wanted = parse_numbers(classes, "classes", num_classes - 1)
     return Request(torch.tensor(seeds).repeat_interleave(len(wanted)), torch.tensor(wanted).repeat(len(seeds)))
+
+
+def class_indices(text: str | None, checkpoint: str) -> str | None:
+    """An option `classes` with indices in place of the names that the checkpoint's data gave its classes.
+
+    Raises:
+        UserError: Something is neither an index nor a name, and there are names.
+    """
+    names = saved_class_names(checkpoint) if text else []
+    if text is None or not names:
+        return text
+    parts = [part.strip() for part in text.split(",")]
+    for place, part in enumerate(parts):
+        if part in names and not part.isdecimal():
+            parts[place] = str(names.index(part))
+        elif re.fullmatch(r"\d+(-\d+)?", part) is None:
+            known = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+            raise UserError(f"classes: found {part!r}, expected indices such as 0-9, or names out of {known}")
+    return ",".join(parts)
 
 
 def parse_numbers(text: str, name: str, largest: int) -> list[int]:

@@ -18,7 +18,7 @@ from smartfast.core.grids import save_grid, to_pillow
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, draw_path
 from smartfast.families.saved import open_sampler
-from smartfast.tools.generate import MAX_SEED, choose_device, parse_numbers
+from smartfast.tools.generate import MAX_SEED, choose_device, class_indices, parse_numbers
 from smartfast.tools.output import check_writable, writing
 
 FORMATS = (".gif", ".mp4", ".png")
@@ -42,7 +42,8 @@ class InterpolateOptions:
     loop: bool = True
     """Return from the last seed to the first."""
     classes: str | None = None
-    """One class index for all seeds, or one per seed such as `0,1,2`. Unset: seed s gets class s mod classes."""
+    """One class (index, or name where the data had them) for all seeds, or one per seed such as `0,1,2`. Unset: seed s
+    gets class s mod classes."""
     truncation_psi: Truncation = 1.0
     """Truncation: 1 = none, 0 = the mean image."""
     truncation_cutoff: CountOrZero | None = None
@@ -76,7 +77,7 @@ def interpolate(options: InterpolateOptions) -> Path:
     if out.suffix.lower() == ".mp4":
         _ffmpeg()
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
-    labels = _key_labels(sampler.num_classes, seeds, options.classes)
+    labels = _key_labels(sampler.num_classes, seeds, class_indices(options.classes, options.checkpoint))
     check_writable(out.parent, f"out: {out}")
     images = draw_path(
         sampler,

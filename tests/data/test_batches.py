@@ -187,11 +187,12 @@ def test_workers_survive_an_interrupt_of_the_trainer(dataset: ImageDataset) -> N
 
 @pytest.fixture
 def damaged(random_image: Callable[..., Image.Image], write_files: Callable[..., Path]) -> ImageDataset:
-    """A JPEG cut in the middle: its header is intact, so only decoding finds it."""
+    """A JPEG cut in the middle after it has been checked."""
     path = write_files({f"{i}.jpg": random_image(i, (64, 64)) for i in range(4)})
+    dataset = open_dataset(DataConfig(path=str(path)))
     content = (path / "2.jpg").read_bytes()
     (path / "2.jpg").write_bytes(content[: len(content) // 2])
-    return open_dataset(DataConfig(path=str(path)))
+    return dataset
 
 
 @pytest.mark.parametrize("workers", [0, 2])

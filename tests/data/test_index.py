@@ -23,6 +23,7 @@ from smartfast.core.caches import default_cache_dir
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.data.holdout import split
 from smartfast.data.sources.archive import ArchiveSource
+from smartfast.data.sources.folder import FolderSource
 from smartfast.errors import UserError
 
 Maker = Callable[..., Image.Image]
@@ -39,21 +40,15 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def count_opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counter: Counter[str] = Counter()
     lock = threading.Lock()
-    original, read = Image.open, ArchiveSource._read
+    reads = {kind: kind._read for kind in (FolderSource, ArchiveSource)}
 
-    def count(file: Any, *args: Any, **options: Any) -> Image.Image:
-        if isinstance(file, Path):
-            with lock:
-                counter[file.name] += 1
-        return original(file, *args, **options)
-
-    def count_read(source: ArchiveSource, index: int) -> Any:
+    def count(source: Any, index: int) -> bytes:
         with lock:
-            counter[source.path.name] += 1
-        return read(source, index)
+            counter[source.path.name if isinstance(source, ArchiveSource) else Path(source.names[index]).name] += 1
+        return reads[type(source)](source, index)
 
-    monkeypatch.setattr(Image, "open", count)
-    monkeypatch.setattr(ArchiveSource, "_read", count_read)
+    for kind in reads:
+        monkeypatch.setattr(kind, "_read", count)
     return counter
 
 
@@ -203,18 +198,17 @@ def test_a_full_cache_folder_costs_a_warning(folder: Path, monkeypatch: pytest.M
 
 
 FINGERPRINTS = {
-    ("set", False): "3e984030d2e465d9",
-    ("set", True): "cebf02627af8b949",
     ("set.zip", False): "020932e31fa60a4c",
     ("set.zip", True): "f369d998ce1b9cdb",
     ("set.npz", False): "f6eac3a0450e1485",
     ("set.npz", True): "fa6f14fd4ff6db7e",
 }
 """Of the images below, computed by commit 8615a17: checkpoints of then hold such."""
+FINGERPRINTS_OF_ENDS = {("set", False): "3e984030d2e465d9", ("set", True): "cebf02627af8b949"}
+"""The same of a folder, of which then only the first and last 4 KiB of each file counted."""
 
 
-@pytest.mark.parametrize(("name", "labels"), FINGERPRINTS)
-def test_fingerprints_are_those_that_checkpoints_hold(name: str, labels: bool, write_files: Writer) -> None:
+def numbered_set(name: str, write_files: Writer) -> Path:
     pixels = [bytes((i * 37 + j * 11) % 256 for j in range(64 * 64 * 3)) for i in range(6)]
     files = {f"{i % 2}/{i}.ppm": b"P6\n64 64\n255\n" + content for i, content in enumerate(pixels)}
     if name == "set.npz":
@@ -223,8 +217,28 @@ def test_fingerprints_are_those_that_checkpoints_hold(name: str, labels: bool, w
         np.savez(path, images=images, labels=[0, 1] * 3)
     else:
         path = write_files(dict(sorted(files.items())), name)
+    return path
+
+
+@pytest.mark.parametrize(("name", "labels"), FINGERPRINTS)
+def test_fingerprints_are_those_that_checkpoints_hold(name: str, labels: bool, write_files: Writer) -> None:
+    path = numbered_set(name, write_files)
     for _ in range(2):  # inspected, and from the index
         assert start(path, labels=labels).fingerprint == FINGERPRINTS[name, labels]
+
+
+@pytest.mark.parametrize(("name", "labels"), FINGERPRINTS_OF_ENDS)
+def test_runs_recorded_by_the_ends_of_files_are_known_again(name: str, labels: bool, write_files: Writer) -> None:
+    path = numbered_set(name, write_files)
+    dataset = start(path, labels=labels)
+    assert dataset.fingerprint == FINGERPRINTS["set.zip", labels]
+    assert dataset.was_recorded_as(FINGERPRINTS_OF_ENDS[name, labels])
+    assert dataset.was_recorded_as(dataset.fingerprint)
+    assert not start(path, labels=not labels).was_recorded_as(FINGERPRINTS_OF_ENDS[name, labels])
+    with (path / "0" / "0.ppm").open("r+b") as file:
+        file.seek(20)
+        file.write(b"other")
+    assert not start(path, labels=labels).was_recorded_as(FINGERPRINTS_OF_ENDS[name, labels])
 
 
 def test_decoded_images_are_kept(folder: Path, opened: Counter[str], random_image: Maker) -> None:

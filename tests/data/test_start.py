@@ -1,14 +1,16 @@
 """A whole run on a folder of images: what its resume opens."""
 
+import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from smartfast.config.parse import parse_config
+from smartfast.data.sources.folder import FolderSource
 from smartfast.run.launch import launch
 
 SETTINGS = {
@@ -43,16 +45,30 @@ def test_a_resume_opens_only_what_it_streams(
 ) -> None:
     folder = write_files({f"{i:02d}.png": random_image(i, (16, 16), "L") for i in range(60)})
     opened: Counter[str] = Counter()
-    original = Image.open
+    original = FolderSource._read
 
-    def count(file: Any, *args: Any, **options: Any) -> Image.Image:
-        if isinstance(file, Path) and file.parent == folder:
-            opened[file.name] += 1
-        return original(file, *args, **options)
+    def count(source: FolderSource, index: int) -> bytes:
+        opened[source.names[index]] += 1
+        return original(source, index)
 
-    monkeypatch.setattr(Image, "open", count)
+    monkeypatch.setattr(FolderSource, "_read", count)
     settings = SETTINGS | {"data.path": folder, "data.cache": cache, "data.workers": 0, "run.dir": tmp_path / "run"}
     for kimg in (0.008, 0.016):
         opened.clear()
         assert launch(parse_config([f"--{name}={value}" for name, value in (settings | {"run.kimg": kimg}).items()]))
     assert sum(opened.values()) == (0 if cache == "device" else 16)  # the last batch, and the one read ahead of use
+
+
+def test_a_run_on_names_of_any_bytes_is_reported_and_resumed(
+    tmp_path: Path, random_image: Callable[..., Image.Image], write_files: Callable[..., Path]
+) -> None:
+    folder = os.fsencode(write_files({f"{'ab'[i % 2]}/{i:02d}.png": random_image(i, (16, 16), "L") for i in range(20)}))
+    os.rename(folder + b"/a", folder + b"/caf\xe9\n")
+    os.rename(folder, folder + b"\xff")
+    run = tmp_path / os.fsdecode(b"run\xe9")
+    settings = SETTINGS | {"data.path": os.fsdecode(folder + b"\xff"), "data.labels": "true", "run.dir": run}
+    for kimg in (0.008, 0.016):
+        assert launch(parse_config([f"--{name}={value}" for name, value in (settings | {"run.kimg": kimg}).items()]))
+    assert (run / "report.html").stat().st_size
+    (newest,) = sorted(run.glob("checkpoints/*/checkpoint.json"))[-1:]
+    assert json.loads(newest.read_text())["dataset"]["class_names"] == ["b", "caf\\udce9\\n"]

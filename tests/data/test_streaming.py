@@ -64,9 +64,9 @@ def test_a_damaged_file_ends_the_stream_when_it_is_due(
     random_image: Callable[..., Image.Image], write_files: Callable[..., Path], workers: int
 ) -> None:
     path = write_files({f"{i}.jpg": random_image(i, (64, 64)) for i in range(4)})
+    damaged = open_dataset(DataConfig(path=str(path)))
     content = (path / "2.jpg").read_bytes()
     (path / "2.jpg").write_bytes(content[: len(content) // 2])
-    damaged = open_dataset(DataConfig(path=str(path)))
     stream = stream_batches(
         damaged, ((torch.tensor([k]), None) for k in (0, 1, 3, 2, 0)), torch.device("cpu"), workers=workers
     )

@@ -189,7 +189,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"resolution": "8"},
         "SET/b.png: 32x16 pixels, another shape than 8x8, expected the same shape (or --crop center, pad or stretch)",
     ),
-    "damaged image": ({"resolution": "8", "crop": "center"}, "SET/c.jpg: not a readable image ("),
+    "damaged image": (
+        {"resolution": "8", "crop": "center", "source": "damaged"},
+        "DAMAGED/c.jpg: not a readable image (",
+    ),
 }
 
 
@@ -200,13 +203,16 @@ def test_refused(case: str, random_image: Maker, write_files: Writer, tmp_path: 
         {"a.png": random_image(0), "b.png": random_image(1, (32, 16)), "c.jpg": random_image(2, (64, 64))}
     )
     content = (source / "c.jpg").read_bytes()
-    (source / "c.jpg").write_bytes(content[: len(content) // 2])
+    damaged = write_files({"c.jpg": content[: len(content) // 2]}, "damaged")
     options = {"source": str(source), "dest": str(tmp_path / "out.zip")} | changes
+    if options["source"] == "damaged":
+        options["source"] = str(damaged)
     with pytest.raises(UserError) as refusal, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         convert(DatasetOptions(**options))
-    assert str(refusal.value).startswith(message.replace("SET", str(source))) and "\n" not in str(refusal.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    expected = message.replace("SET", str(source)).replace("DAMAGED", str(damaged))
+    assert str(refusal.value).startswith(expected) and "\n" not in str(refusal.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "set"]
 
 
 def test_existing_file_is_replaced_only_when_asked(random_image: Maker, write_files: Writer, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """`smartfast generate`: what a seed fixes, files, classes, bad options."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from smartfast.errors import UserError
 from smartfast.families.sampling import seeded_latents
 from smartfast.families.saved import open_sampler
 from smartfast.tools.generate import GenerateOptions, generate, parse_numbers
+from smartfast.tools.interpolate import InterpolateOptions, interpolate
 
 
 def pixels(path) -> np.ndarray:
@@ -109,3 +113,29 @@ def test_bad_options(make_checkpoint, options, message):
 def test_classes_need_a_conditional_generator(make_checkpoint):
     with pytest.raises(UserError, match="without labels"):
         generate(GenerateOptions(checkpoint=str(make_checkpoint()), classes="0", device="cpu"))
+
+
+@pytest.mark.parametrize("text", ["emu", "2", " emu "])
+def test_classes_by_name_and_by_number(make_checkpoint, tmp_path, monkeypatch, text):
+    run = shutil.copytree(make_checkpoint(c_dim=3), tmp_path / "run")
+    (index,) = run.glob("checkpoints/*/checkpoint.json")
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"dataset": {"class_names": ["cat", "2dog", "emu"]}}))
+    images = singles(run, tmp_path / "out", seeds="0", classes=text)
+    assert list(images) == ["seed0000_class2.png"]
+    assert list(singles(run, tmp_path / "two", seeds="0", classes="emu,2dog,0")) == [
+        f"seed0000_class{label}.png" for label in (2, 1, 0)
+    ]
+    with pytest.raises(UserError, match="^classes: found 'ant', expected .*cat, 2dog, emu"):
+        singles(run, tmp_path / "out", seeds="0", classes="ant")
+    path = interpolate(InterpolateOptions(str(run), str(tmp_path / "a.png"), seeds="0,1", steps=2, classes="emu"))
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"dataset": 3}', b'{"dataset": {"class_names": null}}'])
+def test_weights_without_class_names_take_numbers(make_checkpoint, tmp_path, content):
+    run = shutil.copytree(make_checkpoint(c_dim=3), tmp_path / "run")
+    (weights,) = run.glob("checkpoints/*/generator_ema.safetensors")
+    weights.with_name("checkpoint.json").write_bytes(content)
+    assert list(singles(weights, tmp_path / "out", seeds="0", classes="1")) == ["seed0000_class1.png"]
+    with pytest.raises(UserError, match="^classes: found 'cat', expected numbers"):
+        singles(weights, tmp_path / "out", seeds="0", classes="cat")

@@ -1,51 +1,43 @@
 """A .zip of image files, as the dataset_tool of stylegan2-ada-pytorch and stylegan3 writes it."""
 
-import io
 import os
 import zipfile
 from pathlib import Path
 
-from PIL import Image
-
-from smartfast.data.sources.base import ImageInfo, Version, decode_image, file_version, inspect_image
-from smartfast.data.sources.folder import select_images
-from smartfast.data.sources.labels import LABEL_FILE, file_labels
+from smartfast.core.text import printable
+from smartfast.data.sources.base import Labels, Version, file_version
+from smartfast.data.sources.encoded import EncodedSource
+from smartfast.data.sources.labels import file_labels
+from smartfast.data.sources.names import select_images, zip_names
 from smartfast.errors import UserError
 
 
-class ArchiveSource:
+class ArchiveSource(EncodedSource):
     """Images of a .zip in the order of their names; see `Source`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.place = str(path.resolve())
+        self.place = printable(str(path.resolve()))
+        self._where = printable(str(path))
         self._open: dict[int, zipfile.ZipFile] = {}
-        self.name = path.stem
-        self.names = select_images([name for name in self._archive().namelist() if name[-1] != "/"], str(path))
+        self.name = printable(path.stem)
+        files = (name for name in self._archive().namelist() if not name.endswith("/"))
+        self._entries = zip_names(files, self._where)
+        self.names = select_images(self._entries, self._where)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def item_name(self, index: int) -> str:
-        return f"{self.path}/{self.names[index]}"
+        return f"{self._where}/{printable(self.names[index])}"
 
     def versions(self) -> list[Version]:
         """All change with the archive."""
         archive = file_version("", self.path)
         return [archive._replace(name=name) for name in self.names]
 
-    def inspect(self, index: int) -> ImageInfo:
-        width, height, mode = inspect_image(self._read(index), self.item_name(index))
-        entry = self._archive().getinfo(self.names[index])
-        return ImageInfo(width, height, mode, f"{entry.file_size}:{entry.CRC:08x}")
-
-    def decode(self, index: int) -> Image.Image:
-        return decode_image(self._read(index), self.item_name(index))
-
-    def labels(self) -> list[object] | None:
-        archive = self._archive()
-        label_file = archive.read(LABEL_FILE) if LABEL_FILE in archive.namelist() else None
-        return file_labels(self.names, label_file, str(self.path))
+    def labels(self) -> Labels | None:
+        return file_labels(self.names, self._label_file, self._where)
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_open": {}}
@@ -56,13 +48,20 @@ class ArchiveSource:
         if process_id not in self._open:
             try:
                 self._open[process_id] = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, OSError) as error:
-                reason = f"data.path: {self.path} is not a readable .zip ({error})"
+            except Exception as error:  # zipfile raises nearly anything on a corrupt table of contents
+                reason = f"data.path: {self._where} is not a readable .zip ({printable(str(error))})"
                 raise UserError(f"{reason}, expected an intact one") from error
         return self._open[process_id]
 
-    def _read(self, index: int) -> io.BytesIO:
+    def _read(self, index: int) -> bytes:
+        return self._content(self.names[index])
+
+    def _label_file(self, name: str) -> bytes | None:
+        return self._content(name) if name in self._entries else None
+
+    def _content(self, name: str) -> bytes:
         try:
-            return io.BytesIO(self._archive().read(self.names[index]))
-        except Exception as error:  # zipfile and the decompressors raise nearly anything on corrupt entries
-            raise UserError(f"{self.item_name(index)}: corrupt entry ({error}), expected an intact .zip") from error
+            return self._archive().read(self._entries[name])
+        except Exception as error:  # as do its decompressors on corrupt entries
+            where = f"{self._where}/{printable(name)}"
+            raise UserError(f"{where}: corrupt entry ({printable(str(error))}), expected an intact .zip") from error

@@ -1,7 +1,7 @@
 """Images that are already arrays: the bundled digits and .npz files."""
 
-import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from smartfast.data.sources.base import CHANNELS, ImageInfo, Mode
+from smartfast.core.text import printable
+from smartfast.data.sources.base import CHANNELS, ImageInfo, Labels, Mode
 from smartfast.errors import UserError
 
 _LARGEST_DIGITS = 256  # all of them are enlarged at once
@@ -19,12 +20,19 @@ _MODES: dict[int, Mode] = {channels: mode for mode, channels in CHANNELS.items()
 class ArraySource:
     """Images of one array; see `Source`."""
 
-    def __init__(self, name: str, where: str, images: Tensor, labels: np.ndarray | None) -> None:
-        """`images` is uint8 [N, H, W, C] with 1, 3 or 4 channels."""
+    def __init__(
+        self,
+        name: str,
+        where: str,
+        images: Tensor,
+        labels: np.ndarray | None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        """`images` is uint8 [N, H, W, C] with 1, 3 or 4 channels; `labels` are [N]."""
         self.name = name
         self.place = self._where = where
         self._images = images.contiguous()
-        self._labels = labels
+        self._labels = None if labels is None else Labels(labels.tolist(), class_names)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -43,8 +51,8 @@ class ArraySource:
         pixels = self._images[index].numpy()
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
-    def labels(self) -> list[object] | None:
-        return None if self._labels is None else self._labels.tolist()
+    def labels(self) -> Labels | None:
+        return self._labels
 
 
 def digits_source(resolution: int | None) -> ArraySource:
@@ -56,23 +64,28 @@ def digits_source(resolution: int | None) -> ArraySource:
         expected = f"{NATIVE_RESOLUTION} to {_LARGEST_DIGITS} for the bundled digits"
         raise UserError(f"data.resolution: {resolution}, expected {expected}")
     images, labels = load_digits(resolution or NATIVE_RESOLUTION)
-    return ArraySource("digits", "digits", images.movedim(1, 3), labels.numpy())
+    return ArraySource("digits", "digits", images.movedim(1, 3), labels.numpy(), "0123456789")
 
 
 def npz_source(path: Path) -> ArraySource:
-    """A .npz with `images` or `arr_0` (uint8 NHWC, NHW or NCHW; NHWC if both fit) and perhaps `labels` [N]."""
+    """A .npz with `images` or `arr_0` (uint8 NHWC, NHW or NCHW; NHWC if both fit), perhaps `labels` or `arr_1` [N]."""
+    where = printable(str(path))
     try:
         with np.load(path) as file:
             key = next((key for key in ("images", "arr_0") if key in file), None)
             if key is None:
-                raise UserError(f"{path}: arrays {', '.join(file.files)}, expected images or arr_0")
+                raise UserError(f"{where}: arrays {printable(', '.join(file.files))}, expected images or arr_0")
             images = file[key]
-            labels = file["labels"] if "labels" in file else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"data.path: {path} is not a readable .npz ({error}), expected an intact one") from error
+            labels = next((file[name] for name in ("labels", "arr_1") if name in file), None)
+    except UserError:
+        raise
+    except Exception as error:  # numpy and zipfile raise nearly anything on corrupt files
+        reason = f"is not a readable .npz ({printable(str(error))})"
+        raise UserError(f"data.path: {where} {reason}, expected an intact one") from error
     if labels is not None and labels.ndim != 1:
-        raise UserError(f"{path}: labels of shape {list(labels.shape)}, expected one whole number per image")
-    return ArraySource(path.stem, str(path), torch.from_numpy(_as_nhwc(images, f"{path}: {key}")), labels)
+        raise UserError(f"{where}: labels of shape {list(labels.shape)}, expected one whole number per image")
+    pixels = torch.from_numpy(_as_nhwc(images, f"{where}: {key}"))
+    return ArraySource(printable(path.stem), where, pixels, labels)
 
 
 def _as_nhwc(images: np.ndarray, where: str) -> np.ndarray:

@@ -1,34 +1,26 @@
-"""What every source of images offers, and how an encoded image is inspected and decoded.
-
-Every image becomes one of three kinds: grey (`L`), colour (`RGB`) or colour with alpha (`RGBA`).
-One-bit images become grey; palettes, CMYK and the like become colour; anything with transparency
-(LA, palettes and PNGs with a transparent colour) becomes RGBA. 16-bit colour PNGs keep the upper
-8 bits, which is how Pillow reads them; 16-bit and 32-bit grey is refused, because its range is not
-known. EXIF rotation is applied. Of several frames the first is taken.
-"""
+"""What every source of images offers."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from PIL import Image, ImageOps
-
-from smartfast.errors import UserError
+from PIL import Image
 
 Mode = Literal["L", "RGB", "RGBA"]
 CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3, "RGBA": 4}
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 class ImageInfo(NamedTuple):
-    """What is known of an image before it is decoded."""
+    """What is known of an image that can be decoded."""
 
     width: int
     height: int
     mode: Mode
     stamp: str
-    """Changes (almost surely) when the content of the image changes."""
+    """Changes (almost surely) when the content of the image changes, wherever it lies."""
+    several_frames: bool = False
+    """Whether there is more to it than the frame that is taken, the first."""
 
 
 class Version(NamedTuple):
@@ -38,32 +30,43 @@ class Version(NamedTuple):
     """The image's own name in its data set, whatever the place of that."""
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int
+    """When the file was last changed as the file system counts, which nobody can set back."""
+
+
+class Labels(NamedTuple):
+    """Labels as found, not yet checked."""
+
+    values: Sequence[object]
+    """One per image."""
+    class_names: Sequence[str] | None = None
+    """What class 0, 1, ... is called; None where nobody says."""
 
 
 class Source(Protocol):
     """A list of images. Safe to use from several threads, and from worker processes."""
 
     name: str
-    """Short name of the data set, for messages and reports."""
+    """Short name of the data set, for messages and reports; printable."""
     place: str
-    """Absolute path or address of the data set."""
+    """Absolute path or address of the data set; printable."""
 
     def __len__(self) -> int: ...
 
     def item_name(self, index: int) -> str:
-        """Where the image is, for messages; the same on every machine up to the folder of the data set."""
+        """Where the image is, for messages; the same on every machine up to the folder of the data set. Printable."""
 
     def versions(self) -> list[Version] | None:
         """The version of every image, found without opening one; None if that is not cheaper than to read them."""
 
     def inspect(self, index: int) -> ImageInfo:
-        """Read no more than needed. Raises UserError naming the item if it is not an intact image."""
+        """Read and decode the image. Raises UserError naming the item if training could not."""
 
     def decode(self, index: int) -> Image.Image:
         """The image in one of the three modes. Raises UserError naming the item if it cannot be decoded."""
 
-    def labels(self) -> Sequence[object] | None:
-        """One label per image as found, not yet checked; None if the source has none."""
+    def labels(self) -> Labels | None:
+        """The labels, None if the source has none."""
 
 
 def file_version(name: str, path: str | Path) -> Version:
@@ -71,50 +74,5 @@ def file_version(name: str, path: str | Path) -> Version:
     try:
         state = os.stat(path)
     except OSError:  # whoever opens it says so
-        return Version(name, -1, -1)
-    return Version(name, state.st_size, state.st_mtime_ns)
-
-
-def inspect_image(file: BinaryIO | Path, item_name: str) -> tuple[int, int, Mode]:
-    """Width, height and mode of an encoded image, without decoding it.
-
-    Checksums are verified where the format has them (PNG), which reads the whole file.
-
-    Raises:
-        UserError: It is not an intact image of a mode that can be used; the message starts with `item_name`.
-    """
-    try:
-        with Image.open(file) as image:
-            mode = _mode_of(image, item_name)
-            width, height = image.size
-            image.verify()
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise nearly anything on corrupt files
-        raise _unreadable(item_name, error) from error
-    return width, height, mode
-
-
-def decode_image(file: BinaryIO | Path, item_name: str) -> Image.Image:
-    """Decode an encoded image into one of the three modes; raises as `inspect_image`."""
-    try:
-        with Image.open(file) as image:
-            mode = _mode_of(image, item_name)
-            return ImageOps.exif_transpose(image).convert(mode)
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise nearly anything on corrupt files
-        raise _unreadable(item_name, error) from error
-
-
-def _mode_of(image: Image.Image, item_name: str) -> Mode:
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{item_name}: pixels of mode {image.mode}, expected 8 bits per channel")
-    if image.has_transparency_data:
-        return "RGBA"
-    return "L" if image.mode in ("1", "L") else "RGB"
-
-
-def _unreadable(item_name: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{item_name}: not a readable image ({reason}), expected an intact PNG, JPEG, WebP, BMP, ...")
+        return Version(name, -1, -1, -1)
+    return Version(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns)

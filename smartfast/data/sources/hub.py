@@ -1,19 +1,17 @@
 """A Hugging Face data set, read through the `datasets` library."""
 
-import io
-import zlib
 from typing import Any
 
-from PIL import Image
-
-from smartfast.data.sources.base import ImageInfo, Version, decode_image, file_version, inspect_image
+from smartfast.core.text import printable
+from smartfast.data.sources.base import Labels, Version, file_version
+from smartfast.data.sources.encoded import EncodedSource
 from smartfast.errors import UserError
 
 PREFIX = "hf:"
 _DEFAULT_SPLIT = "train"
 
 
-class HubSource:
+class HubSource(EncodedSource):
     """The rows of one split of `hf:owner/name[:split]` (default split: train); see `Source`.
 
     The image column is the first of type Image, the labels the first of type ClassLabel, else `label` or `labels`.
@@ -63,22 +61,18 @@ class HubSource:
         files = [file_version("", file["filename"]) for file in self._rows.cache_files]
         if not files:  # rows in memory
             return None
-        size_bytes, mtime_ns = sum(file.size_bytes for file in files), max(file.mtime_ns for file in files)
-        return [Version(f"row {index}", size_bytes, mtime_ns) for index in range(len(self))]
+        size_bytes = sum(file.size_bytes for file in files)
+        times = max(file.mtime_ns for file in files), max(file.ctime_ns for file in files)
+        return [Version(f"row {index}", size_bytes, *times) for index in range(len(self))]
 
-    def inspect(self, index: int) -> ImageInfo:
-        content = self._read(index)
-        width, height, mode = inspect_image(io.BytesIO(content), self.item_name(index))
-        return ImageInfo(width, height, mode, f"{len(content)}:{zlib.crc32(content):08x}")
-
-    def decode(self, index: int) -> Image.Image:
-        return decode_image(io.BytesIO(self._read(index)), self.item_name(index))
-
-    def labels(self) -> list[object] | None:
-        return None if self._label_column is None else list(self._rows[self._label_column])
+    def labels(self) -> Labels | None:
+        if self._label_column is None:
+            return None
+        names = getattr(self._rows.features[self._label_column], "names", None)
+        return Labels(list(self._rows[self._label_column]), names and [printable(name) for name in names])
 
     def _read(self, index: int) -> bytes:
-        """The encoded image, which the row holds itself or names the file of."""
+        """The row holds its image, or names the file of it."""
         cell = self._rows[index][self._image_column]
         if cell is None:
             raise UserError(f"{self.item_name(index)}: no image, expected one in every row")
