@@ -112,14 +112,17 @@ def explain(message: str, hints: Mapping[str, Any], arguments: Sequence[str]) ->
     if wrong is not None:
         nearest = difflib.get_close_matches(wrong, list(hints), n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists all options"
-        return f"{wrong}: there is no such option{hint}"
+        is_argument = any(argument.startswith(f"--{wrong}") for argument in arguments)
+        return f"{wrong}: there is no such option{hint}" + ("" if is_argument else _in_files(arguments))
+    if re.search(r"\bkeys?: |is not accepted|does not accept", line):
+        return line + _in_files(arguments)
     names = re.findall(r'Parser key "([\w.]+)":', line)
     if not names or names[-1] not in hints:
         return line
     name, hint = names[-1], hints[names[-1]]
-    found = " ".join(str(value) for value in _values(name, arguments)[-1:])
-    is_found = f" is {' '.join(found.split())[:100] or 'empty'}," if _values(name, arguments) else ":"
-    return f"{name}{is_found} expected {words_of(hint) if hint else 'a group of settings {name: value}'}"
+    given = _values(name, arguments)
+    found = f" is {' '.join(str(given[-1]).split())[:100] or 'empty'}," if given else ":"
+    return f"{name}{found} expected {words_of(hint) if hint else 'a group of settings {name: value}'}"
 
 
 def _values(name: str, arguments: Sequence[str]) -> list[Any]:
@@ -133,6 +136,11 @@ def _values(name: str, arguments: Sequence[str]) -> list[Any]:
     if name == "config":
         return values
     return [value for path in _values("config", arguments) for value in _in_file(path, name.split("."))] + values
+
+
+def _in_files(arguments: Sequence[str]) -> str:
+    files = _values("config", arguments)
+    return f" (in {', '.join(files)})" if files else ""
 
 
 def _in_file(path: str, keys: Sequence[str]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 The networks are built without memory, and every phase runs on fake tensors: what autograd keeps of the largest one for
 its backward pass is counted, beside weights, gradients, moments of Adam and the average. A run that is refused could
-not have worked: the scorer, the images and what the backward pass itself takes come on top.
+not have worked: scorer, images and what the backward pass itself takes come on top.
 """
 
 from pathlib import Path
@@ -48,7 +48,7 @@ def forecast(config: Config, dataset: ImageDataset, images: int) -> Forecast:
     try:
         with torch.device("meta"):
             family = FAMILIES[config.gan.family](config, dataset)
-        with FakeTensorMode(allow_non_fake_inputs=True), kernels.use("aten"):
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), kernels.use("aten"):
             for module in family.modules.values():
                 module.to_empty(device="cpu")
             family.variables = {name: torch.empty(value.shape) for name, value in family.variables.items()}
@@ -70,7 +70,7 @@ def check_memory(config: Config, needed: Forecast, images: int, device: torch.de
     """One line on the memory that is needed and that there is.
 
     Args:
-        config: Of the run; a dry run is refused only what it would need itself, the weights.
+        config: Of the run; one that is only described, or compiled, is refused for its weights alone.
         needed: In each process.
         images: At a time, in each process.
         device: Of the run.
@@ -86,7 +86,8 @@ def check_memory(config: Config, needed: Forecast, images: int, device: torch.de
     line = f"memory: at least {_gib(needed.total_bytes)} per process ({parts} at a time), {where} has {_gib(there)}"
     if shared * needed.weights_bytes > there:
         raise UserError(f"{line}: lower the resolution or the sizes in gan, such as gan.{_largest(config)}")
-    if shared * needed.total_bytes > there and not config.run.dry_run:
+    may_keep_less = config.run.dry_run or config.perf.compile  # compiled phases compute some of it anew
+    if shared * needed.total_bytes > there and not may_keep_less:
         raise UserError(f"{line}: lower optim.batch_gpu (now {images}) or the sizes in gan")
     if shared * needed.total_bytes * _PEAK < free:
         return f"{line}, {_gib(free)} of it free"

@@ -111,7 +111,9 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
 
 def test_misspelt_key_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("smart:\n  freqency: 3\n")
-    with pytest.raises(UserError, match="smart.freqency: there is no such option; did you mean smart.frequency"):
+    with pytest.raises(
+        UserError, match=r"smart.freqency: there is no such option; did you mean smart.frequency\? \(in .*x.yaml\)$"
+    ):
         parse_config(["--config", str(tmp_path / "x.yaml")])
     (tmp_path / "x.yaml").write_text("smrt:\n  frequency: 3\n")
     with pytest.raises(UserError, match="smrt.frequency: there is no such option; did you mean smart.frequency"):
@@ -161,6 +163,8 @@ def test_of_two_files_the_later_one_wins(tmp_path: Path) -> None:
         ("run: &a\n  kimg: *a\n", "run.kimg is "),
         ("run: " + "[" * 5000, "x.yaml is no YAML ("),
         ("\udcff", "x.yaml is no YAML ("),
+        ("run: {a b: 1}", "x.yaml)"),
+        ("a b: 1", "x.yaml)"),
         ("run: {kimg: [5]}", "run.kimg is [5], expected a number from 0.001 to 1e9"),
         ("metrics: {names: kid}", "metrics.names is kid, expected a list [a, b, ...], each one of fid, kid"),
     ],
