@@ -151,7 +151,8 @@ def load_newest(run_dir: Path) -> Checkpoint | None:
 
 
 def _newest_intact(run_dir: Path) -> Path | None:
-    folders, faults = _folders(run_dir), []
+    folders = _folders(run_dir)
+    faults: list[str] = []
     for folder in folders:
         try:
             _verify(folder)

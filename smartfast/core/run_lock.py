@@ -17,7 +17,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,11 @@ class RunLock:
 
     def _create(self) -> bool:
         try:
-            with self.path.open("x") as file:
-                file.write(json.dumps(self._owner))
+            file = self.path.open("x")
         except FileExistsError:
             return self._is_mine()
+        with _gone_if_it_fails(self.path), file:
+            file.write(json.dumps(self._owner))
         return True
 
     def _take_over(self) -> None:
@@ -110,8 +112,9 @@ class RunLock:
             return
         self._say(f"run.dir {self.run_dir}: the lock of {_name(owner)}, {reason}, is taken over")
         mine = self.path.with_name(f".{self.path.name}.{self._owner['token']}")
-        mine.write_text(json.dumps(self._owner))
-        os.replace(mine, self.path)
+        with _gone_if_it_fails(mine):
+            mine.write_text(json.dumps(self._owner))
+            os.replace(mine, self.path)
         time.sleep(_SETTLE_SEC)
 
     def _is_mine(self) -> bool:
@@ -124,6 +127,16 @@ class RunLock:
                     os.utime(self.path)
                 except OSError:  # the next one may do better
                     continue
+
+
+@contextmanager
+def _gone_if_it_fails(path: Path) -> Iterator[None]:
+    """Half a lock, on a full disk, would keep everybody out until it is old."""
+    try:
+        yield
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

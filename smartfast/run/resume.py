@@ -141,18 +141,19 @@ def write_config(run_dir: Path, config: Config, *, images: int) -> None:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same configuration as it has to be written to mean the same from any folder."""
+    scorer, weights = config.smart.scorer, config.metrics.weights
     return dataclasses.replace(
         config,
         run=dataclasses.replace(config.run, dir=os.path.abspath(config.run.dir)),
         data=dataclasses.replace(config.data, path=absolute(config.data.path)),
-        smart=dataclasses.replace(config.smart, scorer=absolute(config.smart.scorer)),
-        metrics=dataclasses.replace(config.metrics, weights=absolute(config.metrics.weights)),
+        smart=dataclasses.replace(config.smart, scorer=scorer and absolute(scorer)),
+        metrics=dataclasses.replace(config.metrics, weights=weights and absolute(weights)),
     )
 
 
-def absolute(name: str | None) -> str | None:
+def absolute(name: str) -> str:
     """The absolute path of a file or folder that is there, with the `kind:` before it; any other name as it is."""
-    if not name or name in _BUNDLED:
+    if name in _BUNDLED:
         return name
     kind, colon, rest = ("", "", name) if os.path.exists(name) else name.rpartition(":")
     rest = os.path.expanduser(rest)

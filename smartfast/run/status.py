@@ -65,7 +65,8 @@ class SlownessWatch:
     """Says once that ticks have become far slower than the run's own first ones, and what to do."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._ticks, self._told = device, [], False
+        self._device, self._told = device, False
+        self._ticks: list[float] = []
 
     def line(self, sec_per_kimg: float) -> str | None:
         """What to say after a tick; the first one, which warms up, does not count."""

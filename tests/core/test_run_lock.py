@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -197,3 +198,25 @@ def test_a_lock_that_somebody_deleted_is_made_again(tmp_path: Path) -> None:
     lock.release()
     other.release()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["made", "taken over"])
+def test_a_full_disk_leaves_no_half_a_lock(how: str, tmp_path: Path, holder: subprocess.Popen) -> None:
+    """It would keep everybody out until it is old."""
+    holder.kill()
+    holder.wait()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    if how == "made":
+        (tmp_path / "run.lock").unlink()
+        before = {}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        with pytest.raises(UserError, match="expected a folder that can be written"):
+            RunLock(tmp_path).acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    lock.release()
