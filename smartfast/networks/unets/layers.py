@@ -29,8 +29,9 @@ def prepare(network: AnyModule, dtype: torch.dtype = torch.float32) -> AnyModule
 
     Args:
         network: Changed in place, on its device. Its state dict is no longer that of its file.
-        dtype: Of the convolutions and of attention.
+        dtype: Of the convolutions and of attention; the rest is in float32, or with float64 in that.
     """
+    network.to(torch.promote_types(dtype, torch.float32))
     for module in network.modules():
         if isinstance(module, Layer):
             module.prepare(dtype)
