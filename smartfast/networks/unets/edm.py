@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +122,7 @@ class SongUNet(nn.Module):
         """
         embedding = self._embed(noise, labels, augment_labels)
         x, skips = self._encode(x, embedding)
-        image = None
+        image: Any = None
         for name, block in self.dec.items():
             if name.endswith("aux_up"):
                 image = block(image)
@@ -151,7 +152,7 @@ class SongUNet(nn.Module):
 
     def _encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The encoder's last output, and the outputs that the decoder takes."""
-        image, skips = x, []
+        image, skips = x, list[Tensor]()
         for name, block in self.enc.items():
             if name.endswith("aux_down"):
                 image = block(image)
@@ -267,6 +268,11 @@ class UNetBlock(nn.Module):
             self.proj = Pointwise(width, width, dims=2)
             nn.init.zeros_(self.proj.weight)
 
+    @property
+    def taps(self) -> Tensor | None:
+        """Of the resampling, as the file has them; None without."""
+        return self.conv0.get_buffer("resample_filter") if self.resampling else None
+
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [N, C, H, W] and the activated embedding [N, E] -> [N, C', H', W']."""
         x = residual(
@@ -276,7 +282,7 @@ class UNetBlock(nn.Module):
             convs=(self.conv0, self.conv1),
             skip=self.skip,
             resampling=self.resampling,
-            taps=self.conv0.resample_filter if self.resampling else None,
+            taps=self.taps,
         )
         x = x * self.gain
         if self.heads:
@@ -320,7 +326,8 @@ class FilteredConv(Layer):
     def __init__(self, in_channels: int, out_channels: int, taps: Sequence[int], *, images: Images | None) -> None:
         super().__init__((out_channels, in_channels, 3, 3))
         self.register_buffer("resample_filter", square_taps(taps))
-        self.images, self.out_dtype = images, None
+        self.images = images
+        self.out_dtype: torch.dtype | None = None
 
     def final(self, term: Tensor) -> Tensor:
         if term.ndim == 1:
