@@ -268,13 +268,10 @@ class UNetBlock(nn.Module):
             self.proj = Pointwise(width, width, dims=2)
             nn.init.zeros_(self.proj.weight)
 
-    @property
-    def taps(self) -> Tensor | None:
-        """Of the resampling, as the file has them; None without."""
-        return self.conv0.get_buffer("resample_filter") if self.resampling else None
-
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [N, C, H, W] and the activated embedding [N, E] -> [N, C', H', W']."""
+        taps = self.conv0.resample_filter if self.resampling else None
+        assert taps is None or isinstance(taps, Tensor)
         x = residual(
             x,
             self.affine(embedding),
@@ -282,7 +279,7 @@ class UNetBlock(nn.Module):
             convs=(self.conv0, self.conv1),
             skip=self.skip,
             resampling=self.resampling,
-            taps=self.taps,
+            taps=taps,
         )
         x = x * self.gain
         if self.heads:
