@@ -152,7 +152,8 @@ class SongUNet(nn.Module):
 
     def _encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The encoder's last output, and the outputs that the decoder takes."""
-        image, skips = x, list[Tensor]()
+        skips: list[Tensor] = []
+        image = x
         for name, block in self.enc.items():
             if name.endswith("aux_down"):
                 image = block(image)
