@@ -43,6 +43,9 @@ SUPPORTED_TOPICS = (
     "smart_loss",
     "adm_unet",
     "edm_unet",
+    "file_adm",
+    "file_edm",
+    "file_edm2",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2

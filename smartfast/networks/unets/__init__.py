@@ -18,7 +18,7 @@ from smartfast.networks.unets.options import (
     options_from_json,
     options_to_json,
 )
-from smartfast.networks.unets.originals import adm_options, edm2_options, edm_options
+from smartfast.networks.unets.originals import adm_options, adm_schedule_name, edm2_options, edm_options
 from smartfast.networks.unets.published import ADM_NETWORKS, EDM2_NETWORKS, EDM_NETWORKS, PUBLISHED
 
 NETWORKS: dict[type, type[nn.Module]] = {
@@ -53,6 +53,7 @@ __all__ = [
     "SongOptions",
     "SongUNet",
     "adm_options",
+    "adm_schedule_name",
     "build_network",
     "edm2_options",
     "edm_options",

@@ -44,12 +44,13 @@ class ADM(nn.Module):
         )
         self.input_blocks = nn.ModuleList(self._layers(step) for step in encoder)
         self.middle_block = self._layers(decoder[0]).extend(self._layers(decoder[1]))
-        self.output_blocks = nn.ModuleList()
+        blocks: list[nn.ModuleList] = []
         for step in decoder[2:]:
             if step.takes_skip:
-                self.output_blocks.append(self._layers(step))
+                blocks.append(self._layers(step))
             else:
-                self.output_blocks[-1].extend(self._layers(step))
+                blocks[-1].extend(self._layers(step))
+        self.output_blocks = nn.ModuleList(blocks)
         out_conv = Conv(widths[0], options.out_channels, 3, images="out")
         nn.init.zeros_(out_conv.weight)
         self.out = nn.ModuleDict({"0": _norm(widths[0]), "2": out_conv})
@@ -75,7 +76,8 @@ class ADM(nn.Module):
             t: Timesteps [N], of any dtype, 0..999 for the published networks.
             labels: Class indices [N] or label vectors [N, num_classes], of a conditional network.
         """
-        embedding = self.time_embed(sinusoids(t.to(self.time_embed[0].weight.dtype), self.options.model_channels))
+        t = t.to(self.time_embed.get_parameter("0.weight").dtype)
+        embedding = self.time_embed(sinusoids(t, self.options.model_channels))
         if self.options.num_classes is not None:
             if labels is None:
                 raise ValueError(f"labels is None, expected classes below {self.options.num_classes}")
@@ -137,7 +139,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + attend(x, norm=self.norm, qkv=self.qkv, proj=self.proj_out, heads=self.heads)
+        return x + attend(self.norm(x), qkv=self.qkv, proj=self.proj_out, heads=self.heads)
 
 
 class Downsample(nn.Module):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +122,7 @@ class SongUNet(nn.Module):
         """
         embedding = self._embed(noise, labels, augment_labels)
         x, skips = self._encode(x, embedding)
-        image = None
+        image: Any = None
         for name, block in self.dec.items():
             if name.endswith("aux_up"):
                 image = block(image)
@@ -151,7 +152,8 @@ class SongUNet(nn.Module):
 
     def _encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The encoder's last output, and the outputs that the decoder takes."""
-        image, skips = x, []
+        skips: list[Tensor] = []
+        image = x
         for name, block in self.enc.items():
             if name.endswith("aux_down"):
                 image = block(image)
@@ -269,6 +271,8 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [N, C, H, W] and the activated embedding [N, E] -> [N, C', H', W']."""
+        taps = self.conv0.resample_filter if self.resampling else None
+        assert taps is None or isinstance(taps, Tensor)
         x = residual(
             x,
             self.affine(embedding),
@@ -276,11 +280,11 @@ class UNetBlock(nn.Module):
             convs=(self.conv0, self.conv1),
             skip=self.skip,
             resampling=self.resampling,
-            taps=self.conv0.resample_filter if self.resampling else None,
+            taps=taps,
         )
         x = x * self.gain
         if self.heads:
-            x = (x + attend(x, norm=self.norm2, qkv=self.qkv, proj=self.proj, heads=self.heads)) * self.gain
+            x = (x + attend(self.norm2(x), qkv=self.qkv, proj=self.proj, heads=self.heads)) * self.gain
         return x
 
 
@@ -320,7 +324,8 @@ class FilteredConv(Layer):
     def __init__(self, in_channels: int, out_channels: int, taps: Sequence[int], *, images: Images | None) -> None:
         super().__init__((out_channels, in_channels, 3, 3))
         self.register_buffer("resample_filter", square_taps(taps))
-        self.images, self.out_dtype = images, None
+        self.images = images
+        self.out_dtype: torch.dtype | None = None
 
     def final(self, term: Tensor) -> Tensor:
         if term.ndim == 1:

@@ -180,9 +180,10 @@ def options_from_json(values: Mapping[str, Any]) -> NetworkOptions:
     kind = values.get("network")
     if kind not in OPTIONS:
         raise ValueError(f"network is {kind!r}, expected one of {', '.join(OPTIONS)}")
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    if isinstance(fields.get("model"), Mapping):
-        fields["model"] = options_from_json(fields["model"])
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else options_from_json(value) if name == "model" else value
+        for name, value in values.items()
+    }
     try:
         return OPTIONS[kind](**fields)
     except TypeError as error:

@@ -1,7 +1,8 @@
 """Options from what files of the original projects hold: constructor arguments, or names and shapes of tensors."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from smartfast.networks.unets.options import (
     ADMOptions,
@@ -11,7 +12,7 @@ from smartfast.networks.unets.options import (
     Preconditioning,
     SongOptions,
 )
-from smartfast.networks.unets.published import PUBLISHED
+from smartfast.networks.unets.published import ADM_NETWORKS, PUBLISHED
 
 EDM_CLASSES: dict[str, Preconditioning] = {
     "EDMPrecond": "edm",
@@ -79,6 +80,15 @@ def adm_options(shapes: Shapes, **known: Any) -> ADMOptions:
         raise ValueError(f"{', '.join(missing)}: not in the tensors of a network that is not a published one")
     resolutions = tuple(known["image_size"] >> level for level in attention_levels)
     return ADMOptions(attention_resolutions=resolutions, **found, **known)
+
+
+def adm_schedule_name(options: ADMOptions) -> Literal["linear", "cosine"] | None:
+    """Noise schedule of guided-diffusion's network with the tensors of this one; None = it has published none."""
+    told = {name: getattr(options, name) for name in NOT_IN_TENSORS}
+    names = [name for name, published in ADM_NETWORKS.items() if replace(published, **told) == options]
+    if not names:
+        return None
+    return "cosine" if "64x64_diffusion" in names else "linear"
 
 
 def _read_shapes(shapes: Shapes) -> tuple[dict[str, Any], list[int]]:

@@ -1,6 +1,7 @@
 """The networks whose weights are published, by the names of their files."""
 
 from dataclasses import replace
+from typing import Any
 
 from smartfast.networks.unets.options import (
     NCSNPP,
@@ -23,7 +24,7 @@ _ADM64 = ADMOptions(
 _ADM128 = ADMOptions(128, channel_mult=(1, 1, 2, 3, 4), num_classes=1000, num_head_channels=None)
 _ADM256 = ADMOptions(256)
 # The flags of consistency_models say otherwise, but its code splits q, k and v before heads.
-_CM = dict(out_channels=3, attention_dims=2, use_new_attention_order=True)
+_CM: dict[str, Any] = dict(out_channels=3, attention_dims=2, use_new_attention_order=True)
 _CM256 = EDMOptions(replace(_ADM256, **_CM, use_scale_shift_norm=False), "cm")
 
 _CIFAR = SongOptions(32, augment_dim=9, channel_mult=(2, 2, 2))

@@ -17,6 +17,7 @@ from smartfast.networks.unets import (
     EDMOptions,
     SongOptions,
     adm_options,
+    adm_schedule_name,
     build_network,
     edm2_options,
     edm_options,
@@ -69,6 +70,14 @@ def test_what_is_known_counts_more_than_the_published_network() -> None:
     assert adm_options(shapes(options), use_new_attention_order=True) == replace(options, use_new_attention_order=True)
     by_heads = adm_options(shapes(options), num_heads=2)
     assert (by_heads.num_heads, by_heads.num_head_channels) == (2, None)
+
+
+def test_noise_schedules() -> None:
+    """guided-diffusion's README: cosine for the network of 64 pixels, linear for all others."""
+    found = {name: adm_schedule_name(options) for name, options in ADM_NETWORKS.items()}
+    assert found == dict.fromkeys(ADM_NETWORKS, "linear") | {"64x64_diffusion": "cosine"}
+    other_order = replace(ADM_NETWORKS["64x64_diffusion"], use_new_attention_order=False)
+    assert adm_schedule_name(other_order) == "cosine" and adm_schedule_name(SMALL) is None
 
 
 def without(options: ADMOptions, *prefixes: str) -> dict[str, tuple[int, ...]]:
