@@ -9,6 +9,7 @@ from smartfast.config.schema import DataConfig
 from smartfast.data.dataset import DIGITS, ImageDataset
 from smartfast.data.sources.arrays import ArraySource
 from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
+from smartfast.data.sources.labels import Classes
 
 
 def is_missing(config: DataConfig) -> bool:
@@ -25,5 +26,5 @@ def planned_images(config: DataConfig) -> ImageDataset | None:
     images = torch.zeros(classes, config.resolution, config.resolution, 3, dtype=torch.uint8)
     source = ArraySource(f"{config.path}, which is not there,", config.path, images, np.arange(classes))
     infos = [source.inspect(0)] * classes
-    labels = torch.arange(classes) if config.labels else None
-    return ImageDataset(source, None, infos, labels, classes if config.labels else 0)
+    labels = Classes(list(range(classes)), classes, None) if config.labels else None
+    return ImageDataset(source, None, infos, labels)
