@@ -184,7 +184,9 @@ def _training(
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
     family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
-    interval = f"score term: {timesteps or ('off' if not config.smart.frequency else 'no scorer given')}"
+    interval = (
+        f"score term: {timesteps or ('off' if not config.smart.frequency else 'not described, no scorer is at hand')}"
+    )
     return "\n".join([config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval])
 
 

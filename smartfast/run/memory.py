@@ -82,17 +82,17 @@ def check_memory(config: Config, needed: Forecast, images: int, device: torch.de
     there, free = _memory_bytes(device)
     shared = processes if device.type == "cpu" else 1
     where = "this machine" if device.type == "cpu" else "this GPU"
-    parts = f"{_gib(needed.weights_bytes)} for weights and Adam, {_gib(needed.activations_bytes)} for {images} images"
-    line = f"memory: at least {_gib(needed.total_bytes)} per process ({parts} at a time), {where} has {_gib(there)}"
+    parts = f"{_size(needed.weights_bytes)} for weights and Adam, {_size(needed.activations_bytes)} for {images} images"
+    line = f"memory: at least {_size(needed.total_bytes)} per process ({parts} at a time), {where} has {_size(there)}"
     if shared * needed.weights_bytes > there:
         raise UserError(f"{line}: lower the resolution or the sizes in gan, such as gan.{_largest(config)}")
     may_keep_less = config.run.dry_run or config.perf.compile  # compiled phases compute some of it anew
     if shared * needed.total_bytes > there and not may_keep_less:
         raise UserError(f"{line}: lower optim.batch_gpu (now {images}) or the sizes in gan")
     if shared * needed.total_bytes * _PEAK < free:
-        return f"{line}, {_gib(free)} of it free"
+        return f"{line}, {_size(free)} of it free"
     return (
-        f"{line}, only {_gib(free)} of it free: TOO LITTLE, as the peak is about {_PEAK} times as high; "
+        f"{line}, only {_size(free)} of it free: TOO LITTLE, as the peak is about {_PEAK} times as high; "
         f"lower optim.batch_gpu (now {images})"
     )
 
@@ -103,8 +103,8 @@ def _largest(config: Config) -> str:
     return f"{name} (now {sizes[name]})"
 
 
-def _gib(size_bytes: float) -> str:
-    return f"{size_bytes / _GIB:.1f} GiB"
+def _size(size_bytes: float) -> str:
+    return f"{size_bytes / _GIB:.1f} GiB" if size_bytes >= _GIB else f"{size_bytes / 2**20:.0f} MiB"
 
 
 def _kept_bytes(phase: PhaseSpec, batch: Round, family: Family) -> int:
