@@ -144,7 +144,8 @@ def _times_slope(
     if ACT == "lrelu":
         gradient = tl.where(v > 0, gradient, gradient * ALPHA)
     if CLAMP is not None:
-        gradient = tl.where(tl.abs(level) >= CLAMP, 0.0, gradient)
+        # A bare constant would be compared as float32.
+        gradient = tl.where(tl.abs(level) >= tl.full(level.shape, CLAMP, level.dtype), 0.0, gradient)
     return gradient
 
 

@@ -29,7 +29,7 @@ from smartfast.kernels.upfirdn2d import spec as filter_spec
 from smartfast.kernels.upfirdn2d.op import Resampling
 
 SLOW = "SMARTFAST_TEST_SLOW" in os.environ
-CASES = int(os.environ.get("SMARTFAST_TEST_CASES", 300 if SLOW else 8))
+CASES = int(os.environ.get("SMARTFAST_TEST_CASES", 300 if SLOW else 5))
 RANDOM = settings(
     max_examples=CASES,
     derandomize=True,

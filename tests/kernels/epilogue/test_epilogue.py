@@ -108,6 +108,14 @@ def test_optional_inputs(
     assert_within_budget(op(activation), formula(activation), make((2, 3, 4, 5), rng, given))
 
 
+@pytest.mark.parametrize("clamp", [0.1, 0.7, 0.8, 0.9])
+def test_clamp_that_float32_rounds_either_way(
+    clamp: float, rng: torch.Generator, assert_within_budget: Callable[..., Tensor]
+) -> None:
+    activation = Activation("lrelu", 0.2, 1.4, clamp)
+    assert_within_budget(op(activation), formula(activation), make((2, 3, 4, 5), rng))
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_noise_shared_by_the_samples(
     batch: int, rng: torch.Generator, assert_within_budget: Callable[..., Tensor]
