@@ -113,8 +113,12 @@ def _key_labels(num_classes: int, seeds: list[int], classes: str | None) -> Tens
 
 
 def _pictures(images: Tensor) -> list[Image.Image]:
-    """RGB pictures of at least 256 pixels; small images are enlarged with square pixels."""
-    return [to_pillow(image[None], min_pixels=256).convert("RGB") for image in images]
+    """RGB pictures of at least 256 pixels, on white; small images are enlarged with square pixels."""
+    if images.shape[1] == 4:
+        print("alpha is laid on white, since GIF and MP4 cannot hold it; a .png strip can")
+    pictures = [to_pillow(image[None], min_pixels=256).convert("RGBA") for image in images]
+    white = Image.new("RGBA", pictures[0].size, "white")
+    return [Image.alpha_composite(white, picture).convert("RGB") for picture in pictures]
 
 
 def _save_gif(images: Tensor, out: Path, options: InterpolateOptions) -> None:
