@@ -61,7 +61,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self.resolution = infos[0].width
         self.channels = CHANNELS[infos[0].mode]
         self.labels = None if classes is None else torch.tensor(classes.numbers)
-        self.num_classes = 0 if classes is None else classes.count
+        self.num_classes = 0 if classes is None else classes.num_classes
         self.class_names = None if classes is None else classes.names
         self._hashed = partial(_fingerprint, source, infos[0], self.labels)
         self.fingerprint = self._hashed(info.stamp for info in infos)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -115,6 +116,8 @@ def _read(path: Path, place: str, shape: tuple[int, int, int]) -> tuple[Tensor, 
         raise ValueError(f"expected format {_FORMAT} of {place}")
     if images.dtype != torch.uint8 or digests.shape != (len(images), _DIGEST_BYTES):
         raise ValueError(f"found {images.dtype} images and digests {list(digests.shape)}")
+    if written.get("crc32") != _crc32(images):
+        raise ValueError("the images are not as they were written")
     with suppress(OSError):  # a folder that can only be read serves too
         os.utime(path)  # what has not been used for longest makes room
     return (images, digests) if images.shape[1:] == shape else None
@@ -132,10 +135,16 @@ def _keep(path: Path, place: str, images: Tensor, digests: Tensor) -> None:
     try:
         _make_room(path, images.nbytes)
         with appears_complete(path) as partial:
-            save_file({"images": images, "digests": digests}, partial, {"format": _FORMAT, "place": place})
+            written = {"format": _FORMAT, "place": place, "crc32": _crc32(images)}
+            save_file({"images": images, "digests": digests}, partial, written)
     except (OSError, SafetensorError) as error:
         consequence = "every process decodes them at every start"
         warnings.warn(f"decoded images {path} cannot be kept ({error}): {consequence}", stacklevel=2)
+
+
+def _crc32(images: Tensor) -> str:
+    """A second per GiB, of images that are all read after it anyway."""
+    return f"{zlib.crc32(memoryview(images.numpy())):08x}"
 
 
 def _make_room(path: Path, needed_bytes: int) -> None:

@@ -92,7 +92,7 @@ def _load(path: Path, entry: dict[str, str]) -> Collected | None:
             written = file.metadata()
         found = load_file(path)
         if written != entry | {"sha256": _sha256(found)}:
-            raise ValueError(f"expected {entry} and the checksum of what it holds, found {written}")
+            raise ValueError("it is of other data or another version, or not as it was written")
     except (OSError, ValueError, SafetensorError) as error:
         warnings.warn(f"metrics cache {path} cannot be used and is computed anew: {error}", stacklevel=2)
         return None
@@ -116,5 +116,5 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy())
+        digest.update(memoryview(tensor.contiguous().numpy()))
     return digest.hexdigest()

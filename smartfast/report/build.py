@@ -75,7 +75,7 @@ def write_report(run_dir: str | Path) -> Path:
     ]
     text = html.page(f"Run {run_dir.resolve().name}", _subtitle(config), sections)
     target = run_dir / "report.html"
-    write_atomically(target, text.encode())
+    write_atomically(target, text.encode(errors="backslashreplace"))  # names of files may be no text
     return target
 
 

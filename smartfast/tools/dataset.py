@@ -182,7 +182,7 @@ def _least_mode(source: Source, checked: _Checked, workers: int | None) -> Mode:
     veiled = [index for index, info in zip(checked.indices, checked.infos, strict=True) if info.mode == "RGBA"]
 
     def needs_alpha(index: int) -> bool:
-        return source.decode(index).getextrema()[3] != (255, 255)
+        return source.decode(index).getchannel("A").getextrema() != (255, 255)
 
     title = f"Looking for alpha in {source.name}"
     if any(ordered_map(needs_alpha, veiled, total=len(veiled), title=title, workers=workers)):
@@ -197,7 +197,7 @@ def _classes(source: Source, chosen: list[int]) -> Classes | None:
     if classes is None or len(set(classes.numbers)) < 2:
         return None
     numbers = [classes.numbers[index] for index in chosen]
-    return Classes(numbers, classes.count, classes.names)
+    return Classes(numbers, classes.num_classes, classes.names)
 
 
 def _label_table(classes: Classes | None) -> dict[str, object]:
@@ -213,7 +213,7 @@ def _describe(classes: Classes | None) -> str:
         return "no labels"
     empty = classes.empty
     gaps = f" ({len(empty)} of them without an image, e.g. {empty[0]})" if empty else ""
-    return f"{classes.count} classes{gaps}"
+    return f"{classes.num_classes} classes{gaps}"
 
 
 def _warn_if_untrainable(size: tuple[int, int]) -> None:

@@ -12,7 +12,7 @@ from smartfast.errors import UserError
 from smartfast.families.sampling import Look, draw_path, slerp
 from smartfast.families.saved import open_sampler
 from smartfast.tools.generate import GenerateOptions, generate
-from smartfast.tools.interpolate import InterpolateOptions, interpolate
+from smartfast.tools.interpolate import InterpolateOptions, _pictures, interpolate
 
 
 def options(checkpoint, **changes) -> InterpolateOptions:
@@ -135,3 +135,14 @@ def test_mp4_without_the_extra_says_what_to_install(make_checkpoint, monkeypatch
 def test_bad_options(make_checkpoint, changes, message):
     with pytest.raises(UserError, match=message):
         interpolate(options(make_checkpoint(c_dim=3), **changes))
+
+
+def test_a_gif_says_what_becomes_of_alpha(make_checkpoint, tmp_path, capsys):
+    """GIF and MP4 have no such alpha: the pictures lie on white, as `smartfast dataset --mode RGB` lays them."""
+    for channels in (3, 4):
+        interpolate(options(make_checkpoint(channels=channels), out=str(tmp_path / "a.gif"), seeds="0,1", steps=2))
+        assert ("alpha is laid on white" in capsys.readouterr().out) == (channels == 4)
+    hidden = torch.zeros(1, 4, 8, 8, dtype=torch.uint8)
+    hidden[:, 0] = 255
+    (picture,) = _pictures(hidden)
+    assert picture.mode == "RGB" and set(picture.getdata()) == {(255, 255, 255)}

@@ -76,7 +76,7 @@ class Classes(NamedTuple):
 
     numbers: list[int]
     """The class of every image."""
-    count: int
+    num_classes: int
     """Highest number + 1: numbers are kept as they are, also where some between them have no image."""
     names: tuple[str, ...] | None
     """Of the classes; None where nobody says."""
@@ -84,7 +84,7 @@ class Classes(NamedTuple):
     @property
     def empty(self) -> list[int]:
         """Classes without an image."""
-        return sorted(set(range(self.count)) - set(self.numbers))
+        return sorted(set(range(self.num_classes)) - set(self.numbers))
 
 
 def read_classes(source: Source) -> Classes | None:
@@ -100,7 +100,8 @@ def read_classes(source: Source) -> Classes | None:
         raise UserError(f"{source.name}: {len(found.values)} labels for {len(source)} images, expected one per image")
     numbers = [_whole_number(label, source, index) for index, label in enumerate(found.values)]
     count = max(numbers) + 1
-    return Classes(numbers, count, found.class_names and tuple(found.class_names[:count]))
+    names = None if found.class_names is None else tuple(found.class_names[:count])
+    return Classes(numbers, count, names)
 
 
 def training_classes(source: Source) -> Classes:
@@ -115,7 +116,7 @@ def training_classes(source: Source) -> Classes:
     if len(set(classes.numbers)) < 2:
         raise UserError(f"data.labels: true, but all images of {source.name} are of one class, expected at least 2")
     if empty := classes.empty:
-        what = f"{len(empty)} of {classes.count} classes have no image"
+        what = f"{len(empty)} of {classes.num_classes} classes have no image"
         warnings.warn(f"{source.name}: {what}, e.g. {empty[0]}", stacklevel=2)
     return classes
 

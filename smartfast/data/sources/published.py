@@ -25,6 +25,7 @@ _UBYTE_OF_ONE_DIMENSION = b"\0\0\x08\x01"
 
 
 def is_cifar(path: Path) -> bool:
+    """Whether the name is that of a compressed tar, the only kind there is here."""
     return path.name.lower().endswith((".tar.gz", ".tgz"))
 
 
@@ -51,6 +52,7 @@ def cifar_source(path: Path) -> ArraySource:
 
 
 def is_idx(path: Path) -> bool:
+    """Whether the name is that of images in MNIST's format."""
     return "idx3-ubyte" in path.name
 
 
