@@ -85,6 +85,7 @@ def expect_end(stream: IO[bytes], end: int) -> None:
 
 
 def _is_count(value: int) -> bool:
+    """Whether it is no truth value, either: Python counts them as numbers and torch does not."""
     return type(value) is int and value >= 0
 
 
