@@ -55,7 +55,7 @@ def read_legacy(stream: IO[bytes], end: int, allowed: Allowed, budget: Budget) -
 
     def persistent(identity: object) -> object:
         match identity:
-            case ("storage", StorageType(dtype=dtype), str(key), str(), int(count), None) if count >= 0:
+            case ("storage", StorageType(dtype=dtype), str(key), str(), int(count), None) if _is_count(count):
                 if key not in storages:
                     budget.take(count * dtype.itemsize)
                     storages[key] = Storage(torch.empty(count, dtype=dtype, device="cpu"))
@@ -84,6 +84,11 @@ def expect_end(stream: IO[bytes], end: int) -> None:
         raise ValueError(f"it should end at byte {stream.tell()}, but has {end}")
 
 
+def _is_count(value: int) -> bool:
+    """Whether it is no truth value, either: Python counts them as numbers and torch does not."""
+    return type(value) is int and value >= 0
+
+
 def _fill(values: torch.Tensor, stream: IO[bytes]) -> None:
     (count,) = struct.unpack("<q", stream.read(8))
     content = stream.read(values.nbytes)
@@ -106,7 +111,7 @@ def read_zip(mapping: mmap.mmap, allowed: Allowed, budget: Budget) -> object:
 
     def persistent(identity: object) -> object:
         match identity:
-            case ("storage", StorageType(dtype=dtype), str(key), str(), int(count)):
+            case ("storage", StorageType(dtype=dtype), str(key), str(), int(count)) if _is_count(count):
                 if (key, dtype) not in storages:
                     start, end = _extent(mapping, entries[f"{root}data/{key}"])
                     if end - start != count * dtype.itemsize:

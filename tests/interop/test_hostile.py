@@ -73,6 +73,8 @@ def tensor(offset: int, shape: bytes, stride: bytes, extras: bytes = b"\x89}") -
     return pickled(called("torch._utils _rebuild_tensor_v2", ONE_STORAGE, number(offset), shape, stride, extras))
 
 
+TRUE_NUMBERS = storage().replace(number(1), b"\x88")
+"""A storage of True numbers, which Python counts as one and torch does not."""
 TWO_NUMBERS = struct.pack("<qff", 2, 2.0, 3.0)
 PAIR_STORAGE = called(
     "torch.storage _load_from_bytes", binary(legacy(b"\x80\x02" + storage(2) + b".", data=TWO_NUMBERS))
@@ -223,6 +225,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "legacy-global": (legacy(pickled(called("posix mkdir", text("hostile_marker")))), "it asks for posix.mkdir"),
     "legacy-nested": (legacy(nested(b"")), "it asks for torch.storage._load_from_bytes"),
     "legacy-persistence": (legacy(persistent()), "it asks for torch_utils.persistence"),
+    "legacy-true-numbers": (legacy(pickled(TRUE_NUMBERS), data=ONE_NUMBER), "a storage is described"),
+    "zip-true-numbers": (zipped({"data.pkl": pickled(TRUE_NUMBERS), "data/0": b"1234"}), "a storage is described"),
     "legacy-keys": (legacy(pickled(b"N"), keys=b"](X\1\0\0\x001e"), "the list of its storages does not name them"),
     "legacy-view": (legacy(pickled(storage(view=b")")), data=ONE_NUMBER), "a storage is described"),
     "legacy-storage-kept": (legacy(pickled(storage()), data=ONE_NUMBER), "where a value is expected"),
