@@ -139,7 +139,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + attend(x, norm=self.norm, qkv=self.qkv, proj=self.proj_out, heads=self.heads)
+        return x + attend(self.norm(x), qkv=self.qkv, proj=self.proj_out, heads=self.heads)
 
 
 class Downsample(nn.Module):

@@ -284,7 +284,7 @@ class UNetBlock(nn.Module):
         )
         x = x * self.gain
         if self.heads:
-            x = (x + attend(x, norm=self.norm2, qkv=self.qkv, proj=self.proj, heads=self.heads)) * self.gain
+            x = (x + attend(self.norm2(x), qkv=self.qkv, proj=self.proj, heads=self.heads)) * self.gain
         return x
 
 

@@ -1,13 +1,14 @@
 """EDM2's magnitude-preserving UNet of pixels (Karras et al., arXiv 2312.02696), with its preconditioning."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartfast.networks.unets.denoiser import edm_coefficients
-from smartfast.networks.unets.layers import Conv, Layer, Pointwise, at_least_float32, embed_labels, resample
+from smartfast.networks.unets.layers import Conv, Layer, Pointwise, at_least_float32, attend, embed_labels, resample
 from smartfast.networks.unets.options import EDM2Options
 from smartfast.networks.unets.plan import Step, plan_unet
 
@@ -135,16 +136,11 @@ class Block(nn.Module):
             x = self.conv_skip(x)
         x = mp_sum(x, y, self.options.res_balance)
         if self.heads:
-            x = mp_sum(x, self._attend(x), self.options.attn_balance)
+            normalize_each = partial(normalize, dim=4)
+            y = attend(x, qkv=self.attn_qkv, proj=self.attn_proj, heads=self.heads, normalize=normalize_each)
+            x = mp_sum(x, y, self.options.attn_balance)
         limit = self.options.clip_act
         return x if limit is None else x.clamp(-limit, limit)
-
-    def _attend(self, x: Tensor) -> Tensor:
-        """Attention over pixels, of normalised queries, keys and values."""
-        tokens = self.attn_qkv(x.flatten(2).transpose(1, 2)).unflatten(2, (3, self.heads, -1))
-        q, k, v = (part.transpose(1, 2) for part in normalize(tokens, dim=4).unbind(2))
-        y = self.attn_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return y.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class Normalised(Layer):

@@ -7,7 +7,7 @@ the two convolutions that touch images stay in float32, because in bfloat16 the 
 hundredth of the noise that the network is asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -210,10 +210,15 @@ def residual(
     return (x if skip is None else skip(x)) + convs[1](h)
 
 
-def attend(x: Tensor, *, norm: nn.Module | None, qkv: nn.Module, proj: nn.Module, heads: int) -> Tensor:
-    """Self-attention over pixels, [N, C, H, W] -> the same shape: proj(softmax(q k^T / sqrt(d)) v) of norm(x)."""
-    y = (x if norm is None else norm(x)).flatten(2).transpose(1, 2)
-    q, k, v = (part.transpose(1, 2) for part in qkv(y).unflatten(2, (3, heads, -1)).unbind(2))
+def attend(
+    x: Tensor, *, qkv: nn.Module, proj: nn.Module, heads: int, normalize: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Self-attention over pixels, [N, C, H, W] -> the same shape: proj(softmax(q k^T / sqrt(d)) v).
+
+    normalize: Of queries, keys and values [N, T, 3, heads, d].
+    """
+    parts = qkv(x.flatten(2).transpose(1, 2)).unflatten(2, (3, heads, -1))
+    q, k, v = (part.transpose(1, 2) for part in (normalize(parts) if normalize else parts).unbind(2))
     y = proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
     return y.transpose(1, 2).unflatten(2, x.shape[2:])
 
