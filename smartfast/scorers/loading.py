@@ -8,12 +8,17 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from smartfast.errors import UserError
-from smartfast.scorers import analytic, diffusers
+from smartfast.scorers import analytic, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
 from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
 
-FORMATS: dict[str, ScorerFormat] = {"diffusers": diffusers.FORMAT, "analytic": analytic.FORMAT}
+FORMATS: dict[str, ScorerFormat] = {
+    "diffusers": diffusers.FORMAT,
+    "analytic": analytic.FORMAT,
+    "adm": files.ADM_FORMAT,
+    "edm": files.EDM_FORMAT,
+}
 # `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config configs/scorers/digits.yaml`.
 BUNDLED = {"digits": Path(__file__).with_name("digits")}
 _WEIGHTS = ("diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from smartfast.interop.recognise import find_networks
 from smartfast.scorers.originals import scorer_of_adm, scorer_of_edm
-
-recognise = pytest.importorskip("smartfast.interop.recognise")
 
 FIXTURES = Path(os.environ.get("SMARTFAST_FIXTURES", Path(__file__).resolve().parents[3] / "shared" / "fixtures"))
 DEVICE = torch.get_default_device()
@@ -22,7 +21,7 @@ def test_file(case: Any, compare: Callable[..., None]) -> None:
     path = FIXTURES / case.entry["fixture"]
     if not path.is_file():
         pytest.skip(f"no fixtures: {path} is missing (set SMARTFAST_FIXTURES)")
-    (network,) = recognise.find_networks(path).values()
+    (network,) = find_networks(path).values()
     options: dict[str, Any] = dict(where=str(path), device=DEVICE, dtype=case.dtype)
     if case.entry["topic"] == "file_adm":
         check_adm(scorer_of_adm(network.tensors, known=known_of(case.args["create_model"]), **options), case, compare)
