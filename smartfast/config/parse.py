@@ -16,6 +16,7 @@ from smartfast.config.families import DEFAULT_FAMILY, FAMILY_SETTINGS
 from smartfast.config.files import read_settings
 from smartfast.config.ranges import in_range, words_of
 from smartfast.config.schema import Config
+from smartfast.core.text import printable
 from smartfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def explain(message: str, hints: Mapping[str, Any], arguments: Sequence[str]) ->
         return line
     name, hint = names[-1], hints[names[-1]]
     given = _values(name, arguments)
-    found = f" is {' '.join(str(given[-1]).split())[:100] or 'empty'}," if given else ":"
+    found = f" is {printable(' '.join(str(given[-1]).split()))[:100] or 'empty'}," if given else ":"
     return f"{name}{found} expected {words_of(hint) if hint else 'a group of settings {name: value}'}"
 
 

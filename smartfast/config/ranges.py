@@ -113,7 +113,7 @@ def words_of(hint: Any) -> str:
         ClosedUnitInterval: "a number from 0 to 1",
         type(None): "null",
         Schedule: f"a schedule such as {SCHEDULE_EXAMPLE}",
-        FilePath: "a path without line breaks, of names up to 255 bytes, where ~USER is a user of this machine",
+        FilePath: "a path without line breaks, of UTF-8 names up to 255 bytes, where ~USER is a user of this machine",
     }
     return plain.get(hint) or f"a {getattr(hint, '__name__', hint)}"
 

@@ -108,8 +108,8 @@ def assert_whole(run_dir: Path, moment: object) -> None:
 
 
 def moments(total: int, command_of: Callable) -> list[int]:
-    """Twenty for a training, fewer for what shares all but a few files with it."""
-    count = 20 if command_of is train_command else 6
+    """Twenty for a training, fewer for what shares all but a few files with it, and in a quick run."""
+    count = (20 if command_of is train_command else 6) if SLOW else (5 if command_of is train_command else 3)
     return sorted({round(1 + i * (total - 1) / (count - 1)) for i in range(count)})
 
 
@@ -158,7 +158,7 @@ def test_no_file_may_grow_beyond_any_size(
     assert main(command_of(tiny_options, tmp_path / "whole")) == 0
     expected = contents(tmp_path / "whole")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for limit in (1, 100, 500, 1000, 2000, 3000, 5000, 10_000, 30_000, 100_000):
+    for limit in (1, 100, 500, 1000, 2000, 3000, 5000, 10_000, 30_000, 100_000) if SLOW else (1, 1000, 30_000):
         run_dir = tmp_path / str(limit)
         command = command_of(tiny_options, run_dir)
         capsys.readouterr()
@@ -181,7 +181,7 @@ def test_a_kill_before_any_file_costs_no_row_and_adds_none(
 ) -> None:
     count, expected = whole_run(command_of, tiny_options, tmp_path)
     chosen = moments(count, command_of)[:-1]
-    for moment in chosen if SLOW else chosen[1::6]:
+    for moment in chosen if SLOW else chosen[1::3]:
         run_dir = tmp_path / str(moment)
         command = command_of(tiny_options, run_dir)
         killed = [sys.executable, __file__, str(moment), str(tmp_path), *command]
