@@ -116,5 +116,5 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.contiguous().numpy()))
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
