@@ -23,7 +23,7 @@ SLOW = "SMARTFAST_TEST_SLOW" in os.environ
 KILLED = 9
 TRAIN = dict(run__tracker="tensorboard", metrics__every_ticks=2, metrics__samples=65, run__snapshot_ticks=1)
 
-_reached: list[Callable[[], None]] = []  # what happens when a file is about to be made; an audit hook stays for good
+_reached: list[Callable[[str], None]] = []  # what happens when a file is about to be made; an audit hook stays for good
 _below: list[Path] = []
 
 
@@ -32,21 +32,21 @@ def _audit(event: str, arguments: tuple) -> None:
         return
     is_written = event == "os.mkdir" or arguments[2] & (os.O_WRONLY | os.O_RDWR)
     if is_written and _below[0] in Path(arguments[0]).parents:
-        _reached[0]()
+        _reached[0](os.fspath(arguments[0]))
 
 
 sys.addaudithook(_audit)
 
 
 @contextmanager
-def at_file(number: int, do: Callable[[], None], folder: Path) -> Iterator[list[int]]:
-    """Call `do` whenever the `number`-th or a later file or folder is about to be made below `folder`."""
+def at_file(number: int, do: Callable[[str], None], folder: Path) -> Iterator[list[int]]:
+    """Call `do` with its path whenever the `number`-th or a later file or folder is about to be made below `folder`."""
     count = [0]
 
-    def reached() -> None:
+    def reached(path: str) -> None:
         count[0] += 1
         if count[0] >= number:
-            do()
+            do(path)
 
     _reached.append(reached)
     _below.append(folder)
@@ -82,7 +82,7 @@ def contents(run_dir: Path) -> tuple[list[tuple[str, float]], list[str], dict[st
 def whole_run(command_of: Callable[..., list[str]], tiny_options: Options, folder: Path) -> tuple[int, tuple]:
     """How many files a run makes once the caches are there, and what it ends with."""
     assert main(command_of(tiny_options, folder / "first")) == 0
-    with at_file(1 << 30, lambda: None, folder) as count:
+    with at_file(1 << 30, lambda path: None, folder) as count:
         assert main(command_of(tiny_options, folder / "whole")) == 0
     return count[0], contents(folder / "whole")
 
@@ -127,8 +127,8 @@ def test_the_disk_is_full_from_any_file_on(
     """No room or no inode left, or a folder that has become read-only."""
     count, expected = whole_run(command_of, tiny_options, tmp_path)
 
-    def fail() -> None:
-        raise OSError(number, os.strerror(number), "somewhere")
+    def fail(path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
 
     chosen = moments(count, command_of)
     for moment in chosen if number == errno.ENOSPC else chosen[::4]:
@@ -190,5 +190,5 @@ def test_a_kill_before_any_file_costs_no_row_and_adds_none(
 
 
 if __name__ == "__main__":  # a process that ends without another instruction at a file
-    with at_file(int(sys.argv[1]), lambda: os._exit(KILLED), Path(sys.argv[2])):
+    with at_file(int(sys.argv[1]), lambda path: os._exit(KILLED), Path(sys.argv[2])):
         sys.exit(main(sys.argv[3:]))
