@@ -11,6 +11,11 @@ from torch import Tensor
 
 from .selection import INTERPRETED
 
+if INTERPRETED:
+    from .interpreter import mend
+
+    mend()
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NAMESPACE = "smartfast"
 MOST_PROGRAMS = 65_535
