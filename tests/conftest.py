@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import functools
 import json
 import os
 import zipfile
@@ -22,6 +23,7 @@ from smartfast.config.parse import parse_config  # noqa: E402
 from smartfast.core.caches import CACHE_VARIABLE  # noqa: E402
 from smartfast.core.checkpoint import save_checkpoint  # noqa: E402
 from smartfast.data import RealBatch, open_dataset  # noqa: E402
+from smartfast.families.stylegan2.phases import StyleGan2Phases
 from smartfast.networks.stylegan2 import Generator  # noqa: E402
 from smartfast.run.training import Training  # noqa: E402
 from smartfast.scorers import timestep_range  # noqa: E402
@@ -136,6 +138,22 @@ def random_image() -> Callable[..., Image.Image]:
         return Image.fromarray(pixels)
 
     return make
+
+
+@pytest.fixture
+def not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loss of both networks of StyleGAN2 is nan."""
+
+    def poison(loss_function: Callable[..., tuple]) -> Callable[..., tuple]:
+        @functools.wraps(loss_function)
+        def poisoned(self: StyleGan2Phases, batch: object) -> tuple:
+            loss, statistics = loss_function(self, batch)
+            return loss * float("nan"), statistics
+
+        return poisoned
+
+    for phase in ("g_main", "g_score", "d_main"):
+        monkeypatch.setattr(StyleGan2Phases, phase, poison(getattr(StyleGan2Phases, phase)))
 
 
 @pytest.fixture

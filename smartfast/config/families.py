@@ -14,6 +14,7 @@ from smartfast.config.ranges import (
     Ratio,
     Timesteps,
     Weight,
+    Width,
 )
 from smartfast.config.schedule import Schedule
 
@@ -40,9 +41,9 @@ class StyleGan2Gan(GanSettings):
     """Generator: how the blocks join. Default: StyleGAN2."""
     architecture_d: Literal["skip", "resnet", "orig"] = "resnet"
     """Discriminator: how the blocks join. Default: StyleGAN2; ADA's `cifar` takes orig."""
-    z_dim: Count = 512
+    z_dim: Width = 512
     """Dimension of the latent z. Default: StyleGAN2."""
-    w_dim: Count = 512
+    w_dim: Width = 512
     """Dimension of the intermediate latent w. Default: StyleGAN2."""
     mapping_layers: Depth = 8
     """Depth of the generator's mapping network. Default: StyleGAN2; ADA's `auto` and `cifar` take 2."""

@@ -45,6 +45,7 @@ def _check_path(_: type, value: object) -> None:
 if TYPE_CHECKING:
     Count: TypeAlias = int
     CountOrZero: TypeAlias = int
+    Width: TypeAlias = int
     Depth: TypeAlias = int
     Processes: TypeAlias = int
     Threads: TypeAlias = int
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 else:
     Count = _whole(1)
     CountOrZero = _whole(0)
+    Width = _whole(1, 10**9)
     Depth = _whole(1, 100)
     Processes = _whole(0, 64)
     Threads = _whole(1, 1024)

@@ -18,7 +18,8 @@ def _is_adm(path: Path) -> bool:
     return path.is_file() and path.suffix in (".pt", ".pth")
 
 
-def _load_adm(path: Path, *, where: str, **options: Any) -> Scorer:
+def _load_adm(path: Path, *, where: str, resolution: int | None = None, **options: Any) -> Scorer:
+    """resolution: Not needed, these networks state their own."""
     network = _network(path, "", ADM_KINDS, where)
     return scorer_of_adm(network.tensors, where=where, **options)
 
@@ -27,7 +28,8 @@ def _is_edm(path: Path) -> bool:
     return path.is_file() and path.suffix == ".pkl"
 
 
-def _load_edm(path: Path, *, where: str, **options: Any) -> Scorer:
+def _load_edm(path: Path, *, where: str, resolution: int | None = None, **options: Any) -> Scorer:
+    """resolution: As `_load_adm`."""
     network = _network(path, EDM_KEY, EDM_KINDS, where)
     class_name = network.record.class_name if network.record else ""
     return scorer_of_edm(class_name, network.kwargs, network.tensors, where=where, **options)

@@ -214,7 +214,7 @@ def test_npz(case: str, tmp_path: Path) -> None:
 
 
 FILES: dict[str, tuple[str, bytes | None, str]] = {
-    "missing path": ("nothing", None, "data.path: SET does not exist, expected digits, a folder, .zip, .npz or hf:"),
+    "missing path": ("nothing", None, "data.path: SET does not exist, expected digits, a folder, .zip, .npz, CIFAR's"),
     "missing zip": ("nothing.zip", None, "data.path: SET does not exist, expected digits, a folder"),
     "unknown kind": ("set.tar", b"x", "data.path: SET is of no known kind, expected digits, a folder"),
     "not a zip": ("set.zip", b"hello", "data.path: SET is not a readable .zip (File is not a zip file), expected"),

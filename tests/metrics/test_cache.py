@@ -135,7 +135,8 @@ def test_a_damaged_entry_is_computed_anew(counted, score, cache_dir, damage):
     DAMAGE[damage](entry_file(cache_dir))
     with pytest.warns(UserWarning, match="cannot be used and is computed anew") as caught:
         assert score(counted) == first
-    assert len(caught) == 1 and str(entry_file(cache_dir)) in str(caught[0].message)
+    (said,) = [str(warning.message) for warning in caught if "metrics cache" in str(warning.message)]
+    assert str(entry_file(cache_dir)) in said
     assert counted.reads == 300
     assert score(counted) == first
     assert counted.reads == 300
@@ -149,7 +150,7 @@ def test_a_folder_in_the_place_of_an_entry_costs_a_line(counted, score, cache_di
     file.mkdir()
     with pytest.warns(UserWarning, match="cannot be written") as caught:
         assert score(counted) == first
-    assert len(caught) == 1
+    assert len([warning for warning in caught if "metrics cache" in str(warning.message)]) == 1
 
 
 def test_an_entry_of_other_data_is_not_used(digits, counted, make_dataset, score, cache_dir):

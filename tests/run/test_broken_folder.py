@@ -111,11 +111,12 @@ def test_a_broken_file(
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("smartfast: error")]
         assert (status, len(lines)) in [(0, 0), (2, 1)], way
         if status:
-            assert Path(name).name in lines[0], (way, lines)
+            # Half a file of settings may be one, of another run: that line names the folder and what has changed.
+            assert Path(name).name in lines[0] or name == "config.yaml" and str(run_dir) in lines[0], (way, lines)
         if name != "checkpoints":
             saved = load_newest(run_dir).info["images"]
             assert saved == 48 or status and saved >= (16 if NEWEST in name else 32), way
-        if name == "metrics.jsonl" or NEWEST in name:
+        if name == "metrics.jsonl" or NEWEST in name and not name.endswith("checkpoint.json"):
             assert status == 0, (way, lines)
         shutil.rmtree(run_dir)
 
