@@ -23,7 +23,7 @@ from smartfast.config.parse import parse_config  # noqa: E402
 from smartfast.core.caches import CACHE_VARIABLE  # noqa: E402
 from smartfast.core.checkpoint import save_checkpoint  # noqa: E402
 from smartfast.data import RealBatch, open_dataset  # noqa: E402
-from smartfast.families.stylegan2.phases import StyleGan2Phases
+from smartfast.families.stylegan2.phases import StyleGan2Phases  # noqa: E402
 from smartfast.networks.stylegan2 import Generator  # noqa: E402
 from smartfast.run.training import Training  # noqa: E402
 from smartfast.scorers import timestep_range  # noqa: E402
