@@ -14,6 +14,7 @@ from smartfast.interop.records import check_tree
 from smartfast.interop.torch_files import LEGACY_MAGIC, expect_end, read_legacy, read_zip
 
 DAMAGED = (ValueError, IndexError, KeyError, OverflowError, struct.error, zipfile.BadZipFile, NotImplementedError)
+"""What decoding bytes that are no weights raises; NotImplementedError is zipfile's, for a format it lacks."""
 
 
 def read_untrusted(path: Path) -> dict[str, object]:
