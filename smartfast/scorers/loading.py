@@ -19,7 +19,7 @@ FORMATS: dict[str, ScorerFormat] = {
     "adm": files.ADM_FORMAT,
     "edm": files.EDM_FORMAT,
 }
-# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config configs/scorers/digits.yaml`.
+# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config digits`.
 BUNDLED = {"digits": Path(__file__).with_name("digits")}
 _WEIGHTS = ("diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
