@@ -128,9 +128,9 @@ class OptimConfig:
     batch_gpu: Count | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
     lr_g: Rate | Schedule = 0.0025
-    """Adam's learning rate of the generator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the generator, a number or a schedule, which may end at 0. Default: ADA."""
     lr_d: Rate | Schedule = 0.0025
-    """Adam's learning rate of the discriminator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the discriminator, a number or a schedule, which may end at 0. Default: ADA."""
     betas: tuple[Beta | Schedule, Beta | Schedule] = (0.0, 0.99)
     """Adam's betas, before the lazy correction, numbers or schedules. Default: StyleGAN2."""
     eps: Epsilon = 1e-8
