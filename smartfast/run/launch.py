@@ -236,6 +236,7 @@ def open_scorer(
         resolution=dataset.resolution,
         channels=dataset.channels,
         num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
         name=config.smart.scorer,
         downscale=config.smart.downscale,
     )

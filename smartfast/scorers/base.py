@@ -6,7 +6,7 @@ been trained to predict eps, the clean image x0, or v = alpha_t eps - sigma_t x0
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -32,12 +32,14 @@ class Scorer(nn.Module):
 
     Attributes:
         attention: What computes attention in `network` and why, for the log.
+        class_names: What class 0, 1, ... is called, None where nobody says.
         states_resolution: Whether the model says which images it was trained on, or takes those that it is given.
     """
 
     alphas: Tensor
     sigmas: Tensor
     attention: str = "none (the model has no attention layers)"
+    class_names: Sequence[str] | None = None
     states_resolution: bool = True
 
     def __init__(

@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from smartfast.core.text import printable
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer, ScorerFormat
@@ -16,6 +17,8 @@ from smartfast.scorers.schedule import NoiseSchedule, Parameterization, paramete
 
 SCHEDULER_FILE = "scheduler_config.json"
 PIPELINE_FILE = "model_index.json"
+CLASS_NAMES_FILE = "class_names.json"
+"""Beside a scorer of `smartfast train-scorer`: what its classes are called, a list of texts."""
 
 
 class UNetScorer(Scorer):
@@ -153,13 +156,24 @@ def _load(path: Path, *, where: str, **options: Any) -> UNetScorer:
         raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
     _check_pipeline((weights.parent if weights.name == "unet" else path) / PIPELINE_FILE)
     config = read_json(config_file)
-    return UNetScorer(
+    scorer = UNetScorer(
         _load_unet(weights),
         schedule_from_config(config, str(config_file)),
         parameterization=parameterization_of(config, str(config_file)),
         where=where,
         **options,
     )
+    scorer.class_names = _class_names(path / CLASS_NAMES_FILE, scorer.num_classes)
+    return scorer
+
+
+def _class_names(file: Path, count: int) -> list[str] | None:
+    if not count or not file.is_file():
+        return None
+    names = read_json(file)
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{file}: holds {str(names)[:60]!r}, expected a list of {count} texts, one per class")
+    return [printable(name) for name in names]
 
 
 def _check_pipeline(file: Path) -> None:

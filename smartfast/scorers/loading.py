@@ -1,5 +1,6 @@
 """Finding and loading a scorer by name, and checking that it fits the GAN."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from smartfast.errors import UserError
 from smartfast.scorers import analytic, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.diffusers import CLASS_NAMES_FILE, PIPELINE_FILE, SCHEDULER_FILE
 
 FORMATS: dict[str, ScorerFormat] = {
     "diffusers": diffusers.FORMAT,
@@ -67,7 +68,14 @@ def load_scorer(
 
 
 def check_scorer(
-    scorer: Scorer, *, resolution: int, channels: int, num_classes: int, name: str, downscale: int = 1
+    scorer: Scorer,
+    *,
+    resolution: int,
+    channels: int,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+    name: str,
+    downscale: int = 1,
 ) -> None:
     """Compare a scorer with the GAN that it is to regularize.
 
@@ -79,11 +87,12 @@ def check_scorer(
         resolution: Of the GAN, in pixels.
         channels: Of the GAN.
         num_classes: Of the GAN, 0 = unconditional.
+        class_names: Of the GAN's data, None = unknown. They are compared with the scorer's where it has any.
         name: Of the scorer, for messages.
         downscale: Factor by which the GAN's images are reduced before they are scored.
 
     Raises:
-        UserError: Resolution, channels or classes differ.
+        UserError: Resolution, channels or classes differ, or the same number means another class.
     """
     if scorer.resolution * downscale != resolution:
         reduced = f" divided by smart.downscale {downscale}" if downscale > 1 else ""
@@ -98,6 +107,12 @@ def check_scorer(
             f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} "
             f"(data.labels to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none)"
         )
+    for number, (theirs, ours) in enumerate(zip(scorer.class_names or (), class_names or (), strict=False)):
+        if theirs != ours:
+            raise UserError(
+                f"smart.scorer: {name!r} calls class {number} {theirs!r} ({CLASS_NAMES_FILE}), expected "
+                f"{ours!r} as the GAN's data do: the same names in the same order"
+            )
 
 
 def scorer_dtype(device: torch.device | str, precision: Literal["auto", "fp32", "fp16", "bf16"]) -> torch.dtype:
@@ -116,7 +131,14 @@ def _find(name: str) -> Path:
     expected = "expected `digits`, a diffusers folder or a hub id owner/name"
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"smart.scorer: {name!r} is no folder, {expected}")
-    files = ["config.json", PIPELINE_FILE, SCHEDULER_FILE, f"scheduler/{SCHEDULER_FILE}", "unet/config.json"]
+    files = [
+        "config.json",
+        CLASS_NAMES_FILE,
+        PIPELINE_FILE,
+        SCHEDULER_FILE,
+        f"scheduler/{SCHEDULER_FILE}",
+        "unet/config.json",
+    ]
     files += [f"{place}{pattern}" for place in ("", "unet/") for pattern in _WEIGHTS]
     try:
         return Path(snapshot_download(name, allow_patterns=files))
