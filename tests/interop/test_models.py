@@ -1,4 +1,4 @@
-"""GANs of other projects as arguments and tensors of ours: what files of each project state, and what they leave out."""
+"""GANs of other projects as arguments and tensors of ours: what files state, and what they leave out."""
 
 from collections.abc import Mapping
 from pathlib import Path
