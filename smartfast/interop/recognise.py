@@ -17,6 +17,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "stylegan2 augmentation": ("p", "Hz_geom", "Hz_fbank"),
     "stylegan3 generator": ("synthesis.input.freqs", "synthesis.L0_*.magnitude_ema"),
     "hammer stylegan2 generator": ("synthesis.early_layer.const", "mapping.dense0.weight"),
+    "hammer stylegan2 discriminator": ("input0.weight", "layer0.weight", "layer1.weight", "output.weight"),
     "aurora generator": ("synthesis.net.0.*", "synthesis.output_res_*.weight", "mapping.dense0.weight"),
     "rosinality generator": ("style.1.weight", "input.input", "conv1.conv.weight"),
     "rosinality discriminator": ("convs.0.0.weight", "final_conv.*", "final_linear.0.weight"),
@@ -55,7 +56,11 @@ def find_networks(path: Path) -> dict[str, Network]:
 
     Raises UserError where the file cannot be read, holds none, or holds one that is not supported, which is named.
     """
-    content = read_untrusted(path)
+    return networks_in(read_untrusted(path), path)
+
+
+def networks_in(content: Mapping[str, object], path: Path) -> dict[str, Network]:
+    """`find_networks` of a file that has been read; `path` is its name for messages."""
     found, unknown = {}, []
     try:
         held = list(_state_dicts(content))

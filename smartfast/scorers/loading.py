@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from smartfast.errors import UserError
-from smartfast.scorers import analytic, diffusers, files
+from smartfast.scorers import analytic, converted, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
 from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
@@ -16,6 +16,7 @@ from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
 FORMATS: dict[str, ScorerFormat] = {
     "diffusers": diffusers.FORMAT,
     "analytic": analytic.FORMAT,
+    "converted": converted.FORMAT,
     "adm": files.ADM_FORMAT,
     "edm": files.EDM_FORMAT,
 }

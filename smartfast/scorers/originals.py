@@ -50,12 +50,12 @@ def scorer_of_adm(
     if network_options.attention_dims == 2:
         if PurePath(where).name.startswith(("cd_", "ct_")):
             raise UserError(f"{where}: a consistency model by its name, expected a diffusion model (edm_*.pt)")
-        network = _filled(EDMOptions(network_options, "cm"), tensors, where, prefix="model.")
+        network = network_of(EDMOptions(network_options, "cm"), tensors, where, prefix="model.")
         return EDMScorer(network, where=where, **options)
     schedule = schedule or adm_schedule_name(network_options)
     if schedule not in ADM_SCHEDULES:
         raise UserError(f"{where}: schedule is {schedule}, expected {' or '.join(ADM_SCHEDULES)}: tensors do not tell")
-    return ADMScorer(_filled(network_options, tensors, where), adm_schedule(schedule), where=where, **options)
+    return ADMScorer(network_of(network_options, tensors, where), adm_schedule(schedule), where=where, **options)
 
 
 def scorer_of_edm(
@@ -84,13 +84,21 @@ def scorer_of_edm(
         network_options = edm2_options(arguments) if is_edm2 else edm_options(class_name, arguments)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-    return EDMScorer(_filled(network_options, tensors, where), schedule, where=where, **options)
+    return EDMScorer(network_of(network_options, tensors, where), schedule, where=where, **options)
 
 
-def _filled(options: NetworkOptions, tensors: Mapping[str, Tensor], where: str, prefix: str = "") -> Any:
-    """The network with copies of the tensors, in float32, whose names lack `prefix`."""
-    with torch.device("meta"):
-        network = build_network(options)
+def network_of(options: NetworkOptions, tensors: Mapping[str, Tensor], where: str, prefix: str = "") -> Any:
+    """The network with copies of the tensors, in float32, whose names lack `prefix`.
+
+    Raises:
+        UserError: Options of which no network can be built, or tensors of another one.
+    """
+    try:
+        with torch.device("meta"):
+            network = build_network(options)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: no network of the kind {options.network} can be built ({reason})") from error
     state = {prefix + name: tensor for name, tensor in tensors.items()}
     wanted = network.state_dict()
     for name in [*wanted, *state]:

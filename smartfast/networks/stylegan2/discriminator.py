@@ -136,6 +136,7 @@ class Discriminator(nn.Module):
         cmap_dim: Dimension of the mapped labels; None = the feature maps at 4 pixels.
         mapping_layers, embed_features, layer_features, mapping_lr_multiplier: See `Mapping`.
         mbstd_group, mbstd_channels: See `minibatch_std`.
+        act, epilogue_act: Activation of the blocks, and of the layers at 4 pixels; None = that of the blocks.
         conv_clamp: Clamp of the layers' outputs; None = off.
         half_resolutions, half_dtype: The highest resolutions that compute in half_dtype (never below 8 pixels).
     """
@@ -158,6 +159,7 @@ class Discriminator(nn.Module):
         mbstd_group: int | None = 4,
         mbstd_channels: int = 1,
         act: str = "lrelu",
+        epilogue_act: str | None = None,
         resample_filter: Sequence[float] = DEFAULT_FILTER,
         conv_clamp: float | None = None,
         half_resolutions: int = 0,
@@ -201,7 +203,7 @@ class Discriminator(nn.Module):
             architecture=architecture,
             mbstd_group=mbstd_group,
             mbstd_channels=mbstd_channels,
-            act=act,
+            act=epilogue_act or act,
             conv_clamp=conv_clamp,
         )
 

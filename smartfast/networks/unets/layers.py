@@ -153,10 +153,15 @@ class GroupNorm(nn.Module):
 
     Args:
         act: Whether SiLU follows.
+
+    Raises:
+        ValueError: Channels that do not divide into the groups.
     """
 
     def __init__(self, channels: int, *, groups: int, eps: float, act: bool = True) -> None:
         super().__init__()
+        if groups < 1 or channels % groups:
+            raise ValueError(f"{channels} channels, expected a multiple of the {groups} groups of a normalisation")
         self.groups, self.eps, self.act = groups, eps, act
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
