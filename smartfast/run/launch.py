@@ -184,10 +184,11 @@ def _training(
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
     family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
-    interval = (
-        f"score term: {timesteps or ('off' if not config.smart.frequency else 'not described, no scorer is at hand')}"
-    )
-    return "\n".join([config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval])
+    interval = "off" if not config.smart.frequency else "not described, no scorer is at hand"
+    if scorer is not None and timesteps is not None:
+        interval = timesteps.beside_the_papers(scorer.resolution)
+    networks = networks_summary(family, scorer, config.smart.scorer or "")
+    return "\n".join([config_to_yaml(config), networks, f"score term: {interval}"])
 
 
 def _say_nothing(line: str) -> None:
@@ -329,16 +330,16 @@ def _opening_lines(
 
 
 def _score_lines(config: Config, scorer: Scorer | None, timesteps: TimestepRange | None) -> list[str]:
-    if scorer is None:
+    if scorer is None or timesteps is None:
         return ["score term: off"]
-    smart = config.smart
+    smart, interval = config.smart, timesteps.beside_the_papers(scorer.resolution)
     switches = {
         f"on {smart.batch_fraction:g} of the fakes": smart.batch_fraction < 1,
         "past the network": not smart.through_network,
         f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
     }
     distance = f"distance {smart.distance} ({scorer.parameterization} network)"
-    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps, distance]
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", interval, distance]
     parts += [text for text, is_on in switches.items() if is_on]
     dtype = str(scorer.dtype).removeprefix("torch.")
     size = f"{scorer.resolution}x{scorer.resolution}"

@@ -30,7 +30,7 @@ from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.sheets import Sheets
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
-from smartfast.run.status import SlownessWatch, memory_gib, status_line
+from smartfast.run.status import FirstTickWatch, SlownessWatch, memory_gib, status_line
 from smartfast.run.training import Training
 
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
@@ -94,6 +94,7 @@ class Trainer:
         self.start_sec = time.perf_counter()
         self.loop_start_sec, self.loop_start_images = self.start_sec, training.images
         self.slowness = SlownessWatch(training.device)
+        self.first_tick = FirstTickWatch(training.images, self.tick_images, self.total_images)
         self.saved_images = training.images if checkpoint else -1
         self.writer = SnapshotWriter()
         self.profiler = IterationProfiler(
@@ -144,11 +145,17 @@ class Trainer:
                         batch = next(reals)
                     training.run_iteration(batch)
                 progress.update(training.images_per_iteration)
+                self._say_pace(progress)
                 before = training.images - training.images_per_iteration
                 if training.images // self.tick_images > before // self.tick_images:
                     self._end_tick(progress)
         if config.perf.profile and not self.profiler.is_done:
             warnings.warn(f"perf.profile: the run ended before iteration {self.profiler.last}; no trace", stacklevel=2)
+
+    def _say_pace(self, progress: tqdm) -> None:
+        sec = time.perf_counter() - self.loop_start_sec - self.training.compile_sec
+        if self.is_main and (line := self.first_tick.line(self.training.images, sec)):
+            progress.write(line)
 
     def _stop_if_asked(self, *, now: bool = False) -> None:
         signal_name = self.interruption.asked(self.training.device, now=now)
