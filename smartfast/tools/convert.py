@@ -16,6 +16,8 @@ from smartfast.tools.conversion import Conversion
 from smartfast.tools.convert_gan import gan_folder
 from smartfast.tools.convert_scorer import is_scorer, scorer_folder
 from smartfast.tools.output import check_writable, writing
+from smartfast.tools.to_diffusers import diffusers_folder
+from smartfast.tools.to_nvidia import nvidia_state_dict
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ def convert(options: ConvertOptions) -> Path:
 
 
 def _convert(source: Path, out: Path, options: ConvertOptions) -> Conversion:
+    if options.to == "nvidia-state-dict":
+        return nvidia_state_dict(source, out)
+    if options.to == "diffusers":
+        return diffusers_folder(source, out)
     if source.is_dir() or is_scorer(find_networks(source)):
         return scorer_folder(source, out)
     return gan_folder(source, out)

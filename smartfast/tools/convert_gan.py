@@ -32,7 +32,7 @@ def gan_folder(source: Path, out: Path) -> Conversion:
         models["generator_ema"] = models["generator"]
         notes.append(f"generator_ema is {gan.names['generator']}: the file has no average")
     reads = [
-        Read.of(gan.names.get(role, gan.names["generator"]), f"{role}.safetensors", model.tensors, _kind(model))
+        Read.of(gan.names.get(role, gan.names["generator"]), f"{role}.safetensors", model.tensors, kind_of(model))
         for role, model in models.items()
     ]
     conversion = Conversion(gan.project, str(out), [Source.of(source)], reads, left_out, notes)
@@ -56,7 +56,8 @@ def _built(gan: GanFile) -> tuple[dict[Role, Model], dict[str, str]]:
     return models, unfit
 
 
-def _kind(model: Model) -> str:
+def kind_of(model: Model) -> str:
+    """What a network is, for people."""
     options = model.options
     size = f"{options['resolution']}x{options['resolution']}x{options['channels']}"
     return f"StyleGAN2 {options['architecture']}, {size}, {options['c_dim'] or 'no'} classes"
