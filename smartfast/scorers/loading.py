@@ -8,11 +8,13 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from smartfast.config.scorer import ScorerOptions
 from smartfast.errors import UserError
 from smartfast.scorers import analytic, converted, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
 from smartfast.scorers.diffusers import CLASS_NAMES_FILE, PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.settings import Settings
 
 FORMATS: dict[str, ScorerFormat] = {
     "diffusers": diffusers.FORMAT,
@@ -35,6 +37,7 @@ def load_scorer(
     attention: AttentionSetting = "auto",
     null_class: int | None = None,
     resolution: int | None = None,
+    options: ScorerOptions | None = None,
 ) -> Scorer:
     """Load a frozen diffusion model. Loading executes nothing that a file says.
 
@@ -46,10 +49,12 @@ def load_scorer(
         attention: `perf.attention`, see `set_attention`.
         null_class: `smart.null_class`, see `Scorer`.
         resolution: Of the images that it is to score, in pixels, for a model that does not state its own.
+        options: `smart.scorer_options`.
 
     Raises:
         UserError: Nothing there or of no known format, incomplete or unreadable, or a schedule, prediction type or
-            network that is not supported; attention that does not run on the device.
+            network that is not supported; options that its format does not read; attention that does not run on the
+            device.
     """
     kind, _, rest = name.partition(":")
     path = _find(rest if kind in FORMATS else name)
@@ -57,15 +62,20 @@ def load_scorer(
     if not kinds:
         inner = f"; did you mean {name.rstrip('/')}/scorer?" if (path / "scorer").is_dir() else ""
         raise UserError(f"smart.scorer: {name!r} is of no known format, expected one of {', '.join(FORMATS)}{inner}")
-    return FORMATS[kinds[0]].load(
+    settings = Settings(options, name)
+    scorer = FORMATS[kinds[0]].load(
         path,
         where=name,
+        settings=settings,
         device=device,
         dtype=scorer_dtype(device, precision),
         attention=attention,
         null_class=null_class,
         resolution=resolution,
     )
+    settings.check_all_taken(kinds[0])
+    scorer.settings = tuple(settings.taken)
+    return scorer
 
 
 def check_scorer(
