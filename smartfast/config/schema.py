@@ -42,6 +42,10 @@ class RunConfig:
     """Folder of the run. Training resumes from its newest complete checkpoint. Default: ours."""
     seed: Seed = 0
     """Seed of every random number of the run. Default: ADA."""
+    init_from: FilePath | None = None
+    """Weights to start from: a run folder (its newest checkpoint), a checkpoint folder, a folder of `smartfast convert`
+    or a file of weights. What fits by name and shape is loaded, the rest is new; resolution, classes and widths may
+    differ. It turns optim.ema_rampup off, as ADA does. A run that is resumed does not read it again. Default: none."""
     kimg: Kimg = 25000.0
     """Length of the training, in thousands of real images shown to the discriminator. Default: ADA."""
     tick_kimg: Kimg = 4.0
