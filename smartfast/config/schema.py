@@ -101,7 +101,8 @@ class SmartConfig:
     """Compare, at the start, how well the scorer finds noise in some of the images with how well it would, were its
     file or the images read otherwise, and stop where another reading is clearly better. Default: ours."""
     null_class: CountOrZero | None = None
-    """Last class index of the scorer where it was trained as `no class`; it then also fits a GAN without labels."""
+    """Last class index of the scorer where it was trained as `no class`, or one more for EDM's, where no class
+    is a vector of zeros; it then also fits a GAN without labels."""
     weight: Weight = 0.1
     """lambda_score, the weight of the score term. Default: SMaRt (0.01 on CIFAR-10)."""
     timesteps: tuple[CountOrZero, CountOrZero] | None = None
