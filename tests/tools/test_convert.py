@@ -29,7 +29,7 @@ REASONS = {
     "files/r3gan/": NO_GAN,
     "files/biggan/": NO_GAN,
     "files/smart/aurora": NO_GAN,
-    "files/adm/": "not in the tensors of a network that is not a published one",
+    "files/adm/": "its tensors are of no published network, expected scorer_options.image_size",
 }
 """Of honest files that are not converted, or not without being told more."""
 
@@ -242,3 +242,10 @@ def test_what_is_neither_file_nor_scorer(tmp_path: Path, capsys: Any) -> None:
 def test_half_precision_stays(tmp_path: Path) -> None:
     folder = convert_file(fixture_file("edm2/pixel_cond10_ema0.100.pkl"), tmp_path)
     assert load_file(folder / "scorer.safetensors")["unet.enc.16x16_conv.weight"].dtype == torch.float16
+
+
+def test_options_that_a_folder_does_not_hold(tmp_path: Path, capsys: Any) -> None:
+    source = fixture_file("edm/vp_ddpmpp_uncond.pkl")
+    message = refusal(capsys, source, "--out", tmp_path / "out", "--scorer_options.sigma_max", "5")
+    assert "scorer_options.sigma_max is 5.0, expected unset: what is converted holds image_size, heads" in message
+    assert list(tmp_path.iterdir()) == []
