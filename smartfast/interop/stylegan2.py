@@ -31,7 +31,7 @@ class Project(NamedTuple):
     notes: Callable[[Mapping[str, object]], list[str]] = lambda content: []
 
 
-DEFAULT_FILTER = torch.tensor([1.0, 3.0, 3.0, 1.0])
+DEFAULT_FILTER = torch.tensor([1.0, 3.0, 3.0, 1.0], device="cpu")
 _FILTERED = re.compile(r"(synthesis\.|)(b\d+)\.(conv\d?|skip|fromrgb)\.weight")
 _BLOCK = re.compile(r"(?:synthesis\.)?b(\d+)\.conv1?\.weight")
 
