@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smartfast.errors import UserError
 from smartfast.interop import hammer, nvidia, rosinality
-from smartfast.interop.recognise import Network, networks_in
+from smartfast.interop.recognise import Network, networks_in, rest_of
 from smartfast.interop.records import Record, printable
 from smartfast.interop.safe_pickle import read_untrusted
 from smartfast.interop.stylegan2 import Project, Reader
@@ -48,6 +48,7 @@ class GanFile:
     models: At least one; "discriminator" is of `Discriminator`, the others of `Generator`.
     names: The name of each in the file.
     left_out: Everything else in the file by name -> why.
+    notes: What is not the file's, one line each.
     augment_p: Probability of augmentation that training had reached; None = the file has none.
     """
 
@@ -57,6 +58,7 @@ class GanFile:
     names: dict[Role, str]
     left_out: dict[str, str]
     augment_p: float | None
+    notes: list[str]
 
 
 def read_gan(path: Path) -> GanFile:
@@ -87,7 +89,8 @@ def read_gan(path: Path) -> GanFile:
             left_out[name] = f"{network.kind}: " + printable(f"{error} is missing" if missing else str(error))
     if not models:
         raise UserError(f"{path}: " + "; ".join(f"{name or 'it'}: {reason}" for name, reason in left_out.items()))
-    return GanFile("stylegan2", project.name, models, names, left_out | _others(content, networks), _augment_p(content))
+    left_out |= rest_of(content, networks)
+    return GanFile("stylegan2", project.name, models, names, left_out, _augment_p(content), project.notes(content))
 
 
 def _read(reader: Reader, network: Network, content: Mapping[str, object]) -> Model:
@@ -112,23 +115,6 @@ def _why_not(network: Network, project: Project, *, is_readable: bool) -> str:
     if is_readable:
         return f"{network.kind} of an unknown name, expected one of {', '.join(project.roles)}"
     return f"{network.kind}, no network of the GAN"
-
-
-def _others(content: Mapping[str, object], networks: Mapping[str, Network]) -> dict[str, str]:
-    """Why the rest of a file is left out."""
-    models = content.get("models")
-    rest = {**content, **models} if isinstance(models, dict) else content
-    return {
-        printable(str(name)): "a network of an unknown kind" if _is_network(value) else "no network"
-        for name, value in rest.items()
-        if name not in networks and value is not models
-    }
-
-
-def _is_network(value: object) -> bool:
-    if isinstance(value, Record):
-        return value.is_module
-    return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
 
 def _augment_p(content: Mapping[str, object]) -> float | None:

@@ -80,6 +80,19 @@ def networks_in(content: Mapping[str, object], path: Path) -> dict[str, Network]
     return found
 
 
+def rest_of(content: Mapping[str, object], networks: Mapping[str, Network]) -> dict[str, str]:
+    """What else is in a file that holds `networks`, by name, and whether it is a network."""
+    if "" in networks:
+        return {}
+    models = content.get("models")
+    rest = {**content, **models} if isinstance(models, dict) else content
+    return {
+        printable(str(name)): "a network of an unknown kind" if _is_network(value) else "no network"
+        for name, value in rest.items()
+        if name not in networks and value is not models
+    }
+
+
 def kind_of(tensors: Mapping[str, Tensor]) -> str | None:
     """Key of KINDS, or of REFUSED, that names and shapes tell; None where they tell of none."""
     fits = (
@@ -112,6 +125,10 @@ def _state_dicts(
         elif tensors := _tensors(value):
             kwargs = arguments.get(name) if isinstance(arguments, dict) else None
             yield str(name), tensors, kwargs if isinstance(kwargs, dict) else {}, None
+
+
+def _is_network(value: object) -> bool:
+    return value.is_module if isinstance(value, Record) else bool(_tensors(value))
 
 
 def _tensors(value: object) -> dict[str, Tensor]:

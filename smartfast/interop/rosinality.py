@@ -125,8 +125,13 @@ def _mean_w(tensors: Mapping[str, Tensor]) -> Tensor:
     return x.mean(dim=0).float()
 
 
+def _notes(content: Mapping[str, object]) -> list[str]:
+    return [] if "latent_avg" in content else [f"the mean w is that of {_MEAN_OF} latents: the file has no latent_avg"]
+
+
 PROJECT = Project(
     "rosinality/stylegan2-pytorch",
     {"g": "generator", "d": "discriminator", "g_ema": "generator_ema"},
     {"rosinality generator": generator, "rosinality discriminator": discriminator},
+    _notes,
 )

@@ -20,15 +20,19 @@ Raises ValueError, KeyError, IndexError or StopIteration for a network that diff
 
 
 class Project(NamedTuple):
-    """A project's files. roles: By the name in a file. readers: By kind of network."""
+    """A project's files.
+
+    roles: By the name in a file. readers: By kind of network. notes: Of a file's content, what is made up for it.
+    """
 
     name: str
     roles: Mapping[str, str]
     readers: Mapping[str, Reader]
+    notes: Callable[[Mapping[str, object]], list[str]] = lambda content: []
 
 
 DEFAULT_FILTER = torch.tensor([1.0, 3.0, 3.0, 1.0])
-_FILTERED = re.compile(r"((?:synthesis\.)?b\d+)\.(?:conv\d?|skip|fromrgb)\.weight")
+_FILTERED = re.compile(r"(synthesis\.|)(b\d+)\.(conv\d?|skip|fromrgb)\.weight")
 _BLOCK = re.compile(r"(?:synthesis\.)?b(\d+)\.conv1?\.weight")
 
 
@@ -86,13 +90,18 @@ def discriminator_options(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def with_filters(tensors: Mapping[str, Tensor], taps: Tensor) -> dict[str, Tensor]:
-    """`tensors` and the resampling filter, float32 [k, k] with a sum of 1, of every block and convolution of theirs."""
+    """`tensors` and the filters of every block and convolution, also of those that do not resample.
+
+    taps: Of those that do, float32 [k, k] with a sum of 1; the others have the usual one.
+    """
+    usual = torch.outer(DEFAULT_FILTER, DEFAULT_FILTER) / DEFAULT_FILTER.sum() ** 2
     filters = {}
     for name in tensors:
         if match := _FILTERED.fullmatch(name):
-            filters[f"{name.removesuffix('weight')}resample_filter"] = taps
-            if match[1] != "b4":  # the end of a discriminator resamples nothing
-                filters[f"{match[1]}.resample_filter"] = taps
+            is_used = match[3] in ("skip", "conv0" if match[1] else "conv1")
+            filters[f"{name.removesuffix('weight')}resample_filter"] = taps if is_used else usual
+            if match[2] != "b4" or match[1]:  # the end of a discriminator resamples nothing
+                filters[f"{match[1]}{match[2]}.resample_filter"] = taps
     return {**tensors, **filters}
 
 
