@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     Steps: TypeAlias = int
     FramesPerSecond: TypeAlias = int
     Timesteps: TypeAlias = int
+    Shift: TypeAlias = int
     Iterations: TypeAlias = int
     Seed: TypeAlias = int
     LongSeed: TypeAlias = int
@@ -81,6 +82,7 @@ else:
     Steps = _whole(1, 10**4)
     FramesPerSecond = _whole(1, 1000)
     Timesteps = _whole(1, 10**6)
+    Shift = _whole(-1000, 1000)
     Iterations = _whole(0, 10**4)
     Seed = _whole(0, 2**32 - 1)
     LongSeed = _whole(0, 2**64 - 1)

@@ -20,11 +20,10 @@ from torch import Tensor
 from smartfast.errors import UserError
 from smartfast.networks.unets import ADMOptions, EDM2Options, EDMOptions, options_to_json
 from smartfast.networks.unets.options import OPTIONS, options_from_json
-from smartfast.scorers.adm import ADMScorer, adm_schedule
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.edm import EDMScorer
 from smartfast.scorers.fields import check_fields, read_json
-from smartfast.scorers.originals import ADM_SCHEDULES, network_of
+from smartfast.scorers.originals import ADM_SCHEDULES, adm_scorer, arguments_of_adm, edm_scorer, known_of_adm
+from smartfast.scorers.settings import Settings
 
 JSON_FILE, WEIGHTS_FILE = "scorer.json", "scorer.safetensors"
 _FIELDS = {"network": dict, "schedule": Literal["linear", "cosine"] | None, "num_timesteps": int}
@@ -77,7 +76,7 @@ def _is_converted(path: Path) -> bool:
     return (path / JSON_FILE).is_file()
 
 
-def _load(path: Path, *, where: str, resolution: int | None = None, **options: Any) -> Scorer:
+def _load(path: Path, *, where: str, settings: Settings, resolution: int | None = None, **options: Any) -> Scorer:
     """resolution: Not needed, these networks state their own."""
     file = path / JSON_FILE
     content = read_json(file)
@@ -94,10 +93,18 @@ def _load(path: Path, *, where: str, resolution: int | None = None, **options: A
         tensors = load_file(path / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path / WEIGHTS_FILE}: {_line(error)}; expected the weights of {JSON_FILE}") from error
-    network = network_of(network_options, tensors, str(path / WEIGHTS_FILE))
-    if is_adm:
-        return ADMScorer(network, adm_schedule(schedule, num_timesteps), where=where, **options)
-    return EDMScorer(network, where=where, **options)
+    options |= {"where": where, "source": JSON_FILE}
+    if isinstance(network_options, ADMOptions):
+        network_options = _read_with(network_options, settings)
+        noise = settings.take("schedule", schedule, JSON_FILE, among=ADM_SCHEDULES)
+        return adm_scorer(network_options, tensors, settings, schedule=noise, num_timesteps=num_timesteps, **options)
+    if isinstance(network_options, EDMOptions) and isinstance(network_options.model, ADMOptions):
+        network_options = dataclasses.replace(network_options, model=_read_with(network_options.model, settings))
+    return edm_scorer(network_options, tensors, settings, **options)
+
+
+def _read_with(options: ADMOptions, settings: Settings) -> ADMOptions:
+    return dataclasses.replace(options, **arguments_of_adm(known_of_adm(settings, options, JSON_FILE)))
 
 
 FORMAT = ScorerFormat(_is_converted, _load)

@@ -7,11 +7,13 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from smartfast.config.scorer import ScorerOptions
 from smartfast.errors import UserError
 from smartfast.scorers import analytic, converted, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
 from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.settings import Settings
 
 FORMATS: dict[str, ScorerFormat] = {
     "diffusers": diffusers.FORMAT,
@@ -34,6 +36,7 @@ def load_scorer(
     attention: AttentionSetting = "auto",
     null_class: int | None = None,
     resolution: int | None = None,
+    options: ScorerOptions | None = None,
 ) -> Scorer:
     """Load a frozen diffusion model. Loading executes nothing that a file says.
 
@@ -45,10 +48,12 @@ def load_scorer(
         attention: `perf.attention`, see `set_attention`.
         null_class: `smart.null_class`, see `Scorer`.
         resolution: Of the images that it is to score, in pixels, for a model that does not state its own.
+        options: `smart.scorer_options`.
 
     Raises:
         UserError: Nothing there or of no known format, incomplete or unreadable, or a schedule, prediction type or
-            network that is not supported; attention that does not run on the device.
+            network that is not supported; options that its format does not read; attention that does not run on the
+            device.
     """
     kind, _, rest = name.partition(":")
     path = _find(rest if kind in FORMATS else name)
@@ -56,15 +61,20 @@ def load_scorer(
     if not kinds:
         inner = f"; did you mean {name.rstrip('/')}/scorer?" if (path / "scorer").is_dir() else ""
         raise UserError(f"smart.scorer: {name!r} is of no known format, expected one of {', '.join(FORMATS)}{inner}")
-    return FORMATS[kinds[0]].load(
+    settings = Settings(options, name)
+    scorer = FORMATS[kinds[0]].load(
         path,
         where=name,
+        settings=settings,
         device=device,
         dtype=scorer_dtype(device, precision),
         attention=attention,
         null_class=null_class,
         resolution=resolution,
     )
+    settings.check_all_taken(kinds[0])
+    scorer.settings = tuple(settings.taken)
+    return scorer
 
 
 def check_scorer(
@@ -95,9 +105,10 @@ def check_scorer(
         raise UserError(f"smart.scorer: {name!r} has {scorer.channels} image channels, expected the GAN's {channels}")
     does_without = num_classes == 0 and scorer.null_class is not None
     if scorer.num_classes not in (0, num_classes) and not does_without:
+        none = f", {scorer.num_classes} to tell it no class" if scorer.takes_no_class else ""
         raise UserError(
-            f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} "
-            f"(data.labels to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none)"
+            f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} (data.labels "
+            f"to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none{none})"
         )
 
 
