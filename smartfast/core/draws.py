@@ -27,7 +27,12 @@ class Purpose(IntEnum):
     SAMPLE = 9
     GRID = 10
     SCORE_PART = 11
+    AUGMENT_FAKES = 12
+    AUGMENT_REALS = 13
+    AUGMENT_G = 14
+    AUGMENT_R1 = 15
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
+    PIXELS = 32  # added to a purpose: normal numbers of pixels beside those of images
 
 
 def one_hot(labels: Tensor | None, num_classes: int) -> Tensor | None:

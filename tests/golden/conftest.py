@@ -46,6 +46,7 @@ SUPPORTED_TOPICS = (
     "file_adm",
     "file_edm",
     "file_edm2",
+    "ada_augment",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2
