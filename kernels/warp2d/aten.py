@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..geometry import wide
 from ..selection import register
-from ..upfirdn2d.op import Resampling, upsample_padding
 from ..upfirdn2d.aten import upfirdn2d
+from ..upfirdn2d.op import Resampling, upsample_padding
 from .op import Grid
 
 

@@ -22,7 +22,9 @@ def transforms_at(percentile: float, pipe: Pipe, n: int, dtype: torch.dtype) -> 
         rows = torch.tensor(values, dtype=dtype).repeat(n, 1)
         return (rows[:, 0] if len(values) == 1 else rows) if multiplier else None
 
-    bands = [torch.full([n], 2 ** (normal * pipe.imgfilter_std) if on else 1.0, dtype=dtype) for on in pipe.imgfilter_bands]
+    bands = [
+        torch.full([n], 2 ** (normal * pipe.imgfilter_std) if on else 1.0, dtype=dtype) for on in pipe.imgfilter_bands
+    ]
     return Transforms(
         flip=rows(pipe.xflip, math.floor(2 * percentile)),
         quarters=rows(pipe.rotate90, math.floor(4 * percentile)),
