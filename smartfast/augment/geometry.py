@@ -22,7 +22,7 @@ SYM6 = (
     0.0017677118642428036,
     -0.007800708325034148,
 )
-"""The symlet with six vanishing moments (Daubechies, "Ten Lectures on Wavelets", table 8.3): a sharp low-pass filter."""
+"""The symlet of six vanishing moments (Daubechies, "Ten Lectures on Wavelets", table 8.3), a sharp low-pass filter."""
 
 
 def warp_filter(device: torch.device) -> Tensor:

@@ -31,6 +31,7 @@ from smartfast.config.ranges import (
     Weight,
 )
 from smartfast.config.schedule import Schedule
+from smartfast.config.scorer import ScorerOptions
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,14 @@ class SmartConfig:
     """Score-matching regularity (SMaRt)."""
 
     scorer: FilePath | None = None
-    """Frozen diffusion model: `digits` (bundled), a diffusers UNet2DModel folder or hub id, or a safetensors file with
-    a mixture of Gaussians; `diffusers:path` or `analytic:path` says which instead of having it recognised."""
+    """Frozen diffusion model: `digits` (bundled), or of a format: diffusers (UNet2DModel folder or hub id), adm (.pt of
+    guided-diffusion or consistency_models), edm (.pkl of EDM or EDM2), converted (folder of `smartfast convert` or
+    train-scorer), analytic (safetensors, a mixture of Gaussians). `adm:path` says which instead of having it
+    recognised."""
+    scorer_options: ScorerOptions = field(default_factory=ScorerOptions)
+    self_check: bool = True
+    """Compare, at the start, how well the scorer finds noise in some of the images with how well it would, were its
+    file or the images read otherwise, and stop where another reading is clearly better. Default: ours."""
     null_class: CountOrZero | None = None
     """Last class index of the scorer where it was trained as `no class`; it then also fits a GAN without labels."""
     weight: Weight = 0.1
@@ -128,9 +135,9 @@ class OptimConfig:
     batch_gpu: Count | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
     lr_g: Rate | Schedule = 0.0025
-    """Adam's learning rate of the generator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the generator, a number or a schedule, which may end at 0. Default: ADA."""
     lr_d: Rate | Schedule = 0.0025
-    """Adam's learning rate of the discriminator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the discriminator, a number or a schedule, which may end at 0. Default: ADA."""
     betas: tuple[Beta | Schedule, Beta | Schedule] = (0.0, 0.99)
     """Adam's betas, before the lazy correction, numbers or schedules. Default: StyleGAN2."""
     eps: Epsilon = 1e-8

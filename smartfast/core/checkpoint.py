@@ -28,6 +28,8 @@ from smartfast.core.files import flush, set_aside, sha256
 from smartfast.errors import UserError
 
 FOLDER = "checkpoints"
+CONVERSION = "conversion.json"
+"""In a folder that `smartfast convert` made of another project's file, beside weights named as in a checkpoint."""
 _INDEX, _STATE, _WEIGHTS, _OPTIONS = (
     "checkpoint.json",
     "state.safetensors",
@@ -215,8 +217,14 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def find_weights(path: Path) -> Path:
-    """The averaged network's weights of a run folder, a checkpoint folder, or `path` itself; raises as the above."""
-    return path if path.is_file() else find_checkpoint(path) / _WEIGHTS
+    """The averaged network's weights of a run folder, a checkpoint folder, a converted folder, or `path` itself.
+
+    Raises as the above.
+    """
+    if path.is_file():
+        return path
+    is_converted = (path / CONVERSION).is_file() and (path / _WEIGHTS).is_file()
+    return (path if is_converted else find_checkpoint(path)) / _WEIGHTS
 
 
 def _folders(run_dir: Path) -> list[Path]:

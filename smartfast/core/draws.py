@@ -27,10 +27,11 @@ class Purpose(IntEnum):
     SAMPLE = 9
     GRID = 10
     SCORE_PART = 11
-    AUGMENT_FAKES = 12
-    AUGMENT_REALS = 13
-    AUGMENT_G = 14
-    AUGMENT_R1 = 15
+    SELF_CHECK = 12
+    AUGMENT_FAKES = 64
+    AUGMENT_REALS = 65
+    AUGMENT_G = 66
+    AUGMENT_R1 = 67
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
     PIXELS = 32  # added to a purpose: normal numbers of pixels beside those of images
 

@@ -48,6 +48,7 @@ TABLE: dict[Rule, tuple[str, ...]] = {
     ),
     Rule.FREE: (
         *_names("run", "dir kimg allow_changes dry_run"),
+        *_names("smart", "scorer_options self_check"),  # the options once they are in use: see `check_scorer_options`
         *_names("data", "cache workers classes"),
         *_names("perf", "profile cpu_threads"),
     ),
@@ -118,6 +119,22 @@ def check_interval(run_dir: Path, config: Config, interval_of: Callable[[SmartCo
             f"smart.timesteps, smart.noise_to_signal: {now}, but the run in {run_dir} was started with {before}; "
             "choose another run.dir, the old value, or run.allow_changes true"
         )
+
+
+def check_scorer_options(run_dir: Path, config: Config) -> None:
+    """Raise UserError if the run that `config` would resume read its scorer otherwise.
+
+    config: With the options in use, as the run's own config.yaml has them.
+    """
+    if config.run.allow_changes or not has_checkpoint(run_dir) or not (run_dir / CONFIG_FILE).is_file():
+        return
+    before, now = (dataclasses.asdict(one.smart.scorer_options) for one in (_load(run_dir / CONFIG_FILE), config))
+    for name, old in before.items():
+        if old is not None and old != now[name]:
+            raise UserError(
+                f"smart.scorer_options.{name} is {now[name]}, but the run in {run_dir} was started with {old}; "
+                "choose another run.dir, the old value, or run.allow_changes true"
+            )
 
 
 def write_config(run_dir: Path, config: Config, *, images: int) -> None:

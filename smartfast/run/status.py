@@ -14,6 +14,7 @@ from smartfast.core.text import format_duration
 
 _GIB = 2**30
 _FIRST_TICKS, _SLOW_TICKS, _SLOW_FACTOR = 3, 2, 3.0
+_PATIENCE_SEC = 60.0
 
 
 class Memory(NamedTuple):
@@ -59,6 +60,34 @@ def status_line(row: Mapping[str, float], width: int | None) -> str:
     while width is not None and len(" ".join(cells).rstrip()) >= width:
         cells.pop()
     return " ".join(cells).rstrip()
+
+
+class FirstTickWatch:
+    """Says once how long the run will take where its first tick takes longer than a minute.
+
+    Args:
+        start_images: Images at which this process begins.
+        tick_images, total_images: Of a tick and of the run.
+    """
+
+    def __init__(self, start_images: int, tick_images: int, total_images: int) -> None:
+        self._start, self._total = start_images, total_images
+        self._tick_end = (start_images // tick_images + 1) * tick_images
+        self._told = False
+
+    def line(self, images: int, sec: float) -> str | None:
+        """What to say after the iteration that ends at `images` images, `sec` seconds of training after the start."""
+        if self._told or sec <= _PATIENCE_SEC:
+            return None
+        self._told = True
+        if images >= self._tick_end:
+            return None
+        kimg = (images - self._start) / 1000
+        tick, run = (format_duration((end - images) / 1000 * sec / kimg) for end in (self._tick_end, self._total))
+        return (
+            f"pace: {kimg:.3g} kimg in {format_duration(sec)}, {sec / kimg:.4g} s/kimg: "
+            f"the first tick in about {tick}, the end at {self._total / 1000:g} kimg in about {run}"
+        )
 
 
 class SlownessWatch:

@@ -1,10 +1,10 @@
 """JSON files that others wrote, read and checked before anything relies on them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from smartfast.errors import UserError
 
@@ -27,8 +27,8 @@ def check_fields(content: Any, kinds: Mapping[str, Any], where: str) -> None:
 
     Args:
         content: What the file holds.
-        kinds: Hints by field, of bool, int, float, str, None, lists, tuples and unions of these. An int is a float, a
-            bool is neither, and text is only text.
+        kinds: Hints by field, of bool, int, float, str, None, literals, lists, tuples, sequences and unions of these.
+            An int is a float, a bool is neither, and text is only text.
         where: The file, for messages.
 
     Raises:
@@ -45,6 +45,8 @@ def check_fields(content: Any, kinds: Mapping[str, Any], where: str) -> None:
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, part) for part in get_args(kind))
-    if get_origin(kind) in (list, tuple):
+    if get_origin(kind) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
+    if get_origin(kind) in (list, tuple, Sequence):
         return isinstance(value, (list, tuple)) and all(_fits(item, get_args(kind)[0]) for item in value)
     return type(value) is kind or (kind is float and type(value) is int)

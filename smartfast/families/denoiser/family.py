@@ -1,6 +1,7 @@
 """A diffusion model as a family: one phase, a clipped gradient, and an average that is a scorer for smart.scorer."""
 
 import copy
+import json
 import math
 import os
 import shutil
@@ -18,6 +19,7 @@ from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, draw_timesteps
 from smartfast.core.pixels import to_float
 from smartfast.data import ImageDataset
+from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import PhaseResult, PhaseSpec
 from smartfast.errors import UserError
@@ -28,6 +30,7 @@ from smartfast.families.rounds import Round
 from smartfast.kernels import philox_normal
 from smartfast.scorers import UNetScorer
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
+from smartfast.scorers.diffusers import CLASS_NAMES_FILE
 
 SCORER_FOLDER = "scorer"
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -48,6 +51,10 @@ class DenoiserFamily(Family):
             {f"heldout/{first}-{last}": f"{first} to {last}" for first, last in BANDS},
         ),
     )
+
+    def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
+        super().__init__(config, dataset, held_out)
+        self.class_names = dataset.class_names
 
     def networks(self) -> dict[str, nn.Module]:
         self.denoiser = Denoiser(**self.options())
@@ -181,7 +188,10 @@ class DenoiserFamily(Family):
         return {f"heldout/{band}": value for band, value in eps_loss_by_band(scorer, images, labels).items()}
 
     def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:
-        """Write `scorer/`, a diffusers folder that smart.scorer takes; each of its files appears whole."""
+        """Write `scorer/`, a diffusers folder that smart.scorer takes, and the names of its classes.
+
+        Each of its files appears whole.
+        """
         module = Denoiser(**self.options())
         module.load_state_dict(weights)
         unet = module.unet
@@ -191,6 +201,8 @@ class DenoiserFamily(Family):
         try:
             unet.save_pretrained(partial, safe_serialization=True)
             DDPMScheduler.from_config(module.scheduler).save_config(partial)
+            if self.class_names:
+                (partial / CLASS_NAMES_FILE).write_text(json.dumps(self.class_names, indent=2))
             final.mkdir(exist_ok=True)
             mode = (partial / "config.json").stat().st_mode  # the umask's; safetensors' files are their owner's alone
             for file in sorted(partial.iterdir()):

@@ -133,7 +133,8 @@ class StyleGan2Phases:
         with torch.no_grad():
             ws, _ = style_latents(self.g, latents)
             fakes = self.g.synthesis(ws, latents.noise)
-        fake_logits, real_logits = self.d.compare(fakes, latents.c, batch.images, self._c(batch))
+        reals = batch.images.detach()  # frozen layers then keep nothing for a backward pass
+        fake_logits, real_logits = self.d.compare(fakes, latents.c, reals, self._c(batch))
         loss_fake, loss_real = discriminator_loss(fake_logits, real_logits)
         loss = loss_fake.mean() + loss_real.mean()
         return loss, {

@@ -136,6 +136,17 @@ class Pointwise(Layer):
         weight, bias = self.terms()
         return F.linear(x.to(weight.dtype), weight, bias)
 
+    def reorder(self, order: RowOrder) -> None:
+        """Take the rows of the file as being in another order, also once the layer is prepared."""
+        if self.is_prepared:
+            rows = torch.arange(len(self.weight), device=self.weight.device)
+            before, after = (sort_rows(rows, self.heads, kind) for kind in (self.order, order))
+            places = before.argsort()[after]
+            for term in (self.weight, self.bias):
+                if term is not None:
+                    term.data = term.data[places]
+        self.order = order
+
 
 def sort_rows(term: Tensor, heads: int, order: RowOrder) -> Tensor:
     """A weight [3 C, ...] or bias [3 C] with rows by q/k/v, head, channel instead of `order`."""
@@ -153,10 +164,15 @@ class GroupNorm(nn.Module):
 
     Args:
         act: Whether SiLU follows.
+
+    Raises:
+        ValueError: Channels that do not divide into the groups.
     """
 
     def __init__(self, channels: int, *, groups: int, eps: float, act: bool = True) -> None:
         super().__init__()
+        if groups < 1 or channels % groups:
+            raise ValueError(f"{channels} channels, expected a multiple of the {groups} groups of a normalisation")
         self.groups, self.eps, self.act = groups, eps, act
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
