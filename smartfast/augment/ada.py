@@ -1,5 +1,7 @@
 """Adaptive discriminator augmentation: the transforms in order, and the probability that follows D's certainty."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class Augmentation:
         transforms = draw_transforms(self.pipe, self.p, self.seed, stream, int(purpose))
         noise = None
         if transforms.noise is not None:
-            count = images[0].numel()
+            count = math.prod(images.shape[1:])
             noise = philox_normal(self.seed, stream, count, int(purpose) + Purpose.PIXELS).view(images.shape)
         return self.apply(images, transforms, noise)
 

@@ -31,6 +31,8 @@ def filter_bank() -> np.ndarray:
 def filter_bands(images: Tensor, gains: Tensor, bank: Tensor) -> Tensor:
     """Images [N, C, H, W] with each band times its gain [N, 4], mirrored at the borders; bank is `filter_bank`."""
     n, c, height, width = images.shape
+    if n == 0:
+        return images
     taps = (gains.to(images.dtype) @ bank.to(images.dtype)).repeat_interleave(c, dim=0)
     reach = bank.shape[1] // 2
     padded = images[:, :, mirrored(height, reach, images.device)][:, :, :, mirrored(width, reach, images.device)]
