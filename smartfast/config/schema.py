@@ -43,6 +43,10 @@ class RunConfig:
     """Folder of the run. Training resumes from its newest complete checkpoint. Default: ours."""
     seed: Seed = 0
     """Seed of every random number of the run. Default: ADA."""
+    init_from: FilePath | None = None
+    """Weights to start from: a run folder (its newest checkpoint), a checkpoint folder, a folder of `smartfast convert`
+    or a file of weights. What fits by name and shape is loaded, the rest is new; resolution, classes and widths may
+    differ. It turns optim.ema_rampup off, as ADA does. A run that is resumed does not read it again. Default: none."""
     kimg: Kimg = 25000.0
     """Length of the training, in thousands of real images shown to the discriminator. Default: ADA."""
     tick_kimg: Kimg = 4.0
@@ -98,7 +102,8 @@ class SmartConfig:
     """Compare, at the start, how well the scorer finds noise in some of the images with how well it would, were its
     file or the images read otherwise, and stop where another reading is clearly better. Default: ours."""
     null_class: CountOrZero | None = None
-    """Last class index of the scorer where it was trained as `no class`; it then also fits a GAN without labels."""
+    """Last class index of the scorer where it was trained as `no class`, or one more for EDM's, where no class
+    is a vector of zeros; it then also fits a GAN without labels."""
     weight: Weight = 0.1
     """lambda_score, the weight of the score term. Default: SMaRt (0.01 on CIFAR-10)."""
     timesteps: tuple[CountOrZero, CountOrZero] | None = None

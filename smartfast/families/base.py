@@ -27,6 +27,7 @@ from smartfast.engine.schedules import DeviceScalars
 from smartfast.families.augmented import AugmentedView, augment_variables, bound_remark
 from smartfast.families.sampling import Sampler
 from smartfast.families.score import ScoreRegularity
+from smartfast.families.start import StartWeights
 
 
 class Panel(NamedTuple):
@@ -118,6 +119,14 @@ class Family(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.modules = self.networks()
+
+    @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Weights for run.init_from in a file or folder of another project, None where it is none that is known.
+
+        Raises UserError, one line, where it is known and cannot be read.
+        """
+        return None
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:

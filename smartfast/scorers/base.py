@@ -38,6 +38,7 @@ class Scorer(nn.Module):
         schedules: Those that networks of this kind are trained with, by their names in `ScorerOptions` and from their
             number of timesteps; none where the network does not count them.
         times: What `network` tells a network that counts timesteps, by timestep, int64 [T]; None = the timestep.
+        takes_no_class: Whether a model with classes is told none by the index after the last of them.
         states_resolution: Whether the model says which images it was trained on, or takes those that it is given.
     """
 
@@ -46,6 +47,7 @@ class Scorer(nn.Module):
     times: Tensor | None
     settings: tuple[Setting, ...] = ()
     schedules: Mapping[str, Callable[[int], NoiseSchedule]] = {}
+    takes_no_class: bool = False
     attention: str = "none (the model has no attention layers)"
     class_names: Sequence[str] | None = None
     states_resolution: bool = True

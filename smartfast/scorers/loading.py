@@ -114,9 +114,10 @@ def check_scorer(
         raise UserError(f"smart.scorer: {name!r} has {scorer.channels} image channels, expected the GAN's {channels}")
     does_without = num_classes == 0 and scorer.null_class is not None
     if scorer.num_classes not in (0, num_classes) and not does_without:
+        none = f", {scorer.num_classes} to tell it no class" if scorer.takes_no_class else ""
         raise UserError(
-            f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} "
-            f"(data.labels to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none)"
+            f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} (data.labels "
+            f"to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none{none})"
         )
     for number, (theirs, ours) in enumerate(zip(scorer.class_names or (), class_names or (), strict=False)):
         if theirs != ours:

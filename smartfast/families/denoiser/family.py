@@ -27,10 +27,11 @@ from smartfast.families.base import Cost, Family, Panel, Parts
 from smartfast.families.denoiser.network import Denoiser
 from smartfast.families.denoiser.sampler import DenoiserSampler
 from smartfast.families.rounds import Round
+from smartfast.families.start import AVERAGE, StartWeights
 from smartfast.kernels import philox_normal
-from smartfast.scorers import UNetScorer
+from smartfast.scorers import UNetScorer, diffusers
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
-from smartfast.scorers.diffusers import CLASS_NAMES_FILE
+from smartfast.scorers.diffusers import CLASS_NAMES_FILE, load_unet
 
 SCORER_FOLDER = "scorer"
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -59,6 +60,15 @@ class DenoiserFamily(Family):
     def networks(self) -> dict[str, nn.Module]:
         self.denoiser = Denoiser(**self.options())
         return {"denoiser": self.denoiser}
+
+    @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Of a diffusers folder, its own export among them."""
+        if not diffusers.FORMAT.recognises(path):
+            return None
+        unet = load_unet(path)
+        tensors = {f"unet.{name}": value for name, value in unet.state_dict().items()}
+        return StartWeights(str(path), cls.name, {"unet": dict(unet.config)}, {AVERAGE: tensors})
 
     @property
     def sheet_rows(self) -> int:
@@ -111,7 +121,12 @@ class DenoiserFamily(Family):
         return lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
     def average_step(self, images: int, batch: int) -> float:
-        """1 - loss.ema_decay, or more while (1 + step) / (10 + step) is smaller than the decay (Ho et al.'s code)."""
+        """1 - loss.ema_decay, or more while (1 + step) / (10 + step) is smaller than the decay (Ho et al.'s code).
+
+        Not more in a run that starts from other weights, which the first step would take from the average.
+        """
+        if self.config.run.init_from is not None:
+            return 1 - self.loss.ema_decay
         step = images // batch
         return 1 - min(self.loss.ema_decay, (1 + step) / (10 + step)) if step else 1.0
 
