@@ -137,10 +137,11 @@ def launch_lookup(x: Tensor, lookup: Tensor, f: Tensor) -> Tensor:
     """z [N, C, *Grid] of images, in float32 or float64."""
     grid = Grid.of(x, f)
     z = torch.empty((*x.shape[:2], *grid), dtype=wide_dtype(x), device=x.device)
-    strides = dict(zip(("x_n", "x_c", "x_h", "x_w"), x.stride(), strict=True))
     height, width = x.shape[2:]
-    options = _options(x, lookup, f, grid)
-    launch(lookup_kernel, x=x, z=z, height=height, width=width, written=("z",), **strides, **options)
+    strides = dict(zip(("x_n", "x_c", "x_h", "x_w"), x.stride(), strict=True))
+    arguments = _arguments(x, lookup, f, grid) | dict(height=height, width=width, **strides)
+    programs = (x.shape[0] * arguments["tiles"],)
+    launch(lookup_kernel, programs, x=x, z=z, written=("z",), **arguments)
     return z
 
 
@@ -152,10 +153,9 @@ def launch_spread(z: Tensor, lookup: Tensor, f: Tensor, height: int, width: int,
     largest = z.detach().abs().amax(dim=[1, 2, 3]).to(wide_dtype(z))
     scale = torch.exp2(bits - largest.clamp_min(2.0**-64).log2().ceil())
     strides = dict(zip(("z_n", "z_c", "z_h", "z_w"), z.stride(), strict=True))
-    options = _options(z, lookup, f, Grid(*z.shape[2:]))
-    launch(
-        spread_kernel, z=z, scale=scale, sums=sums, height=height, width=width, written=("sums",), **strides, **options
-    )
+    arguments = _arguments(z, lookup, f, Grid(*z.shape[2:])) | dict(height=height, width=width, **strides)
+    programs = (z.shape[0] * arguments["tiles"],)
+    launch(spread_kernel, programs, z=z, scale=scale, sums=sums, written=("sums",), **arguments)
     return (sums.to(scale.dtype) / scale[:, None, None, None]).to(dtype)
 
 
@@ -164,18 +164,16 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _options(tensor: Tensor, lookup: Tensor, f: Tensor, grid: Grid) -> dict[str, Any]:
+def _arguments(tensor: Tensor, lookup: Tensor, f: Tensor, grid: Grid) -> dict[str, Any]:
     """What both launches have alike."""
     points = math.prod(grid)
-    tiles = triton.cdiv(points, POINTS)
     return dict(
-        grid=(tensor.shape[0] * tiles,),
         lookup=lookup.contiguous(),
         f=f.contiguous(),
         columns=grid.width,
         points=points,
         channels=tensor.shape[1],
-        tiles=tiles,
+        tiles=triton.cdiv(points, POINTS),
         TAPS=len(f),
         POINTS=POINTS,
         CHANNELS=next_power_of_two(tensor.shape[1]),

@@ -51,9 +51,8 @@ def mirrored(size: int, reach: int, device: torch.device) -> Tensor:
 
 def cut_out(images: Tensor, side: Tensor, centre: Tensor) -> Tensor:
     """Images [N, C, H, W] with 0 in a square of `side` [N] about `centre` [N, 2] (x, y), in shares of the image."""
-    keep = None
-    for axis, size in ((0, images.shape[3]), (1, images.shape[2])):
-        place = (torch.arange(size, device=images.device) + 0.5) / size
-        outside = (place - centre[:, axis, None]).abs() >= side[:, None] / 2
-        keep = outside[:, None, None, :] if keep is None else keep | outside[:, None, :, None]
-    return images * keep
+    x, y = (
+        ((torch.arange(size, device=images.device) + 0.5) / size - centre[:, axis, None]).abs() < side[:, None] / 2
+        for axis, size in ((0, images.shape[3]), (1, images.shape[2]))
+    )
+    return images * ~(x[:, None, None, :] & y[:, None, :, None])

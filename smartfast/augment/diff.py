@@ -51,14 +51,16 @@ def translated(images: Tensor, uniform: Tensor) -> Tensor:
 
 def with_hole(images: Tensor, uniform: Tensor) -> Tensor:
     """Images with 0 in a square, HOLE wide, about a pixel that is drawn by uniform [N, 2] (x, y)."""
-    inside = None
-    for axis, size in ((0, images.shape[3]), (1, images.shape[2])):
-        side = int(size * HOLE + 0.5)
-        first = (uniform[:, axis, None] * (size + 1 - side % 2)).floor() - side // 2
-        place = torch.arange(size, device=images.device)
-        covered = (place >= first) & (place < first + side)
-        inside = covered[:, None, None, :] if inside is None else inside & covered[:, None, :, None]
-    return images * ~inside
+    x, y = (_covered(uniform[:, axis, None], size) for axis, size in ((0, images.shape[3]), (1, images.shape[2])))
+    return images * ~(x[:, None, None, :] & y[:, None, :, None])
+
+
+def _covered(uniform: Tensor, size: int) -> Tensor:
+    """Whether each pixel of an axis lies in the square, bool [N, size], by uniform [N, 1]."""
+    side = int(size * HOLE + 0.5)
+    first = (uniform * (size + 1 - side % 2)).floor() - side // 2
+    place = torch.arange(size, device=uniform.device)
+    return (place >= first) & (place < first + side)
 
 
 def _per_image(values: Tensor) -> Tensor:

@@ -96,8 +96,8 @@ def _columns(numbers: Tensor) -> Iterator[Tensor]:
 def _draw_geometry(pipe: Pipe, draws: _Draws) -> dict[str, Tensor | None]:
     flip = draws.where(pipe.xflip, (draws.uniform() * 2).floor(), 0.0)
     quarters = draws.where(pipe.rotate90, (draws.uniform() * 4).floor(), 0.0)
-    shift = torch.stack([draws.symmetric(), draws.symmetric()], dim=1) * pipe.xint_max
-    shift = draws.where(pipe.xint, shift, 0.0)
+    pixels = torch.stack([draws.symmetric(), draws.symmetric()], dim=1) * pipe.xint_max
+    shift = draws.where(pipe.xint, pixels, 0.0)
     zoom = draws.where(pipe.scale, torch.exp2(draws.normal() * pipe.scale_std), 1.0)
     # Two turns, each with the chance that makes either happen with that of `rotate`.
     once = 1 - (1 - pipe.rotate * draws.p).clamp(0, 1).sqrt()

@@ -136,7 +136,9 @@ class StyleGan2Phases:
         with torch.no_grad():
             ws, _ = style_latents(self.g, latents)
             fakes = self.g.synthesis(ws, latents.noise)
-        reals = batch.images.detach()  # frozen layers then keep nothing for a backward pass
+        fakes = self.view(fakes, batch.stream, Purpose.AUGMENT_FAKES)
+        # Detached, so that frozen layers keep nothing for a backward pass.
+        reals = self.view(batch.images.detach(), batch.stream, Purpose.AUGMENT_REALS)
         fake_logits, real_logits = self.d.compare(fakes, latents.c, reals, self._c(batch))
         loss_fake, loss_real = discriminator_loss(fake_logits, real_logits)
         loss = loss_fake.mean() + loss_real.mean()
