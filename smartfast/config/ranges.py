@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     Clamp: TypeAlias = float
     Beta: TypeAlias = float
     Share: TypeAlias = float
+    Target: TypeAlias = float
     Truncation: TypeAlias = float
     FilePath: TypeAlias = str
 else:
@@ -96,6 +97,7 @@ else:
     Clamp = _number("from 0.001 to 65504", (">=", 0.001), ("<=", 65504))
     Beta = _number("of at least 0 and below 1", (">=", 0), ("<", 1))
     Share = _number("from 0.001 to 1", (">=", 0.001), ("<=", 1))
+    Target = _number("from -1 to 1", (">=", -1), ("<=", 1))
     Truncation = _number("from -100 to 100", (">=", -100), ("<=", 100))
     FilePath = extend_base_type("path", str, _check_path)
 

@@ -11,6 +11,7 @@ unit, and where the default comes from. "ADA" is stylegan2-ada-pytorch's `auto` 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from smartfast.config.augment import AugmentConfig
 from smartfast.config.families import GanSettings, LossSettings, StyleGan2Gan, StyleGan2Loss
 from smartfast.config.ranges import (
     Beta,
@@ -207,6 +208,7 @@ class Config:
     gan: GanSettings = field(default_factory=StyleGan2Gan)
     loss: LossSettings = field(default_factory=StyleGan2Loss)
     smart: SmartConfig = field(default_factory=SmartConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     perf: PerfConfig = field(default_factory=PerfConfig)

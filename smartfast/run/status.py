@@ -55,6 +55,7 @@ def status_line(row: Mapping[str, float], width: int | None) -> str:
         f"left {_short_duration(row.get('left_sec')):<7}",
         f"s/kimg {_number(row.get('sec_per_kimg'), '.2f'):<5}",
         *([f"skipped {row['skipped_steps']:.0f}"] if row.get("skipped_steps") else []),
+        *([f"p {row['augment/p']:.3f}"] if "augment/p" in row else []),
         *(f"{n.removeprefix('loss/').removesuffix('_main')} {_number(row[n], '.3g'):<6}" for n in losses),
     ]
     while width is not None and len(" ".join(cells).rstrip()) >= width:
@@ -97,8 +98,9 @@ class SlownessWatch:
         self._device, self._told = device, False
         self._ticks: list[float] = []
 
-    def line(self, sec_per_kimg: float) -> str | None:
-        """What to say after a tick; the first one, which warms up, does not count."""
+    def remark(self, row: Mapping[str, float]) -> str | None:
+        """What to say after a tick, by its row of metrics.jsonl; the first one, which warms up, does not count."""
+        sec_per_kimg = row["sec_per_kimg"]
         self._ticks.append(sec_per_kimg)
         if self._told or len(self._ticks) < 1 + _FIRST_TICKS + _SLOW_TICKS:
             return None
@@ -115,6 +117,20 @@ class SlownessWatch:
         else:
             advice = "see what else uses the GPU or the disk; `smartfast profile` shows where the time goes"
         return f"slow: {sec_per_kimg:.3g} s/kimg now, {usual:.3g} of this run's first ticks: {advice}"
+
+
+class Remarks:
+    """Lines that a run says at most once each, of sources that look at every tick's row."""
+
+    def __init__(self, *sources: Callable[[Mapping[str, float]], str | None]) -> None:
+        self._sources = sources
+        self._told: set[str] = set()
+
+    def lines(self, row: Mapping[str, float]) -> list[str]:
+        """What is new in this tick."""
+        said = [line for source in self._sources if (line := source(row)) and line not in self._told]
+        self._told.update(said)
+        return said
 
 
 class PhaseTimer:

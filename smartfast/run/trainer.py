@@ -30,7 +30,7 @@ from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.sheets import Sheets
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
-from smartfast.run.status import FirstTickWatch, SlownessWatch, memory_gib, status_line
+from smartfast.run.status import FirstTickWatch, Remarks, SlownessWatch, memory_gib, status_line
 from smartfast.run.training import Training
 
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
@@ -93,7 +93,7 @@ class Trainer:
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
         self.start_sec = time.perf_counter()
         self.loop_start_sec, self.loop_start_images = self.start_sec, training.images
-        self.slowness = SlownessWatch(training.device)
+        self.remarks = Remarks(SlownessWatch(training.device).remark, training.family.remark)
         self.first_tick = FirstTickWatch(training.images, self.tick_images, self.total_images)
         self.saved_images = training.images if checkpoint else -1
         self.writer = SnapshotWriter()
@@ -212,8 +212,8 @@ class Trainer:
             self.check_owner()
             self.log.write(row)
             progress.write(status_line(row, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
-            if slow := self.slowness.line(row["sec_per_kimg"]):
-                progress.write(slow)
+            for remark in self.remarks.lines(row):
+                progress.write(remark)
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.training.images)
         self._stop_if_not_finite(row)
         self.writer.check()

@@ -92,7 +92,7 @@ SLOW = {
 def test_a_run_that_becomes_far_slower_says_so_once(name: str) -> None:
     ticks, expected = SLOW[name]
     watch = SlownessWatch(torch.device("cpu"))
-    said = [(tick, line) for tick, sec in enumerate(ticks) if (line := watch.line(sec))]
+    said = [(tick, line) for tick, sec in enumerate(ticks) if (line := watch.remark({"sec_per_kimg": sec}))]
     assert [tick for tick, _ in said] == ([] if expected is None else [expected])
     for _, line in said:
         assert "perf.cpu_threads" in line and "\n" not in line and "2 of this run's first ticks" in line
