@@ -40,8 +40,8 @@ from smartfast.run.main_process import on_main_process
 from smartfast.run.memory import check_memory, forecast
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, check_interval, completed_kimg, write_config
-from smartfast.run.trainer import Trainer, real_batches
-from smartfast.run.training import Training
+from smartfast.run.trainer import Trainer
+from smartfast.run.training import Training, real_batches
 from smartfast.scorers import Scorer, TimestepRange, check_predictions, check_scorer, load_scorer, timestep_range
 
 _TRIED_IMAGES = 16
@@ -84,6 +84,10 @@ def _launch(config: Config, interruption: Interruption) -> bool:
     try:
         on_main_process(accelerator, lock.acquire)
         return _train(config, accelerator, run_dir, lock, interruption)
+    except OSError:
+        if accelerator.is_main_process:
+            lock.check()  # a folder that is gone explains it
+        raise
     finally:
         lock.release()
 
@@ -103,6 +107,7 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
         raise UserError(
             f"run.dir {run_dir}: processes found checkpoints at {sorted(starts)} images, expected one shared folder"
         )
+    on_main_process(accelerator, lock.check)  # the data may have taken long to read
     on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint))
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
