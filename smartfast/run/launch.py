@@ -39,7 +39,7 @@ from smartfast.run.main_process import on_main_process
 from smartfast.run.memory import check_memory, forecast
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, check_interval, check_scorer_options, completed_kimg, write_config
-from smartfast.run.scoring import as_read, open_scorer, score_lines
+from smartfast.run.scoring import as_read, not_described, open_scorer, score_lines
 from smartfast.run.start import TABLE_FILE, describe_start, start_elsewhere, with_transfer_values
 from smartfast.run.trainer import Trainer, real_batches
 from smartfast.run.training import Training
@@ -188,9 +188,7 @@ def _training(
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer, the cost of each phase and what is loaded, as text."""
     family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
-    interval = (
-        f"score term: {timesteps or ('off' if not config.smart.frequency else 'not described, no scorer is at hand')}"
-    )
+    interval = f"score term: {timesteps or not_described(config.smart)}"
     parts = [config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval]
     if config.run.init_from is not None and not has_checkpoint(Path(config.run.dir)):
         parts.append(describe_start(config.run.init_from, family))
