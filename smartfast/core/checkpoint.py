@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,6 +151,22 @@ def load_newest(run_dir: Path) -> Checkpoint | None:
     if folder is None:
         return None
     return Checkpoint(folder, json.loads((folder / _INDEX).read_text()), load_file(folder / _STATE))
+
+
+def load_tensors(path: Path, wanted: Callable[[str], bool]) -> tuple[Path, dict[str, Tensor]]:
+    """The checkpoint that a run folder or checkpoint folder means, and those tensors of its state that are `wanted`.
+
+    Raises:
+        UserError: As `find_checkpoint`, or the checkpoint that `path` itself is is damaged.
+    """
+    folder = find_checkpoint(path)
+    try:
+        if folder == path:  # the newest one of a run has been verified
+            _verify(folder)
+        with safe_open(folder / _STATE, "pt") as file:
+            return folder, {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+    except (CorruptCheckpoint, SafetensorError, OSError) as error:
+        raise UserError(f"{folder}: {error}, expected an intact checkpoint") from error
 
 
 def _newest_intact(run_dir: Path) -> Path | None:

@@ -9,6 +9,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from smartfast.core.text import printable
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer, ScorerFormat
@@ -26,6 +27,8 @@ NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v
 """Schedules as diffusers calls them, and as `smart.scorer_options` does."""
 SCHEDULER_FILE = "scheduler_config.json"
 PIPELINE_FILE = "model_index.json"
+CLASS_NAMES_FILE = "class_names.json"
+"""Beside a scorer of `smartfast train-scorer`: what its classes are called, a list of texts."""
 
 
 def _usual_schedule(name: str, num_timesteps: int) -> NoiseSchedule:
@@ -163,17 +166,19 @@ def _is_diffusers_folder(path: Path) -> bool:
 
 def _load(path: Path, *, where: str, settings: Settings, **options: Any) -> UNetScorer:
     """Only JSON and safetensors are read, so loading executes nothing."""
-    weights = path / "unet" if (path / "unet").is_dir() else path
     places = [path / "scheduler" / SCHEDULER_FILE, path / SCHEDULER_FILE]
     config_file = next((place for place in places if place.is_file()), None)
     if config_file is None:
         raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
-    _check_pipeline((weights.parent if weights.name == "unet" else path) / PIPELINE_FILE)
+    _check_pipeline(path / PIPELINE_FILE)
     config = read_json(config_file)
     schedule = schedule_from_config(_with_settings(config, settings, str(config_file)), str(config_file))
     predicted = settings.take("prediction", parameterization_of(config, str(config_file)), config_file.name)
     shift = settings.take("timestep_shift", 0, USUAL)
-    return UNetScorer(_load_unet(weights), shifted(schedule, shift), parameterization=predicted, where=where, **options)
+    unet = load_unet(path)
+    scorer = UNetScorer(unet, shifted(schedule, shift), parameterization=predicted, where=where, **options)
+    scorer.class_names = _class_names(path / CLASS_NAMES_FILE, scorer.num_classes)
+    return scorer
 
 
 def _with_settings(config: Any, settings: Settings, where: str) -> Any:
@@ -189,6 +194,15 @@ def _with_settings(config: Any, settings: Settings, where: str) -> Any:
         by_name = {ours: theirs for theirs, ours in NAMES.items()}
         config = {**config, "beta_schedule": by_name[name], "trained_betas": None}
     return {**config, "num_train_timesteps": steps}
+
+
+def _class_names(file: Path, count: int) -> list[str] | None:
+    if not count or not file.is_file():
+        return None
+    names = read_json(file)
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{file}: holds {str(names)[:60]!r}, expected a list of {count} texts, one per class")
+    return [printable(name) for name in names]
 
 
 def _check_pipeline(file: Path) -> None:
@@ -208,7 +222,13 @@ FORMAT = ScorerFormat(_is_diffusers_folder, _load)
 """A folder with a UNet2DModel and its scheduler config, side by side or in unet/ and scheduler/ of a pipeline."""
 
 
-def _load_unet(folder: Path) -> UNet2DModel:
+def load_unet(path: Path) -> UNet2DModel:
+    """The network of a folder with a UNet2DModel or its unet/, in float32 on the CPU; loading executes nothing.
+
+    Raises:
+        UserError: Another network, or config and weights do not fit each other.
+    """
+    folder = path / "unet" if (path / "unet").is_dir() else path
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder}: no config.json, expected a diffusers UNet2DModel")

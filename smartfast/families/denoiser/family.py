@@ -1,6 +1,7 @@
 """A diffusion model as a family: one phase, a clipped gradient, and an average that is a scorer for smart.scorer."""
 
 import copy
+import json
 import math
 import os
 import shutil
@@ -18,6 +19,7 @@ from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, draw_timesteps
 from smartfast.core.pixels import to_float
 from smartfast.data import ImageDataset
+from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import PhaseResult, PhaseSpec
 from smartfast.errors import UserError
@@ -25,9 +27,11 @@ from smartfast.families.base import Cost, Family, Panel, Parts
 from smartfast.families.denoiser.network import Denoiser
 from smartfast.families.denoiser.sampler import DenoiserSampler
 from smartfast.families.rounds import Round
+from smartfast.families.start import AVERAGE, StartWeights
 from smartfast.kernels import philox_normal
-from smartfast.scorers import UNetScorer
+from smartfast.scorers import UNetScorer, diffusers
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
+from smartfast.scorers.diffusers import CLASS_NAMES_FILE, load_unet
 
 SCORER_FOLDER = "scorer"
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -49,9 +53,22 @@ class DenoiserFamily(Family):
         ),
     )
 
+    def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
+        super().__init__(config, dataset, held_out)
+        self.class_names = dataset.class_names
+
     def networks(self) -> dict[str, nn.Module]:
         self.denoiser = Denoiser(**self.options())
         return {"denoiser": self.denoiser}
+
+    @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Of a diffusers folder, its own export among them."""
+        if not diffusers.FORMAT.recognises(path):
+            return None
+        unet = load_unet(path)
+        tensors = {f"unet.{name}": value for name, value in unet.state_dict().items()}
+        return StartWeights(str(path), cls.name, {"unet": dict(unet.config)}, {AVERAGE: tensors})
 
     @property
     def sheet_rows(self) -> int:
@@ -104,7 +121,12 @@ class DenoiserFamily(Family):
         return lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
     def average_step(self, images: int, batch: int) -> float:
-        """1 - loss.ema_decay, or more while (1 + step) / (10 + step) is smaller than the decay (Ho et al.'s code)."""
+        """1 - loss.ema_decay, or more while (1 + step) / (10 + step) is smaller than the decay (Ho et al.'s code).
+
+        Not more in a run that starts from other weights, which the first step would take from the average.
+        """
+        if self.config.run.init_from is not None:
+            return 1 - self.loss.ema_decay
         step = images // batch
         return 1 - min(self.loss.ema_decay, (1 + step) / (10 + step)) if step else 1.0
 
@@ -181,7 +203,10 @@ class DenoiserFamily(Family):
         return {f"heldout/{band}": value for band, value in eps_loss_by_band(scorer, images, labels).items()}
 
     def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:
-        """Write `scorer/`, a diffusers folder that smart.scorer takes; each of its files appears whole."""
+        """Write `scorer/`, a diffusers folder that smart.scorer takes, and the names of its classes.
+
+        Each of its files appears whole.
+        """
         module = Denoiser(**self.options())
         module.load_state_dict(weights)
         unet = module.unet
@@ -191,6 +216,8 @@ class DenoiserFamily(Family):
         try:
             unet.save_pretrained(partial, safe_serialization=True)
             DDPMScheduler.from_config(module.scheduler).save_config(partial)
+            if self.class_names:
+                (partial / CLASS_NAMES_FILE).write_text(json.dumps(self.class_names, indent=2))
             final.mkdir(exist_ok=True)
             mode = (partial / "config.json").stat().st_mode  # the umask's; safetensors' files are their owner's alone
             for file in sorted(partial.iterdir()):
