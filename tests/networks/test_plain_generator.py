@@ -79,6 +79,11 @@ def test_the_same_images(plain: ModuleType, tmp_path: Path, number: int) -> None
         torch.testing.assert_close(theirs(z, c, psi), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+def test_other_activations_are_refused(plain: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mapping_act is relu, expected lrelu"):
+        plain.load(saved(tmp_path, options(mapping_act="relu")))
+
+
 def test_it_needs_nothing_of_ours() -> None:
     imported = {
         name.split(".")[0]
