@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     Beta: TypeAlias = float
     Share: TypeAlias = float
     Truncation: TypeAlias = float
+    LogSigma: TypeAlias = float
+    LogSigmaSpread: TypeAlias = float
     FilePath: TypeAlias = str
 else:
     Count = _whole(1)
@@ -95,6 +97,8 @@ else:
     Beta = _number("of at least 0 and below 1", (">=", 0), ("<", 1))
     Share = _number("from 0.001 to 1", (">=", 0.001), ("<=", 1))
     Truncation = _number("from -100 to 100", (">=", -100), ("<=", 100))
+    LogSigma = _number("from -10 to 10", (">=", -10), ("<=", 10))
+    LogSigmaSpread = _number("from 0.01 to 4", (">=", 0.01), ("<=", 4))
     FilePath = extend_base_type("path", str, _check_path)
 
 SCHEDULE_EXAMPLE = "{kind: linear, kimg: [0, 1000], values: [0.002, 0.0002]}"

@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     SAMPLE = 9
     GRID = 10
     SCORE_PART = 11
+    LABEL_DROPOUT = 12
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
 
 
