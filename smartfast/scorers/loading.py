@@ -13,7 +13,8 @@ from smartfast.errors import UserError
 from smartfast.scorers import analytic, converted, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.diffusers import CLASS_NAMES_FILE, PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.class_names import CLASS_NAMES_FILE, read_class_names
+from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
 from smartfast.scorers.published import PUBLISHED_MODELS, how_to_get
 from smartfast.scorers.settings import Settings
 
@@ -76,6 +77,7 @@ def load_scorer(
     )
     settings.check_all_taken(kinds[0])
     scorer.settings = tuple(settings.taken)
+    scorer.class_names = read_class_names(path, scorer.num_classes)
     return scorer
 
 
