@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from smartfast.core.tensors import check_weights, without_memory
 from smartfast.errors import UserError
 from smartfast.networks.unets import (
     EDMOptions,
@@ -89,17 +90,14 @@ def scorer_of_edm(
 
 def _filled(options: NetworkOptions, tensors: Mapping[str, Tensor], where: str, prefix: str = "") -> Any:
     """The network with copies of the tensors, in float32, whose names lack `prefix`."""
-    with torch.device("meta"):
-        network = build_network(options)
     state = {prefix + name: tensor for name, tensor in tensors.items()}
-    wanted = network.state_dict()
-    for name in [*wanted, *state]:
-        found, expected = (tuple(part[name].shape) if name in part else None for part in (state, wanted))
-        if found != expected:
-            raise UserError(
-                f"{where}: {name.removeprefix(prefix)} is {'missing' if found is None else found}, "
-                f"expected {'none' if expected is None else expected} in a network of the kind {options.network}"
-            )
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        network = without_memory(lambda: build_network(options), shapes)
+        check_weights(tensors)
+    except ValueError as error:
+        reason = str(error).removeprefix(prefix)
+        raise UserError(f"{where}: {reason} in a network of the kind {options.network}") from error
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
     network.load_state_dict(copies, assign=True)
     return network
