@@ -80,8 +80,9 @@ def test_the_mean_w_of_rosinality(fixtures: Path, tmp_path: Path) -> None:
     assert errors.abs().max() < 5  # standard errors, of 16 numbers
     content = torch.load(path, weights_only=False) | {"latent_avg": torch.arange(16.0)[None]}
     torch.save(content, tmp_path / "converted.pt")
-    again = read_gan(tmp_path / "converted.pt").models["generator_ema"]
-    assert torch.equal(again.tensors["mapping.w_avg"], torch.arange(16.0))
+    again = read_gan(tmp_path / "converted.pt")
+    assert torch.equal(again.models["generator_ema"].tensors["mapping.w_avg"], torch.arange(16.0))
+    assert again.notes == [] and set(again.left_out) == {"g_optim", "d_optim", "args"}
 
 
 def test_what_is_left_out_is_named(fixtures: Path) -> None:
