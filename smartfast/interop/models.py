@@ -104,7 +104,11 @@ def _read(reader: Reader, network: Network, content: Mapping[str, object]) -> Mo
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for what comes from attributes or arguments of the file and is none; sizes are from shapes."""
+    """Raises ValueError for a value that no network has: they come from shapes, attributes and arguments in the file."""
+    for name in ("z_dim", "w_dim", "channels", "channel_base", "channel_max", "mbstd_channels"):
+        least = 0 if name == "mbstd_channels" else 1
+        if options.get(name, least) < least:
+            raise ValueError(f"{name} is {options[name]}, expected at least {least}")
     for name in ("act", "mapping_act", "epilogue_act"):
         if options.get(name, "lrelu") not in _ACTS:
             raise ValueError(f"{name} is {options[name]}, expected one of {', '.join(_ACTS)}")
