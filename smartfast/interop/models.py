@@ -104,7 +104,7 @@ def _read(reader: Reader, network: Network, content: Mapping[str, object]) -> Mo
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for a value that no network has: they come from shapes, attributes and arguments in the file."""
+    """Raises ValueError for a value that no network has; shapes, attributes and arguments in the file give them."""
     for name in ("z_dim", "w_dim", "channels", "channel_base", "channel_max", "mbstd_channels"):
         least = 0 if name == "mbstd_channels" else 1
         if options.get(name, least) < least:
