@@ -102,6 +102,7 @@ def test_the_lines_of_the_page(plain: ModuleType, tmp_path: Path, monkeypatch: p
     assert "from training.networks import Generator" in checkout
     weights = Generator(**options()).state_dict()
     run = tmp_path / "runs" / "photos"
+    run.mkdir(parents=True)
     save_checkpoint(run, images=8, state=weights, generator=weights, generator_options=options(), info={}, keep=1)
     for file in run.glob("checkpoints/*/generator_ema.*"):
         shutil.copy(file, tmp_path)
