@@ -156,6 +156,6 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str 
     for name in (name for name in here if name in there and there[name] != here[name]):
         old, new = there[name], here[name]
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, f"{name}.")
+            yield from _differences(old, new, f"{prefix}{name}.")
         else:
             yield printable(f"{prefix}{name} {old} -> {new}"[: 2 * _SHOWN_LETTERS])
