@@ -82,10 +82,10 @@ def convert(arguments: Sequence[str]) -> int:
 
 def train_scorer(arguments: Sequence[str]) -> int:
     """Train a diffusion model on your own images, to use as smart.scorer."""
-    from smartfast.config.parse import parse_options
+    from smartfast.config.parse import SCORER_CONFIGS, parse_options
     from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
-    options = parse_options(TrainScorerOptions, arguments, command="train-scorer")
+    options = parse_options(TrainScorerOptions, arguments, command="train-scorer", folder=SCORER_CONFIGS)
     return 0 if train_scorer(options) is not None else EXIT_INTERRUPTED
 
 

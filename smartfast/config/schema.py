@@ -11,6 +11,7 @@ unit, and where the default comes from. "ADA" is stylegan2-ada-pytorch's `auto` 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from smartfast.config.augment import AugmentConfig
 from smartfast.config.families import GanSettings, LossSettings, StyleGan2Gan, StyleGan2Loss
 from smartfast.config.ranges import (
     Beta,
@@ -140,9 +141,9 @@ class OptimConfig:
     batch_gpu: Count | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
     lr_g: Rate | Schedule = 0.0025
-    """Adam's learning rate of the generator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the generator, a number or a schedule, which may end at 0. Default: ADA."""
     lr_d: Rate | Schedule = 0.0025
-    """Adam's learning rate of the discriminator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the discriminator, a number or a schedule, which may end at 0. Default: ADA."""
     betas: tuple[Beta | Schedule, Beta | Schedule] = (0.0, 0.99)
     """Adam's betas, before the lazy correction, numbers or schedules. Default: StyleGAN2."""
     eps: Epsilon = 1e-8
@@ -207,6 +208,7 @@ class Config:
     gan: GanSettings = field(default_factory=StyleGan2Gan)
     loss: LossSettings = field(default_factory=StyleGan2Loss)
     smart: SmartConfig = field(default_factory=SmartConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     perf: PerfConfig = field(default_factory=PerfConfig)

@@ -89,7 +89,7 @@ def rest_of(content: Mapping[str, object], networks: Mapping[str, Network]) -> d
     return {
         printable(str(name)): "a network of an unknown kind" if _is_network(value) else "no network"
         for name, value in rest.items()
-        if name not in networks and value is not models
+        if name not in networks and not (name == "models" and isinstance(value, dict))
     }
 
 

@@ -41,8 +41,8 @@ from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, check_interval, check_scorer_options, completed_kimg, write_config
 from smartfast.run.scoring import as_read, not_described, open_scorer, score_lines
 from smartfast.run.start import TABLE_FILE, describe_start, start_elsewhere, with_transfer_values
-from smartfast.run.trainer import Trainer, real_batches
-from smartfast.run.training import Training
+from smartfast.run.trainer import Trainer
+from smartfast.run.training import Training, real_batches
 from smartfast.scorers import Scorer, TimestepRange, timestep_range
 
 
@@ -85,6 +85,10 @@ def _launch(config: Config, interruption: Interruption) -> bool:
     try:
         on_main_process(accelerator, lock.acquire)
         return _train(config, accelerator, run_dir, lock, interruption)
+    except OSError:
+        if accelerator.is_main_process:
+            lock.check()  # a folder that is gone explains it
+        raise
     finally:
         lock.release()
 
@@ -107,6 +111,7 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
         raise UserError(
             f"run.dir {run_dir}: processes found checkpoints at {sorted(starts)} images, expected one shared folder"
         )
+    on_main_process(accelerator, lock.check)  # the data may have taken long to read
     on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint, start))
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
@@ -188,8 +193,12 @@ def _training(
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer, the cost of each phase and what is loaded, as text."""
     family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
-    interval = f"score term: {timesteps or not_described(config.smart)}"
-    parts = [config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval]
+    if scorer is None or timesteps is None:
+        interval = not_described(config.smart)
+    else:
+        interval = timesteps.beside_the_papers(scorer.resolution)
+    networks = networks_summary(family, scorer, config.smart.scorer or "")
+    parts = [config_to_yaml(config), networks, f"score term: {interval}"]
     if config.run.init_from is not None and not has_checkpoint(Path(config.run.dir)):
         parts.append(describe_start(config.run.init_from, family))
     return "\n".join(parts)

@@ -47,6 +47,7 @@ def open_scorer(
         resolution=dataset.resolution,
         channels=dataset.channels,
         num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
         name=config.smart.scorer,
         downscale=config.smart.downscale,
     )
@@ -84,15 +85,16 @@ def as_read(config: Config, scorer: Scorer | None) -> Config:
 
 def score_lines(smart: SmartConfig, scorer: Scorer | None, timesteps: TimestepRange | None) -> list[str]:
     """What a run opens with about its score term."""
-    if scorer is None:
+    if scorer is None or timesteps is None:
         return ["score term: off"]
+    interval = timesteps.beside_the_papers(scorer.resolution)
     switches = {
         f"on {smart.batch_fraction:g} of the fakes": smart.batch_fraction < 1,
         "past the network": not smart.through_network,
         f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
     }
     distance = f"distance {smart.distance} ({scorer.parameterization} network)"
-    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps, distance]
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", interval, distance]
     parts += [text for text, is_on in switches.items() if is_on]
     dtype = str(scorer.dtype).removeprefix("torch.")
     size = f"{scorer.resolution}x{scorer.resolution}"

@@ -172,7 +172,8 @@ def _load(path: Path, *, where: str, settings: Settings, **options: Any) -> UNet
     schedule = schedule_from_config(_with_settings(config, settings, str(config_file)), str(config_file))
     predicted = settings.take("prediction", parameterization_of(config, str(config_file)), config_file.name)
     shift = settings.take("timestep_shift", 0, USUAL)
-    return UNetScorer(load_unet(path), shifted(schedule, shift), parameterization=predicted, where=where, **options)
+    unet = load_unet(path)
+    return UNetScorer(unet, shifted(schedule, shift), parameterization=predicted, where=where, **options)
 
 
 def _with_settings(config: Any, settings: Settings, where: str) -> Any:

@@ -4,11 +4,12 @@ Nothing in a file is imported or called. A folder has safetensors, JSON that bui
 where the weights come from.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from smartfast.config.ranges import FilePath, in_range
+from smartfast.config.scorer import ScorerOptions
 from smartfast.core.files import user_path
 from smartfast.errors import UserError
 from smartfast.interop import find_networks
@@ -34,6 +35,7 @@ class ConvertOptions:
     to: Literal["smartfast", "nvidia-state-dict", "diffusers"] = "smartfast"
     """smartfast, or what others read: nvidia-state-dict is a StyleGAN2 for load_state_dict in stylegan2-ada-pytorch,
     diffusers a scorer as UNet2DModel, where that computes the same."""
+    scorer_options: ScorerOptions = field(default_factory=ScorerOptions)
 
 
 def convert(options: ConvertOptions) -> Path:
@@ -60,9 +62,9 @@ def _convert(source: Path, out: Path, options: ConvertOptions) -> Conversion:
     if options.to == "nvidia-state-dict":
         return nvidia_state_dict(source, out)
     if options.to == "diffusers":
-        return diffusers_folder(source, out)
+        return diffusers_folder(source, out, options.scorer_options)
     if source.is_dir() or is_scorer(find_networks(source)):
-        return scorer_folder(source, out)
+        return scorer_folder(source, out, options.scorer_options)
     return gan_folder(source, out)
 
 

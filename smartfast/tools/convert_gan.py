@@ -28,12 +28,12 @@ def gan_folder(source: Path, out: Path) -> Conversion:
     notes = list(gan.notes)
     if gan.augment_p is not None:
         notes.append(f"augmentation had reached the probability {gan.augment_p:g}")
+    names = dict(gan.names)
     if "generator" in models and "generator_ema" not in models:
-        models["generator_ema"] = models["generator"]
+        models["generator_ema"], names["generator_ema"] = models["generator"], names["generator"]
         notes.append(f"generator_ema is {gan.names['generator']}: the file has no average")
     reads = [
-        Read.of(gan.names.get(role, gan.names["generator"]), f"{role}.safetensors", model.tensors, kind_of(model))
-        for role, model in models.items()
+        Read.of(names[role], f"{role}.safetensors", model.tensors, kind_of(model)) for role, model in models.items()
     ]
     conversion = Conversion(gan.project, str(out), [Source.of(source)], reads, left_out, notes)
     with appear_complete(out) as partial:
@@ -60,4 +60,4 @@ def kind_of(model: Model) -> str:
     """What a network is, for people."""
     options = model.options
     size = f"{options['resolution']}x{options['resolution']}x{options['channels']}"
-    return f"StyleGAN2 {options['architecture']}, {size}, {options['c_dim'] or 'no'} classes"
+    return f"StyleGAN2, {size}, {options['c_dim'] or 'no'} classes"

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from smartfast.config.scorer import ScorerOptions
 from smartfast.core.checkpoint import CONVERSION
 from smartfast.core.files import appear_complete
 from smartfast.errors import UserError
@@ -28,6 +30,7 @@ PROJECTS = {
     "edm2 unet": ("edm", "EDM2"),
 }
 """Format of smart.scorer and project, by the kind of a file's network."""
+_OF_NETWORK = ("image_size", "heads", "head_channels", "attention_order", "preconditioning")
 _WEIGHTS = "diffusion_pytorch_model"
 
 
@@ -47,20 +50,22 @@ def is_scorer(networks: Mapping[str, Network]) -> bool:
     return any(network.kind in PROJECTS for network in networks.values())
 
 
-def parts_of(path: Path) -> ScorerParts:
+def parts_of(path: Path, options: ScorerOptions) -> ScorerParts:
     """The scorer in a file of another project, or in a converted folder.
+
+    options: What the file does not tell; those that are of the network, for a folder holds no others.
 
     Raises:
         UserError: As `load_scorer`, which checks all of it.
     """
     if path.is_dir():
-        scorer = _loaded(path, "converted")
+        scorer = _loaded(path, "converted", options)
         return ScorerParts(scorer.unet.options, load_file(path / WEIGHTS_FILE), _schedule(scorer), "", "", {})
     content = read_untrusted(path)
     networks = networks_in(content, path)
     name, network = next((name, found) for name, found in networks.items() if found.kind in PROJECTS)
     format, project = PROJECTS[network.kind]
-    scorer = _loaded(path, format)
+    scorer = _loaded(path, format, options)
     prefix = "model." if project == "consistency_models" else ""
     tensors = {prefix + key: value for key, value in network.tensors.items()}
     left_out = {other: f"a {found.kind}" for other, found in networks.items() if other != name}
@@ -69,24 +74,37 @@ def parts_of(path: Path) -> ScorerParts:
     )
 
 
-def _loaded(path: Path, format: str) -> Any:
-    return load_scorer(f"{format}:{path}", precision="fp32")
+def _loaded(path: Path, format: str, options: ScorerOptions) -> Any:
+    """The scorer in a file, with its options written down for the user of this command."""
+    try:
+        scorer: Any = load_scorer(f"{format}:{path}", precision="fp32", options=options)
+    except UserError as error:
+        raise UserError(str(error).replace("smart.scorer_options", "scorer_options")) from error
+    kept = _OF_NETWORK if _schedule(scorer) is None else (*_OF_NETWORK, "schedule")
+    for option, value in asdict(options).items():
+        if value is not None and option not in kept:
+            raise UserError(
+                f"scorer_options.{option} is {value}, expected unset: what is converted holds {', '.join(kept)} alone; "
+                f"it is smart.scorer_options.{option} of the run"
+            )
+    return scorer
 
 
 def _schedule(scorer: Any) -> str | None:
-    return scorer.schedule if isinstance(scorer.unet.options, ADMOptions) else None
+    """Of ADM's networks."""
+    return scorer.schedule if isinstance(getattr(scorer.unet, "options", None), ADMOptions) else None
 
 
-def scorer_folder(source: Path, out: Path) -> Conversion:
-    """Convert a file or a diffusers folder into the folder `out`.
+def scorer_folder(source: Path, out: Path, options: ScorerOptions) -> Conversion:
+    """Convert a file or a diffusers folder into the folder `out`; options: See `parts_of`.
 
     Raises:
         UserError: It holds no scorer that can be loaded.
         OSError: Something cannot be written.
     """
     if source.is_dir():
-        return _diffusers_folder(source, out)
-    parts = parts_of(source)
+        return _diffusers_folder(source, out, options)
+    parts = parts_of(source, options)
     read = Read.of(parts.name, WEIGHTS_FILE, parts.tensors, _kind(parts))
     conversion = Conversion(parts.project, str(out), [Source.of(source)], [read], parts.left_out)
     are_half = all(tensor.dtype == torch.float16 for tensor in parts.tensors.values() if tensor.ndim > 1)
@@ -101,11 +119,11 @@ def scorer_folder(source: Path, out: Path) -> Conversion:
     return conversion
 
 
-def _diffusers_folder(source: Path, out: Path) -> Conversion:
+def _diffusers_folder(source: Path, out: Path, options: ScorerOptions) -> Conversion:
     """Its network and scheduler side by side, whatever pipeline they came with."""
     if not FORMATS["diffusers"].recognises(source):
         raise UserError(f"{source}: expected a file, or a diffusers folder with config.json and {SCHEDULER_FILE}")
-    scorer = load_scorer(f"diffusers:{source}", precision="fp32")
+    scorer = _loaded(source, "diffusers", options)
     channels, height, width = scorer.image_shape
     kind = f"UNet2DModel, {height}x{width}x{channels}, {scorer.num_classes or 'no'} classes, {scorer.schedule} schedule"
     files = list(_diffusers_files(source))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, EDMEulerScheduler, UNet2DModel
 
+from smartfast.config.scorer import ScorerOptions
 from smartfast.core.checkpoint import CONVERSION
 from smartfast.core.files import appear_complete
 from smartfast.errors import UserError
@@ -21,14 +22,16 @@ _BETAS: dict[str, dict[str, Any]] = {
 _INNER = "model."
 
 
-def diffusers_folder(source: Path, out: Path) -> Conversion:
+def diffusers_folder(source: Path, out: Path, options: ScorerOptions) -> Conversion:
     """Write the scorer in a file of another project, or in a converted folder, to the folder `out`.
+
+    options: See `parts_of`.
 
     Raises:
         UserError: It is no scorer, or not one that UNet2DModel and a scheduler of diffusers compute alike.
         OSError, SafetensorError: Something cannot be written.
     """
-    parts = parts_of(source)
+    parts = parts_of(source, options)
     try:
         network, scheduler = _network(parts), _scheduler(parts)
     except ValueError as error:

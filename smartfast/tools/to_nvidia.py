@@ -1,9 +1,10 @@
-"""Our StyleGAN2 as state dicts for stylegan2-ada-pytorch and stylegan3's repository, with the arguments of its classes.
+"""Our StyleGAN2 as state dicts for stylegan2-ada-pytorch, with the arguments of its classes, of which none is left out.
 
 A .pt holds {"G_ema": {"kwargs": ..., "state_dict": ...}, ...}, which torch.load(weights_only=True) reads. A
 .safetensors has the tensors as `G_ema.<name>`, and in its metadata the arguments under `G_ema` as JSON.
 """
 
+import inspect
 import io
 import json
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from smartfast.families.stylegan2.imported import module_of
 from smartfast.families.stylegan2.sampler import StyleGan2Sampler
 from smartfast.interop import Model
 from smartfast.interop.models import ROLES, Role
+from smartfast.networks.stylegan2 import Discriminator, Generator
 from smartfast.tools.conversion import Conversion, Read, Source
 from smartfast.tools.convert_gan import kind_of
 
@@ -37,27 +39,36 @@ _MAPPING = {
 _BLOCKS = {"act": "activation", "resample_filter": "resample_filter"}
 _SIZES = {"c_dim": "c_dim", "resolution": "img_resolution", "channels": "img_channels"}
 _WIDTHS = {name: name for name in ("architecture", "channel_base", "channel_max", "conv_clamp")}
+_IN_FULL = {"num_fp16_res": 0}
 _END = {"mbstd_group": "mbstd_group_size", "mbstd_channels": "mbstd_num_channels"}
 
 
 def generator_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of that project's `Generator` from those of ours."""
+    options = _completed(Generator, options)
     return {
         **_renamed(options, {"z_dim": "z_dim", "w_dim": "w_dim"} | _SIZES),
         "mapping_kwargs": _renamed(options, _MAPPING),
-        "synthesis_kwargs": _renamed(options, _WIDTHS | _BLOCKS | {"use_noise": "use_noise"}),
+        "synthesis_kwargs": _renamed(options, _WIDTHS | _BLOCKS | {"use_noise": "use_noise"}) | _IN_FULL,
     }
 
 
 def discriminator_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of that project's `Discriminator` from those of ours."""
-    end = options.get("epilogue_act", options.get("act"))
+    options = _completed(Discriminator, options)
     return {
         **_renamed(options, _SIZES | _WIDTHS | {"cmap_dim": "cmap_dim"}),
+        **_IN_FULL,
         "block_kwargs": _renamed(options, _BLOCKS),
         "mapping_kwargs": _renamed(options, _MAPPING),
-        "epilogue_kwargs": _renamed(options, _END) | ({} if end is None else {"activation": end}),
+        "epilogue_kwargs": _renamed(options, _END) | {"activation": options["epilogue_act"] or options["act"]},
     }
+
+
+def _completed(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """With defaults of ours, which are others in other versions of that project."""
+    parameters = inspect.signature(kind).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(options)
 
 
 def _renamed(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -88,12 +99,8 @@ def nvidia_state_dict(source: Path, out: Path) -> Conversion:
         content = {name: {"kwargs": kwargs[name], "state_dict": model.tensors} for name, model in networks.items()}
         torch.save(content, buffer)
         write_atomically(out, buffer.getvalue())
-    reads = [Read.of(NAMES[role], f"{NAMES[role]} of {out.name}", *_told(networks[NAMES[role]])) for role in files]
+    reads = [Read.of(name, out.name, model.tensors, kind_of(model)) for name, model in networks.items()]
     return Conversion("smartfast", str(out), [Source.of(file) for file in files.values()], reads)
-
-
-def _told(model: Model) -> tuple[dict[str, torch.Tensor], str]:
-    return model.tensors, kind_of(model)
 
 
 def _weights(source: Path) -> dict[Role, Path]:

@@ -50,6 +50,7 @@ SUPPORTED_TOPICS = (
     "file_stylegan3",
     "file_smart",
     "file_rosinality",
+    "ada_augment",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2

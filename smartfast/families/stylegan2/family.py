@@ -16,7 +16,8 @@ from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import Carried, PhaseSpec
 from smartfast.families.adversarial import adversarial_costs
-from smartfast.families.base import SCORE_PANEL, Cost, Family, Panel, Parts
+from smartfast.families.augmented import AugmentedView
+from smartfast.families.base import AUGMENT_PANEL, SCORE_PANEL, Cost, Family, Panel, Parts
 from smartfast.families.start import ROLES, StartWeights
 from smartfast.families.stylegan2 import checks
 from smartfast.families.stylegan2.latents import LatentSampler
@@ -34,18 +35,20 @@ class StyleGan2(Family):
     loss: StyleGan2Loss
     name: ClassVar[str] = "stylegan2"
     averaged: ClassVar[str] = "g"
+    augments: ClassVar[bool] = True
     panels: ClassVar[tuple[Panel, ...]] = (
         Panel("Discriminator loss", "nats per image", {"loss/d_main": "d_main"}),
         Panel("Generator loss", "nats per image", {"loss/g_main": "g_main"}),
         Panel("Logits (mean)", "logit", {"logits/real": "real images", "logits/fake": "fake images"}),
         SCORE_PANEL,
+        AUGMENT_PANEL,
         Panel("R1 penalty", "squared gradient, logit² per image", {"loss/r1": "r1"}),
         Panel("Path-length penalty", "squared deviation of the path length", {"loss/path_length": "path length"}),
     )
 
     def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
         super().__init__(config, dataset, held_out)
-        self.variables = {"path_mean": torch.zeros([])}
+        self.variables["path_mean"] = torch.zeros([])
         self.interacting = self.gan.mbstd_group if self.gan.mbstd_channels else 1
         self.class_group = self.interacting if self.gan.mbstd_by_class else 1
 
@@ -87,7 +90,8 @@ class StyleGan2(Family):
 
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
         loss, smart = self.loss, self.config.smart
-        of = self._losses(parts)
+        view = self.augmented_view()
+        of = self._losses(parts, view)
         w_mean = (Carried("w_mean", self.gan.w_dim, self._move_w_avg),)
         path_mean = (Carried("path_mean", 1, self._set_path_mean),)
         through_images: dict[str, Any] = dict(loss_scale=self.loss_scale, carried=w_mean)
@@ -98,12 +102,12 @@ class StyleGan2(Family):
             gain = float(loss.path_length_interval)
             options: dict[str, Any] = dict(gain=gain, carried=path_mean, averages_inside=True)
             specs.append(PhaseSpec("g_path", "g", of.g_path, loss.path_length_interval, **options))
-        specs.append(PhaseSpec("d_main", "d", of.d_main))
+        specs.append(PhaseSpec("d_main", "d", of.d_main, carried=view.carried))
         if any(values_of(loss.r1_gamma)) and loss.r1_interval:
             specs.append(PhaseSpec("d_r1", "d", of.d_r1, loss.r1_interval, gain=float(loss.r1_interval)))
         return specs
 
-    def _losses(self, parts: Parts) -> StyleGan2Phases:
+    def _losses(self, parts: Parts, view: AugmentedView) -> StyleGan2Phases:
         gamma = self.loss.r1_gamma
         return StyleGan2Phases(
             self.g,
@@ -122,6 +126,7 @@ class StyleGan2(Family):
             labels_of_reals=self.gan.mbstd_by_class,
             r1_gamma=parts.scalars.add(lambda images: value_at(gamma, images)),
             path_mean=self.variables["path_mean"],
+            view=view,
             score=parts.score,
             mean_over_processes=parts.mean_over_processes,
         )
