@@ -42,6 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, tiny_options: Options) -> P
     state, family = training.state(), training.family
     options = {"family": family.name, **family.options()}
     weights = training.averaged_weights(state)
+    folder.mkdir()
     save_checkpoint(folder, images=16, state=state, generator=weights, generator_options=options, info={}, keep=1)
     return folder
 
@@ -306,16 +307,26 @@ DENOISER = {
 }
 
 
-def test_a_diffusion_model_starts_from_a_diffusers_folder(tmp_path: Path) -> None:
-    options = [f"--{name}={value}" for name, value in DENOISER.items()]
+ADM = {"gan.network": "adm", "gan.block_out_channels": "[32, 32]", "gan.norm_groups": 32}
+DENOISERS = {
+    "unet2d": (DENOISER, "unet.class_embedding.weight: [10, 16]", "unet.num_class_embeds 10 -> None"),
+    "adm": (DENOISER | ADM, "unet.label_emb.weight: [10, 128]", "unet.num_classes 10 -> None"),
+}
+"""Settings, then what a model without classes leaves out of one with ten, and in which option they differ."""
+
+
+@pytest.mark.parametrize("network", DENOISERS)
+def test_a_diffusion_model_starts_from_the_folder_of_a_scorer(network: str, tmp_path: Path) -> None:
+    settings, skipped, differs = DENOISERS[network]
+    options = [f"--{name}={value}" for name, value in settings.items()]
     other, _ = new([*options, "--run.seed=1", "--data.labels=true"])
     other.family.export(tmp_path, other.family.denoiser.state_dict())
     training, said = new(options, tmp_path / "scorer")
     there, here = other.state(), training.state()
     names = [name for name in here if name.startswith(("denoiser/module/", "ema/"))]
     assert names and [name for name in names if not torch.equal(here[name], there[name])] == []
-    assert "  denoiser unet.class_embedding.weight: [10, 16] -> none, skipped\n" in said
-    assert "options that differ (there -> here): unet.num_class_embeds 10 -> None\n" in said
+    assert f"  denoiser {skipped} -> none, skipped\n" in said
+    assert f"options that differ (there -> here): {differs}\n" in said
     assert training.family.average_step(0, 8) == pytest.approx(1e-4)  # loss.ema_decay 0.9999, from the first step on
 
 
