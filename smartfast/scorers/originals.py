@@ -186,8 +186,8 @@ def network_of(options: NetworkOptions, tensors: Mapping[str, Tensor], where: st
     try:
         network = without_memory(lambda: build_network(options), shapes)
         check_weights(tensors)
-    except ValueError as error:
-        reason = str(error).removeprefix(prefix)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).removeprefix(prefix)[:200]
         raise UserError(f"{where}: {reason} in a network of the kind {options.network}") from error
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
     network.load_state_dict(copies, assign=True)
