@@ -11,7 +11,8 @@ from bench.base.options import Options
 from smartfast.config.parse import parse_config
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset, RealBatch, open_dataset
-from smartfast.run.launch import open_scorer, set_up_arithmetic
+from smartfast.run.launch import set_up_arithmetic
+from smartfast.run.scoring import open_scorer
 from smartfast.run.trainer import real_batches
 from smartfast.run.training import Training
 from smartfast.scorers import Scorer, TimestepRange

@@ -66,6 +66,9 @@ class StyleGan2Gan(GanSettings):
     mbstd_by_class: bool = False
     """Fill the groups of the minibatch standard deviation with one class each, as far as the batch allows, so that the
     discriminator sees a class collapse; fakes then take the labels of the reals. Default: StyleGAN2 mixes classes."""
+    freeze_d: CountOrZero = 0
+    """Layers of the discriminator, counted from the image down, that keep the weights they start with; 0 = none. For a
+    run that starts from other weights (run.init_from). Default: ADA (`--freezed`; Mo et al., arXiv 2002.10964)."""
     half_resolutions: CountOrZero = 4
     """Highest resolutions that run in half precision when perf.precision is fp16 or bf16. Default: ADA."""
     conv_clamp: Clamp | None = 256.0

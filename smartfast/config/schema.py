@@ -11,6 +11,7 @@ unit, and where the default comes from. "ADA" is stylegan2-ada-pytorch's `auto` 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from smartfast.config.augment import AugmentConfig
 from smartfast.config.families import GanSettings, LossSettings, StyleGan2Gan, StyleGan2Loss
 from smartfast.config.ranges import (
     Beta,
@@ -31,6 +32,7 @@ from smartfast.config.ranges import (
     Weight,
 )
 from smartfast.config.schedule import Schedule
+from smartfast.config.scorer import ScorerOptions
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class RunConfig:
     """Folder of the run. Training resumes from its newest complete checkpoint. Default: ours."""
     seed: Seed = 0
     """Seed of every random number of the run. Default: ADA."""
+    init_from: FilePath | None = None
+    """Weights to start from: a run folder (its newest checkpoint), a checkpoint folder, a folder of `smartfast convert`
+    or a file of weights. What fits by name and shape is loaded, the rest is new; resolution, classes and widths may
+    differ. It turns optim.ema_rampup off, as ADA does. A run that is resumed does not read it again. Default: none."""
     kimg: Kimg = 25000.0
     """Length of the training, in thousands of real images shown to the discriminator. Default: ADA."""
     tick_kimg: Kimg = 4.0
@@ -87,10 +93,17 @@ class SmartConfig:
     """Score-matching regularity (SMaRt)."""
 
     scorer: FilePath | None = None
-    """Frozen diffusion model: `digits` (bundled), a diffusers UNet2DModel folder or hub id, or a safetensors file with
-    a mixture of Gaussians; `diffusers:path` or `analytic:path` says which instead of having it recognised."""
+    """Frozen diffusion model: `digits` (bundled), or of a format: diffusers (UNet2DModel folder or hub id), adm (.pt of
+    guided-diffusion or consistency_models), edm (.pkl of EDM or EDM2), converted (folder of `smartfast convert` or
+    train-scorer), analytic (safetensors, a mixture of Gaussians). `adm:path` says which instead of having it
+    recognised."""
+    scorer_options: ScorerOptions = field(default_factory=ScorerOptions)
+    self_check: bool = True
+    """Compare, at the start, how well the scorer finds noise in some of the images with how well it would, were its
+    file or the images read otherwise, and stop where another reading is clearly better. Default: ours."""
     null_class: CountOrZero | None = None
-    """Last class index of the scorer where it was trained as `no class`; it then also fits a GAN without labels."""
+    """Last class index of the scorer where it was trained as `no class`, or one more for EDM's, where no class
+    is a vector of zeros; it then also fits a GAN without labels."""
     weight: Weight = 0.1
     """lambda_score, the weight of the score term. Default: SMaRt (0.01 on CIFAR-10)."""
     timesteps: tuple[CountOrZero, CountOrZero] | None = None
@@ -128,9 +141,9 @@ class OptimConfig:
     batch_gpu: Count | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
     lr_g: Rate | Schedule = 0.0025
-    """Adam's learning rate of the generator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the generator, a number or a schedule, which may end at 0. Default: ADA."""
     lr_d: Rate | Schedule = 0.0025
-    """Adam's learning rate of the discriminator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the discriminator, a number or a schedule, which may end at 0. Default: ADA."""
     betas: tuple[Beta | Schedule, Beta | Schedule] = (0.0, 0.99)
     """Adam's betas, before the lazy correction, numbers or schedules. Default: StyleGAN2."""
     eps: Epsilon = 1e-8
@@ -195,6 +208,7 @@ class Config:
     gan: GanSettings = field(default_factory=StyleGan2Gan)
     loss: LossSettings = field(default_factory=StyleGan2Loss)
     smart: SmartConfig = field(default_factory=SmartConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     perf: PerfConfig = field(default_factory=PerfConfig)

@@ -9,19 +9,18 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
 from smartfast.config.parse import config_to_dict, config_to_yaml
 from smartfast.config.schema import Config, PerfConfig
-from smartfast.core.checkpoint import Checkpoint, load_newest, set_aside_newer
+from smartfast.core.checkpoint import Checkpoint, has_checkpoint, load_newest, set_aside_newer
 from smartfast.core.cpu import set_up_cpu
 from smartfast.core.distributed import processes_on_this_machine
+from smartfast.core.files import write_atomically
 from smartfast.core.interruption import Interruption, watch_launcher
 from smartfast.core.output import hang_up_when_closed
-from smartfast.core.pixels import to_float
 from smartfast.core.run_lock import RunLock
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.data.dataset import described_classes
@@ -39,12 +38,12 @@ from smartfast.run.launcher import check_launcher
 from smartfast.run.main_process import on_main_process
 from smartfast.run.memory import check_memory, forecast
 from smartfast.run.profiling import IterationProfiler
-from smartfast.run.resume import check_changes, check_interval, completed_kimg, write_config
+from smartfast.run.resume import check_changes, check_interval, check_scorer_options, completed_kimg, write_config
+from smartfast.run.scoring import as_read, open_scorer, score_lines
+from smartfast.run.start import TABLE_FILE, describe_start, start_elsewhere, with_transfer_values
 from smartfast.run.trainer import Trainer, real_batches
 from smartfast.run.training import Training
-from smartfast.scorers import Scorer, TimestepRange, check_predictions, check_scorer, load_scorer, timestep_range
-
-_TRIED_IMAGES = 16
+from smartfast.scorers import Scorer, TimestepRange, timestep_range
 
 
 def launch(config: Config) -> bool:
@@ -58,6 +57,7 @@ def launch(config: Config) -> bool:
             ran out of memory or room or lost a process.
         Interrupted: One of those signals came before there was anything to save.
     """
+    config = with_transfer_values(config)
     check_launcher(config, os.environ)
     watch_launcher()
     with Interruption() as interruption, hang_up_when_closed(), one_line_failures(config):
@@ -71,7 +71,8 @@ def _launch(config: Config, interruption: Interruption) -> bool:
         project_dir=config.run.dir,
     )
     if config.run.dry_run:
-        accelerator.print(describe(config, *_open(config, accelerator)))
+        dataset, scorer, timesteps = _open(config, accelerator)
+        accelerator.print(describe(as_read(config, scorer), dataset, scorer, timesteps))
         return True
     run_dir = Path(config.run.dir)
     for line in on_main_process(accelerator, lambda: check_changes(run_dir, config)):
@@ -94,20 +95,23 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
     with accelerator.local_main_process_first():
         check_metrics(config.metrics)
     if scorer is not None:
+        config = as_read(config, scorer)
+        on_main_process(accelerator, lambda: check_scorer_options(run_dir, config))
         interval = functools.partial(timestep_range, scorer)
         on_main_process(accelerator, lambda: check_interval(run_dir, config, interval))
     training = _training(config, accelerator, dataset, scorer, timesteps)
     checkpoint = _resume(training, dataset, run_dir, accelerator.print)
+    start = start_elsewhere(training, accelerator.print) if checkpoint is None else None
     starts = set(gather_object([training.images]))
     if len(starts) > 1:
         raise UserError(
             f"run.dir {run_dir}: processes found checkpoints at {sorted(starts)} images, expected one shared folder"
         )
-    on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint))
+    on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint, start))
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
     accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
-    accelerator.print(f"run: {config.run.dir}{_start(training.images / 1000, config.run.kimg)} on {training.device}")
+    accelerator.print(f"run: {config.run.dir}{_position(training.images / 1000, config.run.kimg)} on {training.device}")
     with _kernels(config):
         return Trainer(training, dataset, accelerator, checkpoint, interruption, lock.check).run()
 
@@ -157,7 +161,7 @@ def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Score
     if planned is not None:
         print(f"data: {dataset.name} is taken to be RGB; the scorer is left out")
         return planned, None, None
-    return dataset, *open_scorer(config, dataset, accelerator.device)
+    return dataset, *open_scorer(config, dataset, accelerator.device, say=accelerator.print)
 
 
 def _training(
@@ -182,12 +186,16 @@ def _training(
 
 
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
-    """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
+    """The resolved configuration, both networks, the scorer, the cost of each phase and what is loaded, as text."""
     family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
-    interval = (
-        f"score term: {timesteps or ('off' if not config.smart.frequency else 'not described, no scorer is at hand')}"
-    )
-    return "\n".join([config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval])
+    interval = "off" if not config.smart.frequency else "not described, no scorer is at hand"
+    if scorer is not None and timesteps is not None:
+        interval = timesteps.beside_the_papers(scorer.resolution)
+    networks = networks_summary(family, scorer, config.smart.scorer or "")
+    parts = [config_to_yaml(config), networks, f"score term: {interval}"]
+    if config.run.init_from is not None and not has_checkpoint(Path(config.run.dir)):
+        parts.append(describe_start(config.run.init_from, family))
+    return "\n".join(parts)
 
 
 def _say_nothing(line: str) -> None:
@@ -207,49 +215,6 @@ def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) 
     else:
         torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-
-
-def open_scorer(
-    config: Config, dataset: ImageDataset, device: torch.device
-) -> tuple[Scorer | None, TimestepRange | None]:
-    """The scorer that the configuration names and the timesteps of its term, None where there is none.
-
-    Raises:
-        UserError: There is no such scorer, it does not fit the data or the device, or it cannot score.
-    """
-    if not config.smart.frequency:
-        return None, None
-    if config.smart.scorer is None and config.run.dry_run:
-        return None, None
-    if config.smart.scorer is None:
-        raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
-    scorer = load_scorer(
-        config.smart.scorer,
-        device=device,
-        precision=config.smart.precision,
-        attention="auto" if config.run.dry_run else config.perf.attention,
-        null_class=config.smart.null_class,
-        resolution=dataset.resolution // config.smart.downscale,
-    )
-    check_scorer(
-        scorer,
-        resolution=dataset.resolution,
-        channels=dataset.channels,
-        num_classes=dataset.num_classes,
-        name=config.smart.scorer,
-        downscale=config.smart.downscale,
-    )
-    timesteps = timestep_range(scorer, config.smart)
-    chosen = [i * len(dataset) // _TRIED_IMAGES for i in range(_TRIED_IMAGES)]
-    images = to_float(torch.stack([dataset.image(i) for i in chosen]).to(device))
-    check_predictions(
-        scorer,
-        timesteps,
-        F.avg_pool2d(images, config.smart.downscale),
-        None if dataset.labels is None else dataset.labels[chosen].to(device),
-        name=config.smart.scorer,
-    )
-    return scorer, timesteps
 
 
 def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
@@ -287,11 +252,13 @@ def _fingerprint(checkpoint: Checkpoint) -> str:
     return info["dataset"]["fingerprint"]
 
 
-def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None) -> None:
+def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None, start: str | None) -> None:
     try:
         for name in set_aside_newer(run_dir, checkpoint):
             print(f"checkpoints: a damaged one is set aside as {name}")
         write_config(run_dir, config, images=checkpoint.info["images"] if checkpoint else 0)
+        if start is not None:
+            write_atomically(run_dir / TABLE_FILE, start.encode())
     except OSError as error:
         raise UserError(f"run.dir {run_dir}: expected a folder that can be written ({error.strerror})") from error
 
@@ -304,7 +271,7 @@ def _flat(config: Config) -> dict[str, str | float | int | bool]:
     }
 
 
-def _start(kimg: float, wanted_kimg: float) -> str:
+def _position(kimg: float, wanted_kimg: float) -> str:
     if kimg > wanted_kimg:
         return f" is at {kimg:.3f} kimg, past run.kimg {wanted_kimg:g}: nothing is trained, a larger one goes on;"
     return f", resumed at {kimg:.3f} of {wanted_kimg:g} kimg" if kimg else f", training for {wanted_kimg:g} kimg"
@@ -320,33 +287,11 @@ def _opening_lines(
     return "\n".join(
         [
             f"data: {dataset.name}, {len(dataset)} images {training.family.image_shape}{described_classes(dataset)}",
-            *_score_lines(config, scorer, timesteps),
+            *score_lines(config.smart, scorer, timesteps),
             f"ops: {_implementations(config, training.device)}",
             *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),
         ]
     )
-
-
-def _score_lines(config: Config, scorer: Scorer | None, timesteps: TimestepRange | None) -> list[str]:
-    if scorer is None:
-        return ["score term: off"]
-    smart = config.smart
-    switches = {
-        f"on {smart.batch_fraction:g} of the fakes": smart.batch_fraction < 1,
-        "past the network": not smart.through_network,
-        f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
-    }
-    distance = f"distance {smart.distance} ({scorer.parameterization} network)"
-    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps, distance]
-    parts += [text for text, is_on in switches.items() if is_on]
-    dtype = str(scorer.dtype).removeprefix("torch.")
-    size = f"{scorer.resolution}x{scorer.resolution}"
-    if not scorer.states_resolution:
-        size += " (the images', its sample_size is null)"
-    return [
-        f"score term: {', '.join(str(part) for part in parts)}",
-        f"scorer: {size} in {dtype}, attention {scorer.attention}",
-    ]
 
 
 def _implementations(config: Config, device: torch.device) -> str:

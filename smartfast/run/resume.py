@@ -33,7 +33,7 @@ def _names(group: str, fields: str) -> tuple[str, ...]:
 TABLE: dict[Rule, tuple[str, ...]] = {
     Rule.REFUSED: (
         *_names("data", "resolution labels mirror holdout"),
-        *_names("run", "seed"),
+        *_names("run", "seed init_from"),
         *_names("optim", "batch lr_g lr_d betas eps ema_kimg ema_rampup"),
         *_names("smart", "scorer null_class weight distance frequency separate_pass"),
         *_names("smart", "batch_fraction through_network downscale"),
@@ -48,6 +48,7 @@ TABLE: dict[Rule, tuple[str, ...]] = {
     ),
     Rule.FREE: (
         *_names("run", "dir kimg allow_changes dry_run"),
+        *_names("smart", "scorer_options self_check"),  # the options once they are in use: see `check_scorer_options`
         *_names("data", "cache workers classes"),
         *_names("perf", "profile cpu_threads"),
     ),
@@ -120,6 +121,22 @@ def check_interval(run_dir: Path, config: Config, interval_of: Callable[[SmartCo
         )
 
 
+def check_scorer_options(run_dir: Path, config: Config) -> None:
+    """Raise UserError if the run that `config` would resume read its scorer otherwise.
+
+    config: With the options in use, as the run's own config.yaml has them.
+    """
+    if config.run.allow_changes or not has_checkpoint(run_dir) or not (run_dir / CONFIG_FILE).is_file():
+        return
+    before, now = (dataclasses.asdict(one.smart.scorer_options) for one in (_load(run_dir / CONFIG_FILE), config))
+    for name, old in before.items():
+        if old is not None and old != now[name]:
+            raise UserError(
+                f"smart.scorer_options.{name} is {now[name]}, but the run in {run_dir} was started with {old}; "
+                "choose another run.dir, the old value, or run.allow_changes true"
+            )
+
+
 def write_config(run_dir: Path, config: Config, *, images: int) -> None:
     """Make `config` the run's, where it says something else; an older one that a resumed run changes stays beside it.
 
@@ -142,9 +159,10 @@ def write_config(run_dir: Path, config: Config, *, images: int) -> None:
 def with_absolute_paths(config: Config) -> Config:
     """The same configuration as it has to be written to mean the same from any folder."""
     scorer, weights = config.smart.scorer, config.metrics.weights
+    start = config.run.init_from and os.path.abspath(config.run.init_from)  # it may be gone when the run is resumed
     return dataclasses.replace(
         config,
-        run=dataclasses.replace(config.run, dir=os.path.abspath(config.run.dir)),
+        run=dataclasses.replace(config.run, dir=os.path.abspath(config.run.dir), init_from=start),
         data=dataclasses.replace(config.data, path=absolute(config.data.path)),
         smart=dataclasses.replace(config.smart, scorer=scorer and absolute(scorer)),
         metrics=dataclasses.replace(config.metrics, weights=weights and absolute(weights)),

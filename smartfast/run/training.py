@@ -69,7 +69,7 @@ class Training:
         self.networks = {name: self._trained(name) for name in self.family.modules}
         self.ema = AveragedNetwork(self.networks[self.family.averaged], self.scalars.add(self._average_step))
         self.compiler = Compiler(config.perf.compile, say)
-        self.timer = PhaseTimer(device, compile_sec=lambda: self._compile_sec)
+        self.timer = PhaseTimer(device, compile_sec=lambda: self.compile_sec)
         self.batch, self.turns = self._static_batch(self._places(process_index), dataset.labels is not None)
         self.phases = {spec.name: self._phase(spec) for spec in self.specs}
         self.graphs = CudaGraphs(device) if config.perf.cuda_graphs else None
@@ -190,13 +190,13 @@ class Training:
             self.batch.labels.copy_(reals.labels)
 
     @property
-    def _compile_sec(self) -> float:
+    def compile_sec(self) -> float:
         """Seconds spent on compiling and capturing."""
         return self.compiler.total_sec + (self.graphs.total_sec if self.graphs else 0.0)
 
     def take_compile_sec(self) -> float:
         """Seconds spent on compiling and capturing since it was last asked."""
-        sec = self._compile_sec - self._taken_sec
+        sec = self.compile_sec - self._taken_sec
         self._taken_sec += sec
         return sec
 

@@ -1,5 +1,6 @@
 """ADM's UNet, frozen, as guided-diffusion publishes it."""
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,8 @@ class ADMScorer(PreparedScorer):
         UserError: As many output channels as are neither an eps nor an eps and its variance.
     """
 
+    schedules = {name: partial(adm_schedule, name) for name in ("linear", "cosine")}
+
     def __init__(self, network: ADM, schedule: NoiseSchedule, *, where: str = "scorer", **options: Any) -> None:
         channels, outputs = network.options.in_channels, network.options.out_channels
         if outputs not in (channels, 2 * channels):
@@ -44,4 +47,4 @@ class ADMScorer(PreparedScorer):
 
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         x_t = x_t.to(memory_format=torch.channels_last)
-        return self.unet(x_t, t, self.known_classes(labels, t))[:, : self.channels]
+        return self.unet(x_t, self.told(t), self.known_classes(labels, t))[:, : self.channels]

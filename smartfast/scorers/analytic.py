@@ -106,7 +106,7 @@ def _is_mixture(path: Path) -> bool:
 def _load(
     path: Path, *, where: str, device: torch.device | str, dtype: torch.dtype, null_class: int | None, **_: Any
 ) -> GaussianMixtureScorer:
-    """attention is not read: there is none."""
+    """attention is not read, nor any setting: there are none."""
     if missing := _NEEDED - _names(path):
         raise UserError(f"smart.scorer: {where!r} holds no {min(missing)}, expected safetensors: betas, means and stds")
     tensors = load_file(path)

@@ -6,7 +6,7 @@ been trained to predict eps, the clean image x0, or v = alpha_t eps - sigma_t x0
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smartfast.scorers.schedule import NoiseSchedule, Parameterization
+from smartfast.scorers.settings import Setting
 
 Distance = Literal["plain", "eps"]
 
@@ -32,12 +33,23 @@ class Scorer(nn.Module):
 
     Attributes:
         attention: What computes attention in `network` and why, for the log.
+        class_names: What class 0, 1, ... is called, None where nobody says.
+        settings: What its file was read with.
+        schedules: Those that networks of this kind are trained with, by their names in `ScorerOptions` and from their
+            number of timesteps; none where the network does not count them.
+        times: What `network` tells a network that counts timesteps, by timestep, int64 [T]; None = the timestep.
+        takes_no_class: Whether a model with classes is told none by the index after the last of them.
         states_resolution: Whether the model says which images it was trained on, or takes those that it is given.
     """
 
     alphas: Tensor
     sigmas: Tensor
+    times: Tensor | None
+    settings: tuple[Setting, ...] = ()
+    schedules: Mapping[str, Callable[[int], NoiseSchedule]] = {}
+    takes_no_class: bool = False
     attention: str = "none (the model has no attention layers)"
+    class_names: Sequence[str] | None = None
     states_resolution: bool = True
 
     def __init__(
@@ -60,6 +72,7 @@ class Scorer(nn.Module):
         self.dtype = dtype
         self.register_buffer("alphas", schedule.alphas.to(torch.float32), persistent=False)
         self.register_buffer("sigmas", schedule.sigmas.to(torch.float32), persistent=False)
+        self.register_buffer("times", schedule.times, persistent=False)
 
     @property
     def channels(self) -> int:
@@ -84,6 +97,10 @@ class Scorer(nn.Module):
     def sigma(self, t: Tensor) -> Tensor:
         """Factor of the noise at timesteps t, int64 [N] -> float32 [N]."""
         return self.sigmas[t]
+
+    def told(self, t: Tensor) -> Tensor:
+        """What a network that counts timesteps is told at timesteps t, int64 [N]."""
+        return t if self.times is None else self.times[t]
 
     def distance_weight(self, t: Tensor, distance: Distance = "plain") -> Tensor:
         """Factor of the mean squared error of `network`'s prediction, of its own target, in the distance of SMaRt.
@@ -158,8 +175,9 @@ class ScorerFormat:
     """A kind of file or folder that a scorer is loaded from.
 
     recognises: Whether a path holds one of this kind; no more is read than that takes.
-    load: Called as load(path, where=name for messages, device=, dtype=, attention=, null_class=, resolution=), the last
-        five as `load_scorer` has them; returns the scorer, raises UserError.
+    load: Called as load(path, where=name for messages, settings=what the file is read with, device=, dtype=,
+        attention=, null_class=, resolution=), the last five as `load_scorer` has them; returns the scorer, raises
+        UserError.
     """
 
     recognises: Callable[[Path], bool]

@@ -1,6 +1,7 @@
 """A diffusers UNet2DModel, frozen: class-conditional or not, with or without a learned variance."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -11,11 +12,25 @@ from torch import Tensor, nn
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.fields import check_fields, read_json
-from smartfast.scorers.schedule import NoiseSchedule, Parameterization, parameterization_of, schedule_from_config
+from smartfast.scorers.fields import check_fields, read_class_names, read_json
+from smartfast.scorers.schedule import (
+    NoiseSchedule,
+    Parameterization,
+    parameterization_of,
+    schedule_from_config,
+    shifted,
+)
+from smartfast.scorers.settings import USUAL, Settings
 
+NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+"""Schedules as diffusers calls them, and as `smart.scorer_options` does."""
 SCHEDULER_FILE = "scheduler_config.json"
 PIPELINE_FILE = "model_index.json"
+"""Beside a scorer of `smartfast train-scorer`: what its classes are called, a list of texts."""
+
+
+def _usual_schedule(name: str, num_timesteps: int) -> NoiseSchedule:
+    return schedule_from_config({"beta_schedule": name, "num_train_timesteps": num_timesteps}, name)
 
 
 class UNetScorer(Scorer):
@@ -40,6 +55,8 @@ class UNetScorer(Scorer):
         UserError: The network is not square or states no size, has another kind of conditioning, of images or of output
             channels, or another null class; attention that does not run on the device.
     """
+
+    schedules = {ours: partial(_usual_schedule, theirs) for theirs, ours in NAMES.items()}
 
     def __init__(
         self,
@@ -68,9 +85,10 @@ class UNetScorer(Scorer):
         if null_class is not None and not 0 < null_class == embeddings - 1:
             last = f"{embeddings - 1}, the last of its class embeddings" if embeddings else "null: it has no classes"
             raise UserError(f"smart.null_class is {null_class}, expected of {where} {last}")
-        if config.time_embedding_type == "learned" and unet.time_proj.num_embeddings < len(schedule.alphas):
+        most = len(schedule.alphas) if schedule.times is None else int(schedule.times.max()) + 1
+        if config.time_embedding_type == "learned" and unet.time_proj.num_embeddings < most:
             found = f"embeds {unet.time_proj.num_embeddings} timesteps"
-            raise UserError(f"{where}: {found}, expected the {len(schedule.alphas)} of its scheduler")
+            raise UserError(f"{where}: {found}, expected the {most} of its scheduler")
         size = _square_size(resolution if config.sample_size is None else config.sample_size, where)
         super().__init__(
             schedule,
@@ -90,7 +108,7 @@ class UNetScorer(Scorer):
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         dtype = torch.float32 if isinstance(self.unet.conv_in, _TwoTermConv) else self.dtype
         x_t = x_t.to(dtype, memory_format=torch.channels_last)
-        output = self.unet(x_t, t, class_labels=self.known_classes(labels, t), return_dict=False)[0]
+        output = self.unet(x_t, self.told(t), class_labels=self.known_classes(labels, t), return_dict=False)[0]
         return output[:, : self.channels]
 
 
@@ -144,22 +162,36 @@ def _is_diffusers_folder(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in names)
 
 
-def _load(path: Path, *, where: str, **options: Any) -> UNetScorer:
+def _load(path: Path, *, where: str, settings: Settings, **options: Any) -> UNetScorer:
     """Only JSON and safetensors are read, so loading executes nothing."""
-    weights = path / "unet" if (path / "unet").is_dir() else path
     places = [path / "scheduler" / SCHEDULER_FILE, path / SCHEDULER_FILE]
     config_file = next((place for place in places if place.is_file()), None)
     if config_file is None:
         raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
-    _check_pipeline((weights.parent if weights.name == "unet" else path) / PIPELINE_FILE)
+    _check_pipeline(path / PIPELINE_FILE)
     config = read_json(config_file)
-    return UNetScorer(
-        _load_unet(weights),
-        schedule_from_config(config, str(config_file)),
-        parameterization=parameterization_of(config, str(config_file)),
-        where=where,
-        **options,
-    )
+    schedule = schedule_from_config(_with_settings(config, settings, str(config_file)), str(config_file))
+    predicted = settings.take("prediction", parameterization_of(config, str(config_file)), config_file.name)
+    shift = settings.take("timestep_shift", 0, USUAL)
+    unet = load_unet(path)
+    scorer = UNetScorer(unet, shifted(schedule, shift), parameterization=predicted, where=where, **options)
+    scorer.class_names = read_class_names(path, scorer.num_classes)
+    return scorer
+
+
+def _with_settings(config: Any, settings: Settings, where: str) -> Any:
+    """A scheduler's config with the schedule and the number of timesteps that the user names."""
+    usual = schedule_from_config(config, where)
+    name = settings.take("schedule", NAMES.get(usual.name), SCHEDULER_FILE, among=tuple(NAMES.values()))
+    steps = settings.take("steps", len(usual.alphas), SCHEDULER_FILE)
+    if usual.name == "trained_betas" and name is None and steps != len(usual.alphas):
+        raise UserError(
+            f"smart.scorer_options.steps is {steps}, expected unset: {where} lists {len(usual.alphas)} betas"
+        )
+    if settings.given.schedule is not None:
+        by_name = {ours: theirs for theirs, ours in NAMES.items()}
+        config = {**config, "beta_schedule": by_name[name], "trained_betas": None}
+    return {**config, "num_train_timesteps": steps}
 
 
 def _check_pipeline(file: Path) -> None:
@@ -179,7 +211,13 @@ FORMAT = ScorerFormat(_is_diffusers_folder, _load)
 """A folder with a UNet2DModel and its scheduler config, side by side or in unet/ and scheduler/ of a pipeline."""
 
 
-def _load_unet(folder: Path) -> UNet2DModel:
+def load_unet(path: Path) -> UNet2DModel:
+    """The network of a folder with a UNet2DModel or its unet/, in float32 on the CPU; loading executes nothing.
+
+    Raises:
+        UserError: Another network, or config and weights do not fit each other.
+    """
+    folder = path / "unet" if (path / "unet").is_dir() else path
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder}: no config.json, expected a diffusers UNet2DModel")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smartfast.core.draws import one_hot
 from smartfast.errors import UserError
 from smartfast.networks.unets import EDM2, Denoiser
 from smartfast.scorers.prepared import PreparedScorer
@@ -21,6 +22,8 @@ class EDMScorer(PreparedScorer):
         UserError: A schedule in which images fade.
     """
 
+    takes_no_class = True
+
     def __init__(
         self, network: Denoiser | EDM2, schedule: NoiseSchedule | None = None, *, where: str = "scorer", **options: Any
     ) -> None:
@@ -31,7 +34,10 @@ class EDMScorer(PreparedScorer):
 
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         x_t = x_t.to(memory_format=torch.channels_last)
-        return self.unet(x_t, self.sigma(t), self.known_classes(labels, t))
+        labels = self.known_classes(labels, t)
+        if self.null_class == (classes := self.unet.options.classes):
+            labels = one_hot(labels, classes)  # of which the index after the last is a vector of zeros
+        return self.unet(x_t, self.sigma(t), labels)
 
 
 def own_schedule(network: Denoiser | EDM2) -> NoiseSchedule | None:

@@ -1,5 +1,6 @@
 """Finding and loading a scorer by name, and checking that it fits the GAN."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -7,11 +8,14 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from smartfast.config.scorer import ScorerOptions
 from smartfast.errors import UserError
 from smartfast.scorers import analytic, converted, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
 from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.fields import CLASS_NAMES_FILE
+from smartfast.scorers.settings import Settings
 
 FORMATS: dict[str, ScorerFormat] = {
     "diffusers": diffusers.FORMAT,
@@ -20,7 +24,7 @@ FORMATS: dict[str, ScorerFormat] = {
     "adm": files.ADM_FORMAT,
     "edm": files.EDM_FORMAT,
 }
-# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config configs/scorers/digits.yaml`.
+# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config digits`.
 BUNDLED = {"digits": Path(__file__).with_name("digits")}
 _WEIGHTS = ("diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -34,6 +38,7 @@ def load_scorer(
     attention: AttentionSetting = "auto",
     null_class: int | None = None,
     resolution: int | None = None,
+    options: ScorerOptions | None = None,
 ) -> Scorer:
     """Load a frozen diffusion model. Loading executes nothing that a file says.
 
@@ -45,10 +50,12 @@ def load_scorer(
         attention: `perf.attention`, see `set_attention`.
         null_class: `smart.null_class`, see `Scorer`.
         resolution: Of the images that it is to score, in pixels, for a model that does not state its own.
+        options: `smart.scorer_options`.
 
     Raises:
         UserError: Nothing there or of no known format, incomplete or unreadable, or a schedule, prediction type or
-            network that is not supported; attention that does not run on the device.
+            network that is not supported; options that its format does not read; attention that does not run on the
+            device.
     """
     kind, _, rest = name.partition(":")
     path = _find(rest if kind in FORMATS else name)
@@ -56,19 +63,31 @@ def load_scorer(
     if not kinds:
         inner = f"; did you mean {name.rstrip('/')}/scorer?" if (path / "scorer").is_dir() else ""
         raise UserError(f"smart.scorer: {name!r} is of no known format, expected one of {', '.join(FORMATS)}{inner}")
-    return FORMATS[kinds[0]].load(
+    settings = Settings(options, name)
+    scorer = FORMATS[kinds[0]].load(
         path,
         where=name,
+        settings=settings,
         device=device,
         dtype=scorer_dtype(device, precision),
         attention=attention,
         null_class=null_class,
         resolution=resolution,
     )
+    settings.check_all_taken(kinds[0])
+    scorer.settings = tuple(settings.taken)
+    return scorer
 
 
 def check_scorer(
-    scorer: Scorer, *, resolution: int, channels: int, num_classes: int, name: str, downscale: int = 1
+    scorer: Scorer,
+    *,
+    resolution: int,
+    channels: int,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+    name: str,
+    downscale: int = 1,
 ) -> None:
     """Compare a scorer with the GAN that it is to regularize.
 
@@ -80,11 +99,12 @@ def check_scorer(
         resolution: Of the GAN, in pixels.
         channels: Of the GAN.
         num_classes: Of the GAN, 0 = unconditional.
+        class_names: Of the GAN's data, None = unknown. They are compared with the scorer's where it has any.
         name: Of the scorer, for messages.
         downscale: Factor by which the GAN's images are reduced before they are scored.
 
     Raises:
-        UserError: Resolution, channels or classes differ.
+        UserError: Resolution, channels or classes differ, or the same number means another class.
     """
     if scorer.resolution * downscale != resolution:
         reduced = f" divided by smart.downscale {downscale}" if downscale > 1 else ""
@@ -95,10 +115,17 @@ def check_scorer(
         raise UserError(f"smart.scorer: {name!r} has {scorer.channels} image channels, expected the GAN's {channels}")
     does_without = num_classes == 0 and scorer.null_class is not None
     if scorer.num_classes not in (0, num_classes) and not does_without:
+        none = f", {scorer.num_classes} to tell it no class" if scorer.takes_no_class else ""
         raise UserError(
-            f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} "
-            f"(data.labels to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none)"
+            f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} (data.labels "
+            f"to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none{none})"
         )
+    for number, (theirs, ours) in enumerate(zip(scorer.class_names or (), class_names or (), strict=False)):
+        if theirs != ours:
+            raise UserError(
+                f"smart.scorer: {name!r} calls class {number} {theirs!r} ({CLASS_NAMES_FILE}), expected "
+                f"{ours!r} as the GAN's data do: the same names in the same order"
+            )
 
 
 def scorer_dtype(device: torch.device | str, precision: Literal["auto", "fp32", "fp16", "bf16"]) -> torch.dtype:
@@ -117,7 +144,14 @@ def _find(name: str) -> Path:
     expected = "expected `digits`, a diffusers folder or a hub id owner/name"
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"smart.scorer: {name!r} is no folder, {expected}")
-    files = ["config.json", PIPELINE_FILE, SCHEDULER_FILE, f"scheduler/{SCHEDULER_FILE}", "unet/config.json"]
+    files = [
+        "config.json",
+        CLASS_NAMES_FILE,
+        PIPELINE_FILE,
+        SCHEDULER_FILE,
+        f"scheduler/{SCHEDULER_FILE}",
+        "unet/config.json",
+    ]
     files += [f"{place}{pattern}" for place in ("", "unet/") for pattern in _WEIGHTS]
     try:
         return Path(snapshot_download(name, allow_patterns=files))

@@ -19,7 +19,8 @@ class PreparedScorer(Scorer):
         network: With its weights loaded; it is moved to `device` and prepared in place.
         schedule: alpha_t and sigma_t of every timestep.
         parameterization: What the network predicts.
-        null_class: The last class where it stands for any class, which the network does not say; None = none.
+        null_class: The last class where it stands for any class, which the network does not say, or one more where
+            the network `takes_no_class`; None = none.
         device: Where it runs.
         dtype: Precision of convolutions and attention.
         attention: PyTorch's is the only one.
@@ -44,15 +45,16 @@ class PreparedScorer(Scorer):
         where: str = "scorer",
     ) -> None:
         classes = network.options.classes
-        if null_class is not None and not 0 < null_class == classes - 1:
+        if null_class is not None and (null_class < 1 or null_class not in self._null_classes(classes)):
             last = f"{classes - 1}, the last of its classes" if classes else "null: it has no classes"
-            raise UserError(f"smart.null_class is {null_class}, expected of {where} {last}")
+            none = f", or {classes}, which is no class" if classes and self.takes_no_class else ""
+            raise UserError(f"smart.null_class is {null_class}, expected of {where} {last}{none}")
         if attention == "xformers":
             raise UserError(f"perf.attention is xformers, expected auto or sdpa, the only one that {where} has")
         super().__init__(
             schedule,
             image_shape=network.options.image_shape,
-            num_classes=classes - (null_class is not None),
+            num_classes=classes if null_class is None else null_class,
             null_class=null_class,
             parameterization=parameterization,
             dtype=dtype,
@@ -62,3 +64,6 @@ class PreparedScorer(Scorer):
             AttentionChoice("sdpa", f"the only one of a network of the kind {network.options.network}")
         )
         self.to(device).freeze()
+
+    def _null_classes(self, classes: int) -> range:
+        return range(max(classes - 1, 1), classes + (classes > 0 and self.takes_no_class))

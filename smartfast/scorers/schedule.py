@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import diffusers
@@ -53,11 +53,21 @@ _RANGES = {"num_train_timesteps": (1, 1_000_000), "beta_start": (0, 1), "beta_en
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """alpha_t and sigma_t of x_t = alpha_t x + sigma_t eps, float64 [T] by timestep, from least noise to most."""
+    """alpha_t and sigma_t of x_t = alpha_t x + sigma_t eps, float64 [T] by timestep, from least noise to most.
+
+    times: What the network is told at each timestep, int64 [T]; None = the timestep.
+    """
 
     name: str
     alphas: Tensor
     sigmas: Tensor
+    times: Tensor | None = None
+
+
+def shifted(schedule: NoiseSchedule, by: int) -> NoiseSchedule:
+    """The same noise of a network that counts it from another number, never below 0."""
+    times = torch.arange(len(schedule.alphas)) + by
+    return replace(schedule, times=times.clamp(min=0)) if by else schedule
 
 
 def schedule_from_betas(betas: Tensor, name: str) -> NoiseSchedule:

@@ -6,17 +6,25 @@ from torch import Tensor
 from smartfast.errors import UserError
 from smartfast.scorers.base import Scorer
 from smartfast.scorers.interval import TimestepRange
+from smartfast.scorers.self_check import self_check
 
 # The best network is as far from the least of noise as zero is, give or take the chance of a few images; one that was
 # never trained is 2 % to 30 % further.
 _CHANCE = 0.01
+_TRIED = 16  # images, or up to twice as many
 _AT_A_TIME = 2  # takes no more memory than a round of training
 
 
 @torch.no_grad()
 def check_predictions(
-    scorer: Scorer, timesteps: TimestepRange, images: Tensor, labels: Tensor | None, *, name: str
-) -> None:
+    scorer: Scorer,
+    timesteps: TimestepRange,
+    images: Tensor,
+    labels: Tensor | None,
+    *,
+    name: str,
+    compare_readings: bool = False,
+) -> list[str]:
     """Score a few real images at both ends of the interval, where every prediction is to be finite.
 
     They are to be better than nothing: in the mean square and over both ends no further from their target (eps, x0 or
@@ -29,10 +37,14 @@ def check_predictions(
         images: Real ones, float [N, C, H, W] in [-1, 1] as the scorer sees them, on its device.
         labels: Their classes, int64 [N], or None.
         name: Of the scorer, for messages.
+        compare_readings: Whether other readings of its file, and of the images, are to be no better: see `self_check`.
+
+    Returns:
+        Lines for the log.
 
     Raises:
-        UserError: Weights or predictions that are not finite, a network that does not run on such images, or one that
-            predicts nothing or worse.
+        UserError: Weights or predictions that are not finite, a network that does not run on such images, one that
+            is better read otherwise, or one that predicts nothing or worse.
     """
     dtype = str(scorer.dtype).removeprefix("torch.")
     for weight, values in scorer.state_dict().items():
@@ -40,13 +52,17 @@ def check_predictions(
             worst = values[~values.isfinite()][0].item()
             raise UserError(f"smart.scorer: {name!r} has {worst} in {weight}, expected finite weights (in {dtype})")
     ends = (timesteps.first, timesteps.last)
-    shares = [_error_over_that_of_zero(scorer, images, labels, t, name) for t in ends]
+    every = max(len(images) // _TRIED, 1)
+    few, their = images[::every], None if labels is None else labels[::every]
+    shares = [_error_over_that_of_zero(scorer, few, their, t, name) for t in ends]
+    lines = self_check(scorer, timesteps, images, labels, name=name) if compare_readings else []
     if sum(shares) / len(shares) > 1 + _CHANCE:
         raise UserError(
             f"smart.scorer: {name!r} predicts no better than zero would: its squared error is {shares[0]:.3g} and "
             f"{shares[1]:.3g} times that of zero at t = {ends[0]} and {ends[1]}, expected less than 1 (a network "
             "trained on images like these, or an interval of more noise)"
         )
+    return lines
 
 
 def _error_over_that_of_zero(scorer: Scorer, images: Tensor, labels: Tensor | None, t: int, name: str) -> float:

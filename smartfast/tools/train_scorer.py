@@ -57,6 +57,9 @@ class TrainScorerOptions:
     """Folder of the run; the scorer is dir/scorer. The same command again resumes. Default: ours."""
     seed: Seed = 0
     """Seed of every random number. Default: ours."""
+    init_from: FilePath | None = None
+    """Weights to start from: a run folder of train-scorer, a checkpoint folder or a diffusers folder. What fits by name
+    and shape is loaded, the rest is new. A run that is resumed does not read it again. Default: none."""
     data: DataConfig = field(default_factory=DataConfig)
     """The training images; data.labels makes the scorer class-conditional."""
     unet: UNetOptions = field(default_factory=UNetOptions)
@@ -153,6 +156,7 @@ def config_of(options: TrainScorerOptions) -> Config:
         run=RunConfig(
             dir=options.dir,
             seed=options.seed,
+            init_from=options.init_from,
             kimg=options.kimg,
             tick_kimg=tick_kimg,
             snapshot_ticks=max(round(options.snapshot_kimg / tick_kimg), 1),

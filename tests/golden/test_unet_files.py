@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from smartfast.config.scorer import ScorerOptions
 from smartfast.interop.recognise import find_networks
 from smartfast.scorers.originals import scorer_of_adm, scorer_of_edm
+from smartfast.scorers.settings import Settings
 
 FIXTURES = Path(os.environ.get("SMARTFAST_FIXTURES", Path(__file__).resolve().parents[3] / "shared" / "fixtures"))
 DEVICE = torch.get_default_device()
@@ -24,16 +26,24 @@ def test_file(case: Any, compare: Callable[..., None]) -> None:
     (network,) = find_networks(path).values()
     options: dict[str, Any] = dict(where=str(path), device=DEVICE, dtype=case.dtype)
     if case.entry["topic"] == "file_adm":
-        check_adm(scorer_of_adm(network.tensors, known=known_of(case.args["create_model"]), **options), case, compare)
+        check_adm(
+            scorer_of_adm(network.tensors, settings=settings_of(case.args["create_model"]), **options), case, compare
+        )
     else:
         check_edm(scorer_of_edm(network.record.class_name, network.kwargs, network.tensors, **options), case, compare)
     assert set(compare.errors) >= {name for name, entry in case.entry["outputs"].items() if "key" in entry}
 
 
-def known_of(flags: dict[str, Any]) -> dict[str, Any]:
+def settings_of(flags: dict[str, Any]) -> Settings:
     """What the tensors do not tell; the schedule does not matter to the network."""
-    names = ("image_size", "num_head_channels", "use_new_attention_order")
-    return {name: flags[name] for name in names} | {"schedule": "linear"}
+    return Settings(
+        ScorerOptions(
+            image_size=flags["image_size"],
+            head_channels=flags["num_head_channels"],
+            attention_order="new" if flags["use_new_attention_order"] else "legacy",
+            schedule="linear",
+        )
+    )
 
 
 def check_adm(scorer: Any, case: Any, compare: Callable[..., None]) -> None:

@@ -31,7 +31,7 @@ def test_a_snapshot_is_a_scorer(path) -> None:
     [
         (
             "adm/like_64x64_diffusion.pt",
-            "image_size, num_heads, num_head_channels, use_new_attention_order: not in the",
+            "its tensors are of no published network, expected smart.scorer_options.image_size, smart.",
         ),
         ("stylegan2_ada/skip_resnet_uncond.pkl", "holds stylegan2 generator G"),
         ("hostile/reduce_os_system.pkl", "system"),

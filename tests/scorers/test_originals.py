@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from smartfast.config.scorer import ScorerOptions
 from smartfast.errors import UserError
 from smartfast.networks.unets import ADM, EDM2, ADMOptions, Denoiser, EDM2Options, EDMOptions, edm_options
 from smartfast.scorers.originals import scorer_of_adm, scorer_of_edm
+from smartfast.scorers.settings import Settings
 
 ADM8 = ADMOptions(
     8, model_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(4,), num_head_channels=16
 )
-KNOWN = dict(image_size=8, num_head_channels=16, use_new_attention_order=False, schedule="linear")
+KNOWN = ScorerOptions(image_size=8, head_channels=16, attention_order="legacy", schedule="linear")
 SONG = dict(
     model_type="SongUNet",
     img_resolution=8,
@@ -47,7 +49,7 @@ def test_adm(dtype) -> None:
     network = filled(ADM(ADM8).to(dtype).float())
     state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
     network.load_state_dict(state)
-    scorer = scorer_of_adm(state, where="my.pt", known=KNOWN)
+    scorer = scorer_of_adm(state, where="my.pt", settings=Settings(KNOWN))
     x_t, t, _ = inputs()
     torch.testing.assert_close(scorer.network(x_t, t, None), network(x_t, t)[:, :3], rtol=1e-4, atol=1e-4)
     assert scorer.schedule == "linear" and scorer.num_classes == 0
@@ -57,12 +59,12 @@ def test_edm_of_consistency_models() -> None:
     options = replace(ADM8, out_channels=3, attention_dims=2, num_classes=4)
     network = filled(Denoiser(EDMOptions(options, "cm")))
     tensors = network.model.state_dict()
-    scorer = scorer_of_adm(tensors, where="edm_my.pt", known={k: v for k, v in KNOWN.items() if k != "schedule"})
+    scorer = scorer_of_adm(tensors, where="edm_my.pt", settings=Settings(replace(KNOWN, schedule=None)))
     x_t, t, labels = inputs()
     expected = network(x_t, scorer.sigma(t), labels)
     torch.testing.assert_close(scorer.network(x_t, t, labels), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="cd_my_l2.pt: a consistency model by its name, expected a diffusion model"):
-        scorer_of_adm(tensors, where="models/cd_my_l2.pt", known=KNOWN)
+        scorer_of_adm(tensors, where="models/cd_my_l2.pt")
 
 
 @pytest.mark.parametrize("class_name", ["EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond"])
@@ -101,22 +103,29 @@ def edm_tensors() -> dict[str, torch.Tensor]:
     [
         (
             lambda: scorer_of_adm(adm_tensors(), where="my.pt"),
-            "my.pt: image_size, num_heads, num_head_channels, use_new_attention_order: not in the tensors of a network",
+            "my.pt: its tensors are of no published network, expected smart.scorer_options.image_size, "
+            "smart.scorer_options.head_channels, smart.scorer_options.attention_order, smart.scorer_options.schedule",
         ),
         (
-            lambda: scorer_of_adm(adm_tensors(), where="my.pt", known=KNOWN | {"schedule": None}),
-            "my.pt: schedule is None, expected linear or cosine: tensors do not tell",
+            lambda: scorer_of_adm(adm_tensors(), where="my.pt", settings=Settings(replace(KNOWN, schedule=None))),
+            "my.pt: its tensors are of no published network, expected smart.scorer_options.schedule",
         ),
         (
-            lambda: scorer_of_adm(adm_tensors(), where="my.pt", known=KNOWN | {"schedule": "sqrt"}),
-            "my.pt: schedule is sqrt, expected linear or cosine",
+            lambda: scorer_of_adm(
+                adm_tensors(), where="my.pt", settings=Settings(replace(KNOWN, schedule="edm"), "my.pt")
+            ),
+            "smart.scorer_options.schedule is edm, expected of my.pt linear or cosine",
         ),
         (
-            lambda: scorer_of_adm(adm_tensors() | {"out.3.weight": torch.zeros(3)}, where="my.pt", known=KNOWN),
+            lambda: scorer_of_adm(
+                adm_tensors() | {"out.3.weight": torch.zeros(3)}, where="my.pt", settings=Settings(KNOWN)
+            ),
             "my.pt: out.3.weight is (3,), expected none in a network of the kind adm",
         ),
         (
-            lambda: scorer_of_adm(adm_tensors() | {"out.0.weight": torch.zeros(3)}, where="my.pt", known=KNOWN),
+            lambda: scorer_of_adm(
+                adm_tensors() | {"out.0.weight": torch.zeros(3)}, where="my.pt", settings=Settings(KNOWN)
+            ),
             "my.pt: out.0.weight is (3,), expected (32,) in a network of the kind adm",
         ),
         (lambda: scorer_of_adm({"weight": torch.zeros(3)}, where="my.pt"), "my.pt: no tensor time_embed.0.weight"),

@@ -128,11 +128,28 @@ def test_last_class_as_null_class() -> None:
         scorer_of("adm").network(x_t, t, None)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in OPTIONS if kind != "adm"])
+def test_no_class_as_null_class(kind) -> None:
+    scorer, denoiser = scorer_of(kind, null_class=4), network(kind)
+    assert (scorer.num_classes, scorer.null_class) == (4, 4)
+    x_t, t = torch.randn(2, 3, 8, 8), torch.tensor([300, 600])
+    for labels, vectors in (
+        (None, torch.zeros(2, 4)),
+        (torch.tensor([4, 1]), torch.eye(5, 4)[[4, 1]]),
+    ):
+        expected = denoiser(x_t, scorer.sigma(t), vectors)
+        torch.testing.assert_close(scorer.network(x_t, t, labels), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
         (lambda: scorer_of("adm", null_class=2, where="my.pt"), "smart.null_class is 2, expected of my.pt 3, the last"),
-        (lambda: scorer_of("edm2", null_class=4), "smart.null_class is 4, expected of scorer 3, the last of its"),
+        (
+            lambda: scorer_of("edm2", null_class=5),
+            "smart.null_class is 5, expected of scorer 3, the last of its classes, or 4, which is no class",
+        ),
+        (lambda: scorer_of("adm", null_class=4, where="my.pt"), "smart.null_class is 4, expected of my.pt 3, the last"),
         (
             lambda: ADMScorer(network("adm", num_classes=None), LINEAR, null_class=0),
             "smart.null_class is 0, expected of scorer null: it has no classes",

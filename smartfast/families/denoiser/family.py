@@ -1,5 +1,6 @@
 """A diffusion model as a family: one phase, a clipped gradient, and an average that is a scorer for smart.scorer."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from smartfast.config.families import DenoiserGan, DenoiserLoss
 from smartfast.config.schedule import value_at
 from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, one_hot
+from smartfast.core.files import write_atomically
 from smartfast.core.pixels import to_float
 from smartfast.data import ImageDataset
+from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import PhaseResult, PhaseSpec
 from smartfast.errors import UserError
@@ -28,9 +31,13 @@ from smartfast.families.denoiser.options import (
 )
 from smartfast.families.denoiser.sampler import DenoiserSampler
 from smartfast.families.rounds import Round
+from smartfast.families.start import AVERAGE, StartWeights
 from smartfast.kernels import philox_uniform
-from smartfast.networks.unets import set_dropout
+from smartfast.networks.unets import options_to_json, set_dropout
+from smartfast.scorers import converted, diffusers
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
+from smartfast.scorers.diffusers import load_unet
+from smartfast.scorers.fields import CLASS_NAMES_FILE
 
 SCORER_FOLDER = "scorer"
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -52,11 +59,29 @@ class DenoiserFamily(Family):
         ),
     )
 
+    def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
+        super().__init__(config, dataset, held_out)
+        self.class_names = dataset.class_names
+
     def networks(self) -> dict[str, nn.Module]:
         self.denoiser = build_denoiser(**self.options())
         if self.gan.network != "unet2d":
             set_dropout(self.denoiser, self.gan.dropout)
         return {"denoiser": self.denoiser}
+
+    @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Of a folder that smart.scorer takes, its own export among them."""
+        if diffusers.FORMAT.recognises(path):
+            unet = load_unet(path)
+            options, tensors = dict(unet.config), unet.state_dict()
+        elif converted.FORMAT.recognises(path):
+            saved = converted.read(path)
+            options, tensors = options_to_json(saved.options), saved.tensors
+        else:
+            return None
+        named = {f"unet.{name}": value for name, value in tensors.items()}
+        return StartWeights(str(path), cls.name, {"unet": options}, {AVERAGE: named})
 
     @property
     def sheet_rows(self) -> int:
@@ -110,7 +135,12 @@ class DenoiserFamily(Family):
         return lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
     def average_step(self, images: int, batch: int) -> float:
-        """1 - loss.ema_decay, or more while (1 + step) / (10 + step) is smaller than the decay (Ho et al.'s code)."""
+        """1 - loss.ema_decay, or more while (1 + step) / (10 + step) is smaller than the decay (Ho et al.'s code).
+
+        Not more in a run that starts from other weights, which the first step would take from the average.
+        """
+        if self.config.run.init_from is not None:
+            return 1 - self.loss.ema_decay
         step = images // batch
         return 1 - min(self.loss.ema_decay, (1 + step) / (10 + step)) if step else 1.0
 
@@ -167,7 +197,13 @@ class DenoiserFamily(Family):
         return {f"heldout/{band}": value for band, value in eps_loss_by_band(scorer, images, labels).items()}
 
     def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:
-        """Write `scorer/`, a folder that smart.scorer takes; each of its files appears whole."""
+        """Write `scorer/`, a folder that smart.scorer takes, and the names of its classes.
+
+        Each of its files appears whole.
+        """
         module = build_denoiser(**self.options())
         module.load_state_dict(weights)
         module.save(run_dir / SCORER_FOLDER, torch.float16 if self.loss.save_precision == "fp16" else torch.float32)
+        if self.class_names:
+            names = json.dumps(self.class_names, indent=2)
+            write_atomically(run_dir / SCORER_FOLDER / CLASS_NAMES_FILE, names.encode())

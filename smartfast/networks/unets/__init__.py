@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from smartfast.networks.unets.adm import ADM
+from smartfast.networks.unets.adm import ADM, reorder_attention
 from smartfast.networks.unets.denoiser import Denoiser
 from smartfast.networks.unets.edm import DhariwalUNet, SongUNet
 from smartfast.networks.unets.edm2 import EDM2
@@ -18,7 +18,13 @@ from smartfast.networks.unets.options import (
     options_from_json,
     options_to_json,
 )
-from smartfast.networks.unets.originals import adm_options, adm_schedule_name, edm2_options, edm_options
+from smartfast.networks.unets.originals import (
+    adm_options,
+    adm_schedule_name,
+    edm2_options,
+    edm_options,
+    published_adm,
+)
 from smartfast.networks.unets.published import ADM_NETWORKS, EDM2_NETWORKS, EDM_NETWORKS, PUBLISHED
 
 NETWORKS: dict[type, type[nn.Module]] = {
@@ -60,5 +66,7 @@ __all__ = [
     "options_from_json",
     "options_to_json",
     "prepare",
+    "published_adm",
+    "reorder_attention",
     "set_dropout",
 ]

@@ -10,6 +10,7 @@ from smartfast.networks.unets.layers import (
     GroupNorm,
     Pointwise,
     Resampling,
+    RowOrder,
     attend,
     embed_labels,
     resample,
@@ -55,6 +56,11 @@ class ADM(nn.Module):
         self.output_blocks = nn.ModuleList(blocks)
         out_conv = start_at_zero(Conv(widths[0], options.out_channels, 3, images="out"))
         self.out = nn.ModuleDict({"0": _norm(widths[0]), "2": out_conv})
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether some attention has more than one, so that the order of its weights says something."""
+        return any(isinstance(module, Attention) and module.heads > 1 for module in self.modules())
 
     def _layers(self, step: Step) -> nn.ModuleList:
         options = self.options
@@ -128,18 +134,33 @@ class Attention(nn.Module):
         super().__init__()
         per_head, dims = options.num_head_channels, options.attention_dims
         self.heads = channels // per_head if per_head else options.num_heads
+        if not self.heads or channels % (per_head or self.heads):
+            found = f"heads of {per_head}" if per_head else f"{self.heads} heads"
+            raise ValueError(f"{found} in attention over {channels} channels, expected what divides them")
         self.norm = GroupNorm(channels, groups=GROUPS, eps=EPS, act=False)
         self.qkv = Pointwise(
             channels,
             3 * channels,
             dims=dims,
             heads=self.heads,
-            order="qkv, head, channel" if options.use_new_attention_order else "head, qkv, channel",
+            order=row_order(is_new=options.use_new_attention_order),
         )
         self.proj_out = start_at_zero(Pointwise(channels, channels, dims=dims))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + attend(self.norm(x), qkv=self.qkv, proj=self.proj_out, heads=self.heads)
+
+
+def row_order(*, is_new: bool) -> RowOrder:
+    """Of q, k and v in the weights of either attention order."""
+    return "qkv, head, channel" if is_new else "head, qkv, channel"
+
+
+def reorder_attention(network: ADM, *, is_new: bool) -> None:
+    """Read the weights of a network, prepared or not, in one of the two attention orders, whichever it was before."""
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.qkv.reorder(row_order(is_new=is_new))
 
 
 class Downsample(nn.Module):

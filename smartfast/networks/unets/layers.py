@@ -162,6 +162,17 @@ class Pointwise(Layer):
         weight, bias = self.terms()
         return F.linear(x.to(weight.dtype), weight, bias)
 
+    def reorder(self, order: RowOrder) -> None:
+        """Take the rows of the file as being in another order, also once the layer is prepared."""
+        if self.is_prepared:
+            rows = torch.arange(len(self.weight), device=self.weight.device)
+            before, after = (sort_rows(rows, self.heads, kind) for kind in (self.order, order))
+            places = before.argsort()[after]
+            for term in (self.weight, self.bias):
+                if term is not None:
+                    term.data = term.data[places]
+        self.order = order
+
 
 def sort_rows(term: Tensor, heads: int, order: RowOrder) -> Tensor:
     """A weight [3 C, ...] or bias [3 C] with rows by q/k/v, head, channel instead of `order`."""

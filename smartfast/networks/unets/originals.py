@@ -69,17 +69,26 @@ def adm_options(shapes: Shapes, **known: Any) -> ADMOptions:
         ValueError: The tensors are not those of such a network, or something that they do not tell is not known.
     """
     found, attention_levels = _read_shapes(shapes)
-    twin = next((options for options in _published() if _has(options, found, attention_levels)), None)
     if known.get("num_heads") is not None:
         known.setdefault("num_head_channels", None)
     elif known.get("num_head_channels") is not None:
         known.setdefault("num_heads", ADMOptions.num_heads)
-    if twin is not None:
-        known = {name: getattr(twin, name) for name in NOT_IN_TENSORS} | known
+    if twin := published_adm(shapes):
+        known = {name: getattr(twin[1], name) for name in NOT_IN_TENSORS} | known
     if missing := [name for name in NOT_IN_TENSORS if name not in known]:
         raise ValueError(f"{', '.join(missing)}: not in the tensors of a network that is not a published one")
     resolutions = tuple(known["image_size"] >> level for level in attention_levels)
     return ADMOptions(attention_resolutions=resolutions, **found, **known)
+
+
+def published_adm(shapes: Shapes) -> tuple[str, ADMOptions] | None:
+    """Name and options of the published network with tensors of these names and shapes; None = there is none.
+
+    Raises:
+        ValueError: The tensors are not those of such a network.
+    """
+    found, attention_levels = _read_shapes(shapes)
+    return next((twin for twin in _published().items() if _has(twin[1], found, attention_levels)), None)
 
 
 def adm_schedule_name(options: ADMOptions) -> Literal["linear", "cosine"] | None:
@@ -127,9 +136,9 @@ def _is_up(shapes: Shapes, block: int) -> bool:
     )
 
 
-def _published() -> list[ADMOptions]:
-    inner = (getattr(options, "model", options) for options in PUBLISHED.values())
-    return [options for options in inner if isinstance(options, ADMOptions)]
+def _published() -> dict[str, ADMOptions]:
+    inner = {name: getattr(options, "model", options) for name, options in PUBLISHED.items()}
+    return {name: options for name, options in inner.items() if isinstance(options, ADMOptions)}
 
 
 def _has(options: ADMOptions, found: Mapping[str, Any], attention_levels: Sequence[int]) -> bool:

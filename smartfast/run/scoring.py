@@ -1,0 +1,98 @@
+"""The scorer of a run: loaded as configured, checked against the data, and what is said of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from smartfast.config.schema import Config, SmartConfig
+from smartfast.core.pixels import to_float
+from smartfast.data import ImageDataset
+from smartfast.errors import UserError
+from smartfast.scorers import Scorer, TimestepRange, check_predictions, check_scorer, load_scorer, timestep_range
+from smartfast.scorers.settings import described, options_in_use
+
+_TRIED_IMAGES = 32
+
+
+def open_scorer(
+    config: Config, dataset: ImageDataset, device: torch.device, *, say: Callable[[str], None] | None = None
+) -> tuple[Scorer | None, TimestepRange | None]:
+    """The scorer that the configuration names and the timesteps of its term, None where there is none.
+
+    say: Is told what smart.self_check finds; None = readings of the scorer are not compared.
+
+    Raises:
+        UserError: There is no such scorer, it does not fit the data or the device, or it cannot score.
+    """
+    if not config.smart.frequency:
+        return None, None
+    if config.smart.scorer is None and config.run.dry_run:
+        return None, None
+    if config.smart.scorer is None:
+        raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
+    scorer = load_scorer(
+        config.smart.scorer,
+        device=device,
+        precision=config.smart.precision,
+        attention="auto" if config.run.dry_run else config.perf.attention,
+        null_class=config.smart.null_class,
+        resolution=dataset.resolution // config.smart.downscale,
+        options=config.smart.scorer_options,
+    )
+    check_scorer(
+        scorer,
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
+        name=config.smart.scorer,
+        downscale=config.smart.downscale,
+    )
+    timesteps = timestep_range(scorer, config.smart)
+    chosen = [i * len(dataset) // _TRIED_IMAGES for i in range(_TRIED_IMAGES)]
+    images = to_float(torch.stack([dataset.image(i) for i in chosen]).to(device))
+    lines = check_predictions(
+        scorer,
+        timesteps,
+        F.avg_pool2d(images, config.smart.downscale),
+        None if dataset.labels is None else dataset.labels[chosen].to(device),
+        name=config.smart.scorer,
+        compare_readings=config.smart.self_check and say is not None,
+    )
+    if say is not None:
+        for line in lines:
+            say(line)
+    return scorer, timesteps
+
+
+def as_read(config: Config, scorer: Scorer | None) -> Config:
+    """The same configuration with every option that the scorer's file was read with, whatever it comes from."""
+    if scorer is None:
+        return config
+    return replace(config, smart=replace(config.smart, scorer_options=options_in_use(scorer.settings)))
+
+
+def score_lines(smart: SmartConfig, scorer: Scorer | None, timesteps: TimestepRange | None) -> list[str]:
+    """What a run opens with about its score term."""
+    if scorer is None or timesteps is None:
+        return ["score term: off"]
+    interval = timesteps.beside_the_papers(scorer.resolution)
+    switches = {
+        f"on {smart.batch_fraction:g} of the fakes": smart.batch_fraction < 1,
+        "past the network": not smart.through_network,
+        f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
+    }
+    distance = f"distance {smart.distance} ({scorer.parameterization} network)"
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", interval, distance]
+    parts += [text for text, is_on in switches.items() if is_on]
+    dtype = str(scorer.dtype).removeprefix("torch.")
+    size = f"{scorer.resolution}x{scorer.resolution}"
+    if not scorer.states_resolution:
+        size += " (the images', its sample_size is null)"
+    return [
+        f"score term: {', '.join(str(part) for part in parts)}",
+        f"scorer: {size} in {dtype}, attention {scorer.attention}",
+        *([f"scorer read with: {described(scorer.settings)}"] if scorer.settings else []),
+    ]
