@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -20,13 +20,13 @@ from smartfast.errors import UserError
 from smartfast.networks.unets import ADMOptions, EDM2Options, EDMOptions, options_to_json
 from smartfast.networks.unets.options import OPTIONS, options_from_json
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.fields import check_fields, read_class_names, read_json
+from smartfast.scorers.fields import check_fields, read_json
 from smartfast.scorers.originals import ADM_SCHEDULES, adm_scorer, arguments_of_adm, edm_scorer, known_of_adm
 from smartfast.scorers.settings import Settings
 
 JSON_FILE, WEIGHTS_FILE = "scorer.json", "scorer.safetensors"
-_FIELDS = {"network": dict, "schedule": Literal["linear", "cosine"] | None, "num_timesteps": int}
-_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_TIMESTEPS = 2**16, 100, 16, 10**6
+_FIELDS = {"network": dict, "schedule": Literal["linear", "cosine"] | None}
+_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS = 2**16, 100, 16
 
 
 def save_scorer(
@@ -35,7 +35,6 @@ def save_scorer(
     tensors: Mapping[str, Tensor],
     *,
     schedule: Literal["linear", "cosine"] | None = None,
-    num_timesteps: int = 1000,
     dtype: torch.dtype = torch.float32,
     **known: Any,
 ) -> None:
@@ -45,14 +44,14 @@ def save_scorer(
         folder: Made if it is not there.
         options: Of the network.
         tensors: Its state dict.
-        schedule, num_timesteps: The noise that ADM's networks were trained with, see `adm_schedule`.
+        schedule: The noise that ADM's networks were trained with, see `adm_schedule`.
         dtype: Of the saved weights; biases, frequencies and noise levels are float32.
         known: What else the JSON is to say, values that JSON can hold.
 
     Raises:
         OSError, SafetensorError: Something cannot be written.
     """
-    content = {"network": options_to_json(options), "schedule": schedule, "num_timesteps": num_timesteps, **known}
+    content = {"network": options_to_json(options), "schedule": schedule, **known}
     with appear_complete(folder) as partial:
         (partial / JSON_FILE).write_text(json.dumps(content, indent=2) + "\n")
         save_file({name: _saved(tensor, dtype) for name, tensor in tensors.items()}, partial / WEIGHTS_FILE)
@@ -62,58 +61,33 @@ def _saved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to("cpu", dtype if tensor.ndim > 1 else torch.float32).contiguous()
 
 
-class Saved(NamedTuple):
-    """What a folder holds; see `save_scorer`."""
-
-    options: ADMOptions | EDMOptions | EDM2Options
-    tensors: dict[str, Tensor]
-    schedule: Literal["linear", "cosine"] | None
-    num_timesteps: int
-
-
-def read(folder: Path) -> Saved:
-    """What `save_scorer` wrote.
-
-    Raises:
-        UserError: Not readable, or values that no network has; the tensors are not yet compared with the options.
-    """
-    file = folder / JSON_FILE
-    content = read_json(file)
-    check_fields(content, _FIELDS, str(file))
-    options = _checked_options(content.get("network"), str(file))
-    schedule, num_timesteps = content.get("schedule"), content.get("num_timesteps", 1000)
-    is_adm = isinstance(options, ADMOptions)
-    if is_adm != (schedule is not None):
-        expected = " or ".join(ADM_SCHEDULES) if is_adm else "null"
-        raise UserError(f"{file}: schedule is {schedule}, expected {expected} of a network {options.network}")
-    if not 1 <= num_timesteps <= _MOST_TIMESTEPS:
-        raise UserError(f"{file}: num_timesteps is {num_timesteps}, expected 1 to {_MOST_TIMESTEPS}")
-    try:
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS_FILE}: {_line(error)}; expected the weights of {JSON_FILE}") from error
-    return Saved(options, tensors, schedule, num_timesteps)
-
-
 def _is_converted(path: Path) -> bool:
     return (path / JSON_FILE).is_file()
 
 
 def _load(path: Path, *, where: str, settings: Settings, resolution: int | None = None, **options: Any) -> Scorer:
     """resolution: Not needed, these networks state their own."""
-    network_options, tensors, schedule, num_timesteps = read(path)
+    file = path / JSON_FILE
+    content = read_json(file)
+    check_fields(content, _FIELDS, str(file))
+    network_options = _checked_options(content.get("network"), str(file))
+    schedule = content.get("schedule")
+    is_adm = isinstance(network_options, ADMOptions)
+    if is_adm != (schedule is not None):
+        expected = " or ".join(ADM_SCHEDULES) if is_adm else "null"
+        raise UserError(f"{file}: schedule is {schedule}, expected {expected} of a network {network_options.network}")
+    try:
+        tensors = load_file(path / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path / WEIGHTS_FILE}: {_line(error)}; expected the weights of {JSON_FILE}") from error
     options |= {"where": where, "source": JSON_FILE}
-    scorer: Scorer
     if isinstance(network_options, ADMOptions):
         network_options = _read_with(network_options, settings)
         noise = settings.take("schedule", schedule, JSON_FILE, among=ADM_SCHEDULES)
-        scorer = adm_scorer(network_options, tensors, settings, schedule=noise, num_timesteps=num_timesteps, **options)
-    else:
-        if isinstance(network_options, EDMOptions) and isinstance(network_options.model, ADMOptions):
-            network_options = dataclasses.replace(network_options, model=_read_with(network_options.model, settings))
-        scorer = edm_scorer(network_options, tensors, settings, **options)
-    scorer.class_names = read_class_names(path, scorer.num_classes)
-    return scorer
+        return adm_scorer(network_options, tensors, settings, schedule=noise, **options)
+    if isinstance(network_options, EDMOptions) and isinstance(network_options.model, ADMOptions):
+        network_options = dataclasses.replace(network_options, model=_read_with(network_options.model, settings))
+    return edm_scorer(network_options, tensors, settings, **options)
 
 
 def _read_with(options: ADMOptions, settings: Settings) -> ADMOptions:

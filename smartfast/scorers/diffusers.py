@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.fields import check_fields, read_class_names, read_json
+from smartfast.scorers.fields import check_fields, read_json
 from smartfast.scorers.schedule import (
     NoiseSchedule,
     Parameterization,
@@ -26,7 +26,6 @@ NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v
 """Schedules as diffusers calls them, and as `smart.scorer_options` does."""
 SCHEDULER_FILE = "scheduler_config.json"
 PIPELINE_FILE = "model_index.json"
-"""Beside a scorer of `smartfast train-scorer`: what its classes are called, a list of texts."""
 
 
 def _usual_schedule(name: str, num_timesteps: int) -> NoiseSchedule:
@@ -174,9 +173,7 @@ def _load(path: Path, *, where: str, settings: Settings, **options: Any) -> UNet
     predicted = settings.take("prediction", parameterization_of(config, str(config_file)), config_file.name)
     shift = settings.take("timestep_shift", 0, USUAL)
     unet = load_unet(path)
-    scorer = UNetScorer(unet, shifted(schedule, shift), parameterization=predicted, where=where, **options)
-    scorer.class_names = read_class_names(path, scorer.num_classes)
-    return scorer
+    return UNetScorer(unet, shifted(schedule, shift), parameterization=predicted, where=where, **options)
 
 
 def _with_settings(config: Any, settings: Settings, where: str) -> Any:

@@ -6,11 +6,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from smartfast.core.text import printable
 from smartfast.errors import UserError
-
-CLASS_NAMES_FILE = "class_names.json"
-"""In the folder of a scorer: what its classes are called, a list."""
 
 
 def read_json(file: Path) -> Any:
@@ -54,18 +50,3 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) in (list, tuple, Sequence):
         return isinstance(value, (list, tuple)) and all(_fits(item, get_args(kind)[0]) for item in value)
     return type(value) is kind or (kind is float and type(value) is int)
-
-
-def read_class_names(folder: Path, count: int) -> list[str] | None:
-    """What the folder of a scorer of `count` classes calls them; None where nobody says.
-
-    Raises:
-        UserError: The file holds something else.
-    """
-    file = folder / CLASS_NAMES_FILE
-    if not count or not file.is_file():
-        return None
-    names = read_json(file)
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{file}: holds {str(names)[:60]!r}, expected a list of {count} texts, one per class")
-    return [printable(name) for name in names]

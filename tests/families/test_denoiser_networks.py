@@ -33,7 +33,7 @@ UNETS: dict[str, dict[str, Any]] = {
     "edm": dict(block_out_channels=(8, 16), attention=(4,)),
     "edm_dhariwal": dict(block_out_channels=(64,), attention=(8,)),
 }
-RGB = SimpleNamespace(resolution=8, channels=3, num_classes=5, class_names=None)
+RGB = SimpleNamespace(resolution=8, channels=3, num_classes=5)
 
 
 def family(network: str, *, loss: DenoiserLoss | None = None, **gan: Any) -> DenoiserFamily:

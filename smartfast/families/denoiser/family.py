@@ -33,11 +33,11 @@ from smartfast.families.denoiser.sampler import DenoiserSampler
 from smartfast.families.rounds import Round
 from smartfast.families.start import AVERAGE, StartWeights
 from smartfast.kernels import philox_uniform
-from smartfast.networks.unets import options_to_json, set_dropout
-from smartfast.scorers import converted, diffusers
+from smartfast.networks.unets import set_dropout
+from smartfast.scorers import diffusers
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
+from smartfast.scorers.class_names import CLASS_NAMES_FILE
 from smartfast.scorers.diffusers import load_unet
-from smartfast.scorers.fields import CLASS_NAMES_FILE
 
 SCORER_FOLDER = "scorer"
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -71,17 +71,12 @@ class DenoiserFamily(Family):
 
     @classmethod
     def foreign_weights(cls, path: Path) -> StartWeights | None:
-        """Of a folder that smart.scorer takes, its own export among them."""
-        if diffusers.FORMAT.recognises(path):
-            unet = load_unet(path)
-            options, tensors = dict(unet.config), unet.state_dict()
-        elif converted.FORMAT.recognises(path):
-            saved = converted.read(path)
-            options, tensors = options_to_json(saved.options), saved.tensors
-        else:
+        """Of a diffusers folder, its own export among them."""
+        if not diffusers.FORMAT.recognises(path):
             return None
-        named = {f"unet.{name}": value for name, value in tensors.items()}
-        return StartWeights(str(path), cls.name, {"unet": options}, {AVERAGE: named})
+        unet = load_unet(path)
+        tensors = {f"unet.{name}": value for name, value in unet.state_dict().items()}
+        return StartWeights(str(path), cls.name, {"unet": dict(unet.config)}, {AVERAGE: tensors})
 
     @property
     def sheet_rows(self) -> int:
@@ -197,13 +192,9 @@ class DenoiserFamily(Family):
         return {f"heldout/{band}": value for band, value in eps_loss_by_band(scorer, images, labels).items()}
 
     def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:
-        """Write `scorer/`, a folder that smart.scorer takes, and the names of its classes.
-
-        Each of its files appears whole.
-        """
-        module = build_denoiser(**self.options())
+        """Write `scorer/`, which smart.scorer takes, with the names of its classes; each of its files appears whole."""
+        module, folder = build_denoiser(**self.options()), run_dir / SCORER_FOLDER
         module.load_state_dict(weights)
-        module.save(run_dir / SCORER_FOLDER, torch.float16 if self.loss.save_precision == "fp16" else torch.float32)
+        module.save(folder, torch.float16 if self.loss.save_precision == "fp16" else torch.float32)
         if self.class_names:
-            names = json.dumps(self.class_names, indent=2)
-            write_atomically(run_dir / SCORER_FOLDER / CLASS_NAMES_FILE, names.encode())
+            write_atomically(folder / CLASS_NAMES_FILE, json.dumps(self.class_names, indent=2).encode())
