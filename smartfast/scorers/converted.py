@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -65,21 +65,38 @@ def _is_converted(path: Path) -> bool:
     return (path / JSON_FILE).is_file()
 
 
-def _load(path: Path, *, where: str, settings: Settings, resolution: int | None = None, **options: Any) -> Scorer:
-    """resolution: Not needed, these networks state their own."""
-    file = path / JSON_FILE
+class Saved(NamedTuple):
+    """What a folder holds, see `save_scorer`."""
+
+    options: ADMOptions | EDMOptions | EDM2Options
+    tensors: dict[str, Tensor]
+    schedule: Literal["linear", "cosine"] | None
+
+
+def read_scorer(folder: Path) -> Saved:
+    """What `save_scorer` wrote; the tensors are not compared with the options.
+
+    Raises:
+        UserError: Not readable, or options and values that no network has.
+    """
+    file = folder / JSON_FILE
     content = read_json(file)
     check_fields(content, _FIELDS, str(file))
-    network_options = _checked_options(content.get("network"), str(file))
-    schedule = content.get("schedule")
-    is_adm = isinstance(network_options, ADMOptions)
+    options, schedule = _checked_options(content.get("network"), str(file)), content.get("schedule")
+    is_adm = isinstance(options, ADMOptions)
     if is_adm != (schedule is not None):
         expected = " or ".join(ADM_SCHEDULES) if is_adm else "null"
-        raise UserError(f"{file}: schedule is {schedule}, expected {expected} of a network {network_options.network}")
+        raise UserError(f"{file}: schedule is {schedule}, expected {expected} of a network {options.network}")
     try:
-        tensors = load_file(path / WEIGHTS_FILE)
+        tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path / WEIGHTS_FILE}: {_line(error)}; expected the weights of {JSON_FILE}") from error
+        raise UserError(f"{folder / WEIGHTS_FILE}: {_line(error)}; expected the weights of {JSON_FILE}") from error
+    return Saved(options, tensors, schedule)
+
+
+def _load(path: Path, *, where: str, settings: Settings, resolution: int | None = None, **options: Any) -> Scorer:
+    """resolution: Not needed, these networks state their own."""
+    network_options, tensors, schedule = read_scorer(path)
     options |= {"where": where, "source": JSON_FILE}
     if isinstance(network_options, ADMOptions):
         network_options = _read_with(network_options, settings)

@@ -33,8 +33,8 @@ from smartfast.families.denoiser.sampler import DenoiserSampler
 from smartfast.families.rounds import Round
 from smartfast.families.start import AVERAGE, StartWeights
 from smartfast.kernels import philox_uniform
-from smartfast.networks.unets import set_dropout
-from smartfast.scorers import diffusers
+from smartfast.networks.unets import options_to_json, set_dropout
+from smartfast.scorers import converted, diffusers
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
 from smartfast.scorers.class_names import CLASS_NAMES_FILE
 from smartfast.scorers.diffusers import load_unet
@@ -71,12 +71,22 @@ class DenoiserFamily(Family):
 
     @classmethod
     def foreign_weights(cls, path: Path) -> StartWeights | None:
-        """Of a diffusers folder, its own export among them."""
-        if not diffusers.FORMAT.recognises(path):
+        """Of a folder that smart.scorer takes, its own export among them."""
+        options: dict[str, Any]
+        if diffusers.FORMAT.recognises(path):
+            unet = load_unet(path)
+            options, tensors = dict(unet.config), unet.state_dict()
+        elif converted.FORMAT.recognises(path):
+            saved = converted.read_scorer(path)
+            options, tensors = options_to_json(saved.options), saved.tensors
+        else:
             return None
-        unet = load_unet(path)
-        tensors = {f"unet.{name}": value for name, value in unet.state_dict().items()}
-        return StartWeights(str(path), cls.name, {"unet": dict(unet.config)}, {AVERAGE: tensors})
+        return StartWeights(
+            str(path),
+            cls.name,
+            {"unet": options},
+            {AVERAGE: {f"unet.{name}": value for name, value in tensors.items()}},
+        )
 
     @property
     def sheet_rows(self) -> int:
