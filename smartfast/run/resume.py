@@ -34,6 +34,7 @@ TABLE: dict[Rule, tuple[str, ...]] = {
     Rule.REFUSED: (
         *_names("data", "resolution labels mirror holdout"),
         *_names("run", "seed init_from"),
+        *_names("augment", "mode pipe p target kimg interval max_p"),
         *_names("optim", "batch lr_g lr_d betas eps ema_kimg ema_rampup"),
         *_names("smart", "scorer null_class weight distance frequency separate_pass"),
         *_names("smart", "batch_fraction through_network downscale"),
