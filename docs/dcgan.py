@@ -94,7 +94,7 @@ class DcganSampler(Sampler):
 class Dcgan(Family):
     """See `Family`."""
 
-    name, averaged, build, sampler = "dcgan", "g", Generator, DcganSampler
+    name, averaged, build, sampler, augments = "dcgan", "g", Generator, DcganSampler, True
     panels = (Panel("Hinge loss", "logit", {"loss/d_main": "discriminator", "loss/g_main": "generator"}), SCORE_PANEL)
 
     @classmethod
@@ -111,24 +111,28 @@ class Dcgan(Family):
     def phases(self, parts: Parts) -> list[PhaseSpec]:
         g, d = self.modules.values()
         draw = DcganSampler(g, data_labels=parts.data_labels, seed=self.config.run.seed).draw
-        vectors = partial(one_hot, num_classes=self.num_classes)
+        vectors, view = partial(one_hot, num_classes=self.num_classes), self.augmented_view()
 
         def d_main(batch: Round) -> PhaseResult:
             with torch.no_grad():
                 fakes, labels = draw(Purpose.D_MAIN, batch.stream, None)
-            loss_fake, loss_real = hinge_loss(d(fakes, vectors(labels)), d(batch.images, vectors(batch.labels)))
+            fakes = view(fakes, batch.stream, Purpose.AUGMENT_FAKES)
+            reals = view(batch.images, batch.stream, Purpose.AUGMENT_REALS)
+            real_logits = d(reals, vectors(batch.labels))
+            loss_fake, loss_real = hinge_loss(d(fakes, vectors(labels)), real_logits)
             loss = loss_fake.mean() + loss_real.mean()
-            return loss, {"loss/d_main": loss.detach()}
+            return loss, {"loss/d_main": loss.detach(), **view.statistics(real_logits)}
 
         def g_main(batch: Round, scored: bool = False) -> PhaseResult:
             fakes, labels = draw(Purpose.G_MAIN, batch.stream, None)
-            loss = -d(fakes, vectors(labels)).mean()
+            loss = -d(view(fakes, batch.stream, Purpose.AUGMENT_G), vectors(labels)).mean()
             result = loss, {"loss/g_main": loss.detach()}
             if not scored:
                 return result
             return parts.score.join(*result, fakes, labels, batch, lambda of: draw(Purpose.G_SCORE, of.stream, None))
 
-        specs = [PhaseSpec("d_main", "d", d_main, repeat=self.loss.d_steps), PhaseSpec("g_main", "g", g_main)]
+        specs = [PhaseSpec("d_main", "d", d_main, repeat=self.loss.d_steps, carried=view.carried)]
+        specs.append(PhaseSpec("g_main", "g", g_main))
         if parts.score is not None:
             specs.append(PhaseSpec("g_score", "g", partial(g_main, scored=True), self.config.smart.frequency, "g_main"))
         return specs

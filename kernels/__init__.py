@@ -18,9 +18,10 @@ from .routes import DEFAULT_ROUTE, ROUTES, Route, measured_route, measured_shape
 from .score_noise.op import denoise_distance, denoise_distance_and_gradient, noise_forward
 from .selection import INTERPRETED, explain, implementation_of, registered_ops, use
 from .upfirdn2d.op import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from .warp2d.op import warp2d
 
 if importlib.util.find_spec("triton") is not None:
-    for _module in ("philox", "bias_act", "epilogue", "upfirdn2d", "conv2d", "score_noise"):
+    for _module in ("philox", "bias_act", "epilogue", "upfirdn2d", "conv2d", "score_noise", "warp2d"):
         importlib.import_module(f".{_module}.triton", __name__)  # registers its ops
     importlib.import_module(".conv2d.gemm", __name__)
 
@@ -58,4 +59,5 @@ __all__ = [
     "upfirdn2d",
     "upsample2d",
     "use",
+    "warp2d",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 from .bias_act.op import Activation, make_activation
 from .conv2d.op import Convolution
 from .epilogue.op import Epilogue, check_epilogue
-from .geometry import Quad, check_images, filter_size, pad_unevenly, parse_padding, wide
+from .geometry import Quad, check_images, check_integer, filter_size, pad_unevenly, parse_padding, wide
 from .routes import ROUTES, Route, route_of
 from .selection import choose, implementation, public, without_autocast
 from .upfirdn2d.op import Resampling, downsample_padding, upsample_padding
@@ -291,13 +291,13 @@ def check_conv(x: Tensor, weight: Tensor, up: int, down: int, groups: int) -> No
         ValueError: What does not fit.
     """
     check_images(x)
+    for name, value in (("up", up), ("down", down), ("groups", groups)):
+        check_integer(value, name, 1)
     if weight.ndim != 4 or weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, expected [O, {x.shape[1]} / groups, kh, kw] and O a multiple of "
             f"{groups} groups"
         )
-    if min(up, down) < 1:
-        raise ValueError(f"up is {up} and down is {down}, expected integers of at least 1")
 
 
 def check_size(x: Tensor, weight: Tensor, layout: Layout, padding: int | Sequence[int]) -> tuple[int, int]:

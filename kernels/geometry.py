@@ -21,15 +21,30 @@ def check_images(x: Tensor, name: str = "x") -> None:
         raise ValueError(f"{name} is {x.dtype} {tuple(x.shape)}, expected floating point [N, C, H, W]")
 
 
-def parse_pair(value: int | Sequence[int], name: str) -> Pair:
-    """One factor for both axes, or (x, y).
+def is_integer(value: object) -> bool:
+    """Whether it is an integer, or one that a compiler leaves open, and no truth value."""
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def check_integer(value: object, name: str, least: int | None = None) -> None:
+    """Check one number.
 
     Raises:
-        ValueError: Not one or two integers of at least 1.
+        ValueError: Not an integer, or less than `least`.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"{name} is {value!r}, expected one or two integers of at least 1")
+    if not is_integer(value) or (least is not None and value < least):  # type: ignore[operator]
+        raise ValueError(f"{name} is {value!r}, expected an integer{'' if least is None else f' of at least {least}'}")
+
+
+def parse_pair(value: int | Sequence[int], name: str, least: int = 1) -> Pair:
+    """One number for both axes, or one for each, in the order given.
+
+    Raises:
+        ValueError: Not one or two integers of at least `least`.
+    """
+    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    if len(pair) != 2 or not all(is_integer(part) and part >= least for part in pair):
+        raise ValueError(f"{name} is {value!r}, expected one or two integers of at least {least}")
     return pair
 
 
@@ -39,15 +54,12 @@ def parse_padding(padding: int | Sequence[int]) -> Quad:
     Raises:
         ValueError: Not one, two or four integers.
     """
-    if isinstance(padding, int):
-        return padding, padding, padding, padding
-    if len(padding) == 2:
-        x, y = padding
-        return x, x, y, y
-    if len(padding) == 4:
-        x0, x1, y0, y1 = padding
-        return x0, x1, y0, y1
-    raise ValueError(f"padding is {padding!r}, expected one, two or four integers")
+    sides = tuple(padding) if isinstance(padding, (list, tuple)) else (padding, padding)
+    if len(sides) == 2:
+        sides = (sides[0], sides[0], sides[1], sides[1])
+    if len(sides) != 4 or not all(is_integer(side) for side in sides):
+        raise ValueError(f"padding is {padding!r}, expected one, two or four integers")
+    return sides
 
 
 def pad(x: Tensor, pads: Quad) -> Tensor:

@@ -69,12 +69,23 @@ def dataset(arguments: Sequence[str]) -> int:
     return 0
 
 
+def convert(arguments: Sequence[str]) -> int:
+    """Convert weights of other projects (StyleGAN2, ADM, EDM, EDM2, diffusers) for use here, and ours for use there."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.convert import ConvertOptions, convert
+
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--source", *arguments]
+    convert(parse_options(ConvertOptions, arguments, command="convert"))
+    return 0
+
+
 def train_scorer(arguments: Sequence[str]) -> int:
     """Train a diffusion model on your own images, to use as smart.scorer."""
-    from smartfast.config.parse import parse_options
+    from smartfast.config.parse import SCORER_CONFIGS, parse_options
     from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
-    options = parse_options(TrainScorerOptions, arguments, command="train-scorer")
+    options = parse_options(TrainScorerOptions, arguments, command="train-scorer", folder=SCORER_CONFIGS)
     return 0 if train_scorer(options) is not None else EXIT_INTERRUPTED
 
 
@@ -117,6 +128,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "interpolate": interpolate,
     "evaluate": evaluate,
     "dataset": dataset,
+    "convert": convert,
     "train-scorer": train_scorer,
     "presets": presets,
     "doctor": doctor,

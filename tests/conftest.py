@@ -2,9 +2,11 @@
 
 import functools
 import json
+import math
 import os
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,51 @@ def _write_run(run_dir: Path, c_dim: int, channels: int) -> Path:
         keep=1,
     )
     return run_dir
+
+
+@pytest.fixture
+def write_hammer(tmp_path: Path) -> Callable[..., Path]:
+    """write_hammer({"generator_smooth": network.state_dict()}, label_dim=3): a file in Hammer's layout."""
+
+    def write(models: Mapping[str, Mapping[str, torch.Tensor]], **kwargs: Any) -> Path:
+        path = tmp_path / "checkpoint.pth"
+        states = {name: dict(_in_hammer(tensors)) for name, tensors in models.items()}
+        torch.save({"models": states, "model_kwargs_init": dict.fromkeys(models, kwargs)}, path)
+        return path
+
+    return write
+
+
+def _in_hammer(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """A state dict of StyleGAN2 with Hammer's names and shapes."""
+    is_generator = "mapping.w_avg" in tensors
+    top = "synthesis." if is_generator else ""
+    largest = max(int(found[1]) for name in tensors if (found := re.search(r"\bb(\d+)\.", name)))
+    yield f"{top}filter", tensors[f"{top}b{largest}.resample_filter"]
+    for name, tensor in tensors.items():
+        block = re.fullmatch(r"(?:synthesis\.)?b(\d+)\.(\w+)\.(.+)", name)
+        if name.endswith("resample_filter"):
+            continue
+        if name == "synthesis.b4.const":
+            yield "synthesis.early_layer.const", tensor[None]
+        elif name == "mapping.w_avg":
+            yield "w_avg", tensor
+        elif block is None:
+            name = name.replace("fc", "dense" if is_generator else "mapping").replace("embed", "embedding")
+            yield name if is_generator else name.removeprefix("mapping."), tensor
+        else:
+            level = int(math.log2(int(block[1]) / 4 if is_generator else largest / int(block[1])))
+            upper, lower = 2 * level, 2 * level + (-1 if is_generator else 1)
+            layers = dict.fromkeys(("conv1",) if is_generator else ("conv0", "conv"), f"layer{upper}")
+            layers |= dict.fromkeys(("conv0",) if is_generator else ("conv1", "fc"), f"layer{lower}")
+            layers |= {
+                "torgb": f"output{level}",
+                "fromrgb": f"input{level}",
+                "skip": f"residual{level}",
+                "out": "output",
+            }
+            last = block[3].replace("affine", "style").replace("noise_const", "noise")
+            yield f"{top}{layers[block[2]]}.{last}", tensor[None, None] if last == "noise" else tensor
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from smartfast import __version__
 from smartfast.cli import COMMANDS, main
-from smartfast.config.parse import presets
+from smartfast.config.parse import SCORER_CONFIGS, presets
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,6 +27,15 @@ def test_help_names_the_presets_and_whose_defaults_it_shows(capsys: pytest.Captu
     said = " ".join(capsys.readouterr().out.split())
     assert ", ".join(presets()) in said and "those of gan.family stylegan2 without a preset" in said
     assert "(type: number from 0.001 to 1e9, default: 25000.0)" in said
+
+
+def test_help_of_train_scorer_names_its_own_presets(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["train-scorer", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"YAML file or name of a preset: {', '.join(presets(SCORER_CONFIGS))};" in said
+    assert main(["train-scorer", "--config", "cifar10"]) == 2
+    assert f"no such file; the presets are {', '.join(presets(SCORER_CONFIGS))}\n" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:

@@ -97,6 +97,7 @@ def _check_fit(scorer: Scorer, dataset: ImageDataset, config: Config) -> None:
         resolution=dataset.resolution,
         channels=dataset.channels,
         num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
         name=config.smart.scorer or "the paper's",
         downscale=config.smart.downscale,
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..geometry import check_integer
 from ..selection import dispatch, public
 
 
@@ -67,10 +68,12 @@ def bias_act(
         Shape and dtype of x.
 
     Raises:
-        ValueError: x of another dtype, an unknown activation, a bias of the wrong shape, or a negative clamp.
+        ValueError: x of another dtype, an unknown activation, a dim that is no integer, a bias of the wrong shape, or
+            a negative clamp.
     """
     if not x.is_floating_point():
         raise ValueError(f"x is {x.dtype}, expected a floating dtype")
+    check_integer(dim, "dim")
     activation = make_activation(act, alpha, gain, clamp)
     if b is not None and (x.ndim == 0 or not -x.ndim <= dim < x.ndim or b.shape != (x.shape[dim],)):
         raise ValueError(f"b has shape {tuple(b.shape)}, expected the size of dimension {dim} of x {tuple(x.shape)}")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..geometry import Pair, check_images
+from ..geometry import Pair, check_images, check_integer, parse_pair
 from ..selection import dispatch, public
 
 
@@ -51,11 +51,13 @@ def conv2d(
         [N, O, H', W'] in the dtype of x.
 
     Raises:
-        ValueError: x or weight of another shape or dtype.
+        ValueError: x or weight of another shape or dtype, or a number out of its range.
     """
     check_images(x)
+    check_integer(stride, "stride", 1)
+    check_integer(groups, "groups", 1)
+    pads = parse_pair(padding, "padding", 0)
     _check_weight(weight, x, groups, transposed)
-    pads = (padding, padding) if isinstance(padding, int) else padding
     return dispatch("conv2d", x.device, x, weight, Convolution(stride, pads, groups, transposed), impl=impl)
 
 

@@ -63,8 +63,10 @@ def _(seed: int, stream: Tensor, count: int, purpose: int) -> Tensor:
 
 
 def noise_like(images: Tensor, seed: int, stream: Tensor, purpose: int) -> Tensor:
-    """Unit normal noise in the shape and dtype (at least float32) of images [N, C, H, W]; seed as `philox_normal`."""
-    eps = normal(signed(seed), stream, images[0].numel() if len(images) else 0, purpose)
+    """Unit normal noise in the shape and dtype (at least float32) of images [N, C, H, W]; others as `philox_normal`."""
+    count = images[0].numel() if len(images) else 0
+    check_draw(seed, stream, count, purpose)
+    eps = normal(signed(seed), stream, count, purpose)
     return eps.to(wide(images).dtype).reshape(images.shape)
 
 

@@ -12,6 +12,7 @@ Nothing to differentiate.
 import torch
 from torch import Tensor
 
+from ..geometry import is_integer
 from ..selection import dispatch, public
 
 
@@ -54,12 +55,12 @@ def check_draw(seed: int, stream: Tensor, count: int, purpose: int) -> None:
     """
     if stream.dtype != torch.int64 or stream.ndim != 1:
         raise ValueError(f"stream is {stream.dtype} {tuple(stream.shape)}, expected torch.int64 [N]")
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed is {seed}, expected 0 <= seed < 2**64 or an int64")
-    if not 0 <= count < 2**31:
-        raise ValueError(f"count is {count}, expected 0 <= count < 2**31")
-    if not 0 <= purpose < 2**32:
-        raise ValueError(f"purpose is {purpose}, expected 0 <= purpose < 2**32")
+    if not is_integer(seed) or not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed is {seed}, expected an integer 0 <= seed < 2**64 or an int64")
+    if not is_integer(count) or not 0 <= count < 2**31:
+        raise ValueError(f"count is {count}, expected an integer 0 <= count < 2**31")
+    if not is_integer(purpose) or not 0 <= purpose < 2**32:
+        raise ValueError(f"purpose is {purpose}, expected an integer 0 <= purpose < 2**32")
 
 
 def signed(seed: int) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "presets"
+SCORER_CONFIGS = CONFIGS.with_name("scorers")
 Options = TypeVar("Options", bound="DataclassInstance")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -185,8 +186,7 @@ def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> 
     Raises:
         UserError: An option, key or value is wrong; the message names it.
     """
-    arguments = [_config_file(a, before) for before, a in itertools.pairwise(["", *arguments])]
-    arguments = _in_its_folder(arguments)
+    arguments = _in_its_folder(_with_files(arguments, CONFIGS))
     family = family_of(arguments)
     parser = config_parser(prog, family)
     # Both print and exit, and belong to the whole of what is parsed below.
@@ -216,20 +216,25 @@ def family_of(arguments: Sequence[str]) -> str:
     return given[-1] if given and isinstance(given[-1], str) else DEFAULT_FAMILY
 
 
-def presets() -> list[str]:
-    """Names that --config knows."""
-    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+def presets(folder: Path = CONFIGS) -> list[str]:
+    """Names that --config knows: of `smartfast train`, or of another command whose presets are in `folder`."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def _config_file(argument: str, before: str) -> str:
+def _with_files(arguments: Sequence[str], folder: Path) -> list[str]:
+    """The same command line with the files of `folder` in place of their names behind --config."""
+    return [_config_file(argument, before, folder) for before, argument in itertools.pairwise(["", *arguments])]
+
+
+def _config_file(argument: str, before: str, folder: Path) -> str:
     """The file in place of a preset's name (`--config cifar10`), which means the preset wherever the command runs."""
     name = argument.removeprefix("--config=")
     if before != "--config" and name == argument:
         return argument
-    if name in presets():
-        return argument.removesuffix(name) + str(CONFIGS / f"{name}.yaml")
+    if name in presets(folder):
+        return argument.removesuffix(name) + str(folder / f"{name}.yaml")
     if not os.path.isfile(name):  # pathlib's raises for names that no file can have
-        raise UserError(f"--config {name}: no such file; the presets are {', '.join(presets())}")
+        raise UserError(f"--config {name}: no such file; the presets are {', '.join(presets(folder))}")
     return argument
 
 
@@ -254,19 +259,27 @@ def config_to_yaml(config: Config) -> str:
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
 
 
-def options_parser(options: type[Options], *, command: str) -> Parser:
-    """The parser of `smartfast <command>`: --config and one option per field of the dataclass `options`."""
+def options_parser(options: type[Options], *, command: str, folder: Path | None = None) -> Parser:
+    """The parser of `smartfast <command>`: --config and one option per field of the dataclass `options`.
+
+    folder: Holds the command's presets, None = it has none.
+    """
     parser = Parser(prog=f"smartfast {command}", description=options.__doc__)
-    parser.add_argument("--config", action="config", help="YAML file; its values override the defaults below.")
+    file = "YAML file" if folder is None else f"YAML file or name of a preset: {', '.join(presets(folder))}"
+    parser.add_argument("--config", action="config", help=f"{file}; its values override the defaults below.")
     parser.add_class_arguments(options)
     return parser
 
 
-def parse_options(options: type[Options], arguments: Sequence[str], *, command: str) -> Options:
-    """An instance of the dataclass `options` from the command line of `smartfast <command>`.
+def parse_options(
+    options: type[Options], arguments: Sequence[str], *, command: str, folder: Path | None = None
+) -> Options:
+    """An instance of the dataclass `options` from the command line of `smartfast <command>`, `folder` as above.
 
     Raises:
         UserError: An option or value is wrong; the message names it.
     """
-    parsed = options_parser(options, command=command).parse(arguments)
+    if folder is not None:
+        arguments = _with_files(arguments, folder)
+    parsed = options_parser(options, command=command, folder=folder).parse(arguments)
     return in_range(options(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(options)}))

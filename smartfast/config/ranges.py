@@ -68,7 +68,10 @@ if TYPE_CHECKING:
     Clamp: TypeAlias = float
     Beta: TypeAlias = float
     Share: TypeAlias = float
+    Target: TypeAlias = float
     Truncation: TypeAlias = float
+    LogSigma: TypeAlias = float
+    LogSigmaSpread: TypeAlias = float
     FilePath: TypeAlias = str
 else:
     Count = _whole(1)
@@ -96,8 +99,14 @@ else:
     Clamp = _number("from 0.001 to 65504", (">=", 0.001), ("<=", 65504))
     Beta = _number("of at least 0 and below 1", (">=", 0), ("<", 1))
     Share = _number("from 0.001 to 1", (">=", 0.001), ("<=", 1))
+    Target = _number("from -1 to 1", (">=", -1), ("<=", 1))
     Truncation = _number("from -100 to 100", (">=", -100), ("<=", 100))
+    LogSigma = _number("from -10 to 10", (">=", -10), ("<=", 10))
+    LogSigmaSpread = _number("from 0.01 to 4", (">=", 0.01), ("<=", 4))
     FilePath = extend_base_type("path", str, _check_path)
+
+_IN_SCHEDULES = {Rate: Fraction}
+"""What the values of a schedule may be where a lone number may not: learning rates rise from 0 and fall to it."""
 
 SCHEDULE_EXAMPLE = "{kind: linear, kimg: [0, 1000], values: [0.002, 0.0002]}"
 
@@ -164,4 +173,8 @@ def _schedule_in_range(schedule: Schedule, hint: Any, name: str) -> Schedule:
         raise UserError(f"{name} is a schedule of {len(kimg)} kimg and {len(values)} values, expected as many")
     if not all(map(math.isfinite, kimg)) or list(kimg) != sorted(set(kimg)) or kimg[0] < 0:
         raise UserError(f"{name} is a schedule with kimg {list(kimg)}, expected rising numbers of at least 0")
-    return dataclasses.replace(schedule, values=tuple(_in_range(value, hint, name) for value in values))
+    wider = next((_IN_SCHEDULES[part] for part in get_args(hint) if part in _IN_SCHEDULES), None)
+    values = tuple(_in_range(value, wider or hint, name) for value in values)
+    if wider and not any(values):
+        raise UserError(f"{name} is a schedule of zeros, expected a value above 0")
+    return dataclasses.replace(schedule, values=values)

@@ -11,6 +11,7 @@ unit, and where the default comes from. "ADA" is stylegan2-ada-pytorch's `auto` 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from smartfast.config.augment import AugmentConfig
 from smartfast.config.families import GanSettings, LossSettings, StyleGan2Gan, StyleGan2Loss
 from smartfast.config.ranges import (
     Beta,
@@ -42,6 +43,10 @@ class RunConfig:
     """Folder of the run. Training resumes from its newest complete checkpoint. Default: ours."""
     seed: Seed = 0
     """Seed of every random number of the run. Default: ADA."""
+    init_from: FilePath | None = None
+    """Weights to start from: a run folder (its newest checkpoint), a checkpoint folder, a folder of `smartfast convert`
+    or a file of weights. What fits by name and shape is loaded, the rest is new; resolution, classes and widths may
+    differ. It turns optim.ema_rampup off, as ADA does. A run that is resumed does not read it again. Default: none."""
     kimg: Kimg = 25000.0
     """Length of the training, in thousands of real images shown to the discriminator. Default: ADA."""
     tick_kimg: Kimg = 4.0
@@ -136,9 +141,9 @@ class OptimConfig:
     batch_gpu: Count | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
     lr_g: Rate | Schedule = 0.0025
-    """Adam's learning rate of the generator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the generator, a number or a schedule, which may end at 0. Default: ADA."""
     lr_d: Rate | Schedule = 0.0025
-    """Adam's learning rate of the discriminator, a number or a schedule. Default: ADA."""
+    """Adam's learning rate of the discriminator, a number or a schedule, which may end at 0. Default: ADA."""
     betas: tuple[Beta | Schedule, Beta | Schedule] = (0.0, 0.99)
     """Adam's betas, before the lazy correction, numbers or schedules. Default: StyleGAN2."""
     eps: Epsilon = 1e-8
@@ -203,6 +208,7 @@ class Config:
     gan: GanSettings = field(default_factory=StyleGan2Gan)
     loss: LossSettings = field(default_factory=StyleGan2Loss)
     smart: SmartConfig = field(default_factory=SmartConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     perf: PerfConfig = field(default_factory=PerfConfig)

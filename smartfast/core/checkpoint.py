@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from smartfast.core.files import flush, set_aside, sha256
 from smartfast.errors import UserError
 
 FOLDER = "checkpoints"
+CONVERSION = "conversion.json"
+"""In a folder that `smartfast convert` made of another project's file, beside weights named as in a checkpoint."""
 _INDEX, _STATE, _WEIGHTS, _OPTIONS = (
     "checkpoint.json",
     "state.safetensors",
@@ -65,7 +68,7 @@ def save_checkpoint(
     """Write a checkpoint, then delete what is older than the `keep` newest intact ones and set damaged ones aside.
 
     Args:
-        run_dir: Run folder.
+        run_dir: Run folder, which is there: one that vanishes under its run is not made again.
         images: Real images seen.
         state: Training state by name.
         generator: State of the averaged generator by name.
@@ -84,7 +87,8 @@ def save_checkpoint(
     partial = parent / f"{final.name}{_PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        parent.mkdir(exist_ok=True)
+        partial.mkdir()
         save_file({name: value.detach().contiguous() for name, value in state.items()}, partial / _STATE)
         save_file({name: value.detach().contiguous() for name, value in generator.items()}, partial / _WEIGHTS)
         (partial / _OPTIONS).write_text(json.dumps(generator_options, indent=2) + "\n")
@@ -148,6 +152,22 @@ def load_newest(run_dir: Path) -> Checkpoint | None:
     if folder is None:
         return None
     return Checkpoint(folder, json.loads((folder / _INDEX).read_text()), load_file(folder / _STATE))
+
+
+def load_tensors(path: Path, wanted: Callable[[str], bool]) -> tuple[Path, dict[str, Tensor]]:
+    """The checkpoint that a run folder or checkpoint folder means, and those tensors of its state that are `wanted`.
+
+    Raises:
+        UserError: As `find_checkpoint`, or the checkpoint that `path` itself is is damaged.
+    """
+    folder = find_checkpoint(path)
+    try:
+        if folder == path:  # the newest one of a run has been verified
+            _verify(folder)
+        with safe_open(folder / _STATE, "pt") as file:
+            return folder, {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+    except (CorruptCheckpoint, SafetensorError, OSError) as error:
+        raise UserError(f"{folder}: {error}, expected an intact checkpoint") from error
 
 
 def _newest_intact(run_dir: Path) -> Path | None:
@@ -215,8 +235,14 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def find_weights(path: Path) -> Path:
-    """The averaged network's weights of a run folder, a checkpoint folder, or `path` itself; raises as the above."""
-    return path if path.is_file() else find_checkpoint(path) / _WEIGHTS
+    """The averaged network's weights of a run folder, a checkpoint folder, a converted folder, or `path` itself.
+
+    Raises as the above.
+    """
+    if path.is_file():
+        return path
+    is_converted = (path / CONVERSION).is_file() and (path / _WEIGHTS).is_file()
+    return (path if is_converted else find_checkpoint(path)) / _WEIGHTS
 
 
 def _folders(run_dir: Path) -> list[Path]:

@@ -28,7 +28,13 @@ class Purpose(IntEnum):
     GRID = 10
     SCORE_PART = 11
     SELF_CHECK = 12
+    LABEL_DROPOUT = 13
+    AUGMENT_FAKES = 64
+    AUGMENT_REALS = 65
+    AUGMENT_G = 66
+    AUGMENT_R1 = 67
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
+    PIXELS = 32  # added to a purpose: normal numbers of pixels beside those of images
 
 
 def one_hot(labels: Tensor | None, num_classes: int) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,27 @@ def appears_complete(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appear_complete(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, whose files move into that one by one if all goes well, else vanish.
+
+    They are for whom the umask says, whatever made them.
+    """
+    temporary = folder.with_name(f"{folder.name}.partial")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        mode = temporary.stat().st_mode & 0o666
+        for file in sorted(temporary.iterdir()):
+            file.chmod(mode)
+            flush(file)
+            os.replace(file, folder / file.name)
+        flush(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def set_aside(path: Path, suffix: str) -> Path:

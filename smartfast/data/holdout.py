@@ -19,7 +19,7 @@ class DatasetPart:
     def __init__(self, dataset: ImageDataset, indices: Tensor) -> None:
         self.dataset, self.indices = dataset, indices
         self.name, self.resolution, self.channels = dataset.name, dataset.resolution, dataset.channels
-        self.num_classes = dataset.num_classes
+        self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
         self.labels = None if dataset.labels is None else dataset.labels[indices]
 
     def __len__(self) -> int:

@@ -34,7 +34,7 @@ class FlatParameters:
 
     Args:
         module: Changed in place; its parameters keep their names, shapes and values.
-        channels_last: Lay convolution weights out in NHWC order.
+        channels_last: Lay convolution weights out in NHWC order, frozen ones too.
         prefixes: The parameters whose names begin with one of these come behind the others, prefix by prefix.
 
     Attributes:
@@ -48,7 +48,10 @@ class FlatParameters:
         self.layout: dict[str, Any] = {"channels_last": channels_last, "prefixes": prefixes}
         groups: list[list[tuple[str, nn.Parameter]]] = [[] for _ in range(1 + len(prefixes))]
         for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
+            if not parameter.requires_grad:
+                if channels_last and parameter.ndim == 4:  # as the activations that it meets
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            else:
                 group = next((i for i, prefix in enumerate(prefixes, 1) if name.startswith(prefix)), 0)
                 groups[group].append((name, parameter))
         self.names = [name for group in groups for name, _ in group]

@@ -6,7 +6,7 @@ name that gan.family takes; docs/adding_a_family.md adds one.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -24,8 +24,10 @@ from smartfast.engine.adam import AdamSettings
 from smartfast.engine.averages import half_life_step
 from smartfast.engine.phase import PhaseSpec
 from smartfast.engine.schedules import DeviceScalars
+from smartfast.families.augmented import AugmentedView, augment_variables, bound_remark
 from smartfast.families.sampling import Sampler
 from smartfast.families.score import ScoreRegularity
+from smartfast.families.start import StartWeights
 
 
 class Panel(NamedTuple):
@@ -38,6 +40,8 @@ class Panel(NamedTuple):
 
 SCORE_PANEL = Panel("Score term", "squared error, noise variance = 1", {"loss/score": "score"})
 """Of every family that the score term may join."""
+AUGMENT_PANEL = Panel("Augmentation probability", "p", {"augment/p": "p"})
+"""Of every family whose discriminator may see augmented images."""
 
 
 class Cost(NamedTuple):
@@ -88,6 +92,7 @@ class Family(ABC):
         gan, loss: This family's settings.
         averaged: The network whose running average is sampled and saved for use.
         panels: Plots of its statistics in the report.
+        augments: Whether its phases show images to a discriminator through `augmented_view`.
         modules: The networks by name, on the CPU; see `networks`.
         variables: Further tensors that the next iterations depend on, saved by name.
         interacting: Images of a batch that one pass lets depend on one another; the batch is cut so that each part
@@ -98,6 +103,7 @@ class Family(ABC):
     name: ClassVar[str]
     averaged: ClassVar[str]
     panels: ClassVar[tuple[Panel, ...]] = ()
+    augments: ClassVar[bool] = False
     gan: GanSettings
     loss: LossSettings
     modules: dict[str, nn.Module]
@@ -109,10 +115,18 @@ class Family(ABC):
         self.resolution, self.channels = dataset.resolution, dataset.channels
         self.num_classes = dataset.num_classes
         self.held_out = held_out
-        self.variables: dict[str, Tensor] = {}
+        self.variables: dict[str, Tensor] = augment_variables(config.augment)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.modules = self.networks()
+
+    @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Weights for run.init_from in a file or folder of another project, None where it is none that is known.
+
+        Raises UserError, one line, where it is known and cannot be read.
+        """
+        return None
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
@@ -183,6 +197,15 @@ class Family(ABC):
     @abstractmethod
     def costs(self, flops: dict[str, float]) -> list[Cost]:
         """Estimated cost of each phase from the FLOPs of a forward pass, by network and `scorer`, per image."""
+
+    def augmented_view(self) -> AugmentedView:
+        """Images as the discriminator sees them; its `carried` belong to the phase that has its `statistics`."""
+        optim, seed = self.config.optim, self.config.run.seed
+        return AugmentedView(self.config.augment, self.variables, seed=seed, batch=optim.batch)
+
+    def remark(self, row: Mapping[str, float]) -> str | None:
+        """What a user should hear, once, about the statistics of a tick by their names in metrics.jsonl."""
+        return bound_remark(self.config.augment, row)
 
     def average_step(self, images: int, batch: int) -> float:
         """Share of the way to the trained weights that the average goes after an iteration of `batch` images.

@@ -17,6 +17,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "stylegan2 augmentation": ("p", "Hz_geom", "Hz_fbank"),
     "stylegan3 generator": ("synthesis.input.freqs", "synthesis.L0_*.magnitude_ema"),
     "hammer stylegan2 generator": ("synthesis.early_layer.const", "mapping.dense0.weight"),
+    "hammer stylegan2 discriminator": ("input0.weight", "layer0.weight", "layer1.weight", "output.weight"),
     "aurora generator": ("synthesis.net.0.*", "synthesis.output_res_*.weight", "mapping.dense0.weight"),
     "rosinality generator": ("style.1.weight", "input.input", "conv1.conv.weight"),
     "rosinality discriminator": ("convs.0.0.weight", "final_conv.*", "final_linear.0.weight"),
@@ -55,7 +56,11 @@ def find_networks(path: Path) -> dict[str, Network]:
 
     Raises UserError where the file cannot be read, holds none, or holds one that is not supported, which is named.
     """
-    content = read_untrusted(path)
+    return networks_in(read_untrusted(path), path)
+
+
+def networks_in(content: Mapping[str, object], path: Path) -> dict[str, Network]:
+    """`find_networks` of a file that has been read; `path` is its name for messages."""
     found, unknown = {}, []
     try:
         held = list(_state_dicts(content))
@@ -73,6 +78,19 @@ def find_networks(path: Path) -> dict[str, Network]:
         others = "; ".join(unknown) or f"no networks but {', '.join(map(str, list(content)[:10])) or 'nothing'}"
         raise UserError(f"{path}: no network of a known kind, found {printable(others)}")
     return found
+
+
+def rest_of(content: Mapping[str, object], networks: Mapping[str, Network]) -> dict[str, str]:
+    """What else is in a file that holds `networks`, by name, and whether it is a network."""
+    if "" in networks:
+        return {}
+    models = content.get("models")
+    rest = {**content, **models} if isinstance(models, dict) else content
+    return {
+        printable(str(name)): "a network of an unknown kind" if _is_network(value) else "no network"
+        for name, value in rest.items()
+        if name not in networks and not (name == "models" and isinstance(value, dict))
+    }
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str | None:
@@ -107,6 +125,10 @@ def _state_dicts(
         elif tensors := _tensors(value):
             kwargs = arguments.get(name) if isinstance(arguments, dict) else None
             yield str(name), tensors, kwargs if isinstance(kwargs, dict) else {}, None
+
+
+def _is_network(value: object) -> bool:
+    return value.is_module if isinstance(value, Record) else bool(_tensors(value))
 
 
 def _tensors(value: object) -> dict[str, Tensor]:

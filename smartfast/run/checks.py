@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+from dataclasses import fields
 
 import torch
 
+from smartfast.config.augment import AugmentConfig
 from smartfast.config.parse import CONFIGS
 from smartfast.config.ranges import in_range
 from smartfast.config.schema import Config
@@ -18,11 +20,26 @@ def check_settings(config: Config, *, num_processes: int) -> None:
     """Raise UserError, one line, for the first setting that cannot work whatever the data."""
     in_range(config)  # again, for configurations that come from no command line
     FAMILIES[config.gan.family].check_settings(config, images_at_a_time(config, num_processes))
+    _check_augmentation(config.augment, config.gan.family)
     if config.metrics.every_ticks and not config.metrics.names:
         raise UserError("metrics.names is [], expected one or more of them, or metrics.every_ticks 0")
     cpus, threads = os.cpu_count() or 1, config.perf.cpu_threads or 1
     if threads > cpus:
         raise UserError(f"perf.cpu_threads is {threads}, expected at most the {cpus} processors of this machine")
+
+
+def _check_augmentation(augment: AugmentConfig, family: str) -> None:
+    if augment.mode == "off":
+        usual = AugmentConfig()
+        changed = [
+            field.name for field in fields(augment) if getattr(augment, field.name) != getattr(usual, field.name)
+        ]
+        if changed:
+            raise UserError(f"augment.{changed[0]} is set but augment.mode is off, expected fixed or ada")
+    elif not FAMILIES[family].augments:
+        raise UserError(f"augment.mode is {augment.mode}, expected off: {family} has no discriminator that sees images")
+    elif augment.mode == "fixed" and augment.p is None and augment.pipe != "diff":
+        raise UserError("augment.p is unset, expected a probability with augment.mode fixed")
 
 
 def check_config(config: Config, dataset: ImageDataset, *, device: torch.device) -> None:

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from smartfast.config.parse import config_to_dict, config_to_yaml
 from smartfast.config.schema import Config, PerfConfig
-from smartfast.core.checkpoint import Checkpoint, load_newest, set_aside_newer
+from smartfast.core.checkpoint import Checkpoint, has_checkpoint, load_newest, set_aside_newer
 from smartfast.core.cpu import set_up_cpu
 from smartfast.core.distributed import processes_on_this_machine
+from smartfast.core.files import write_atomically
 from smartfast.core.interruption import Interruption, watch_launcher
 from smartfast.core.output import hang_up_when_closed
 from smartfast.core.run_lock import RunLock
@@ -38,9 +39,10 @@ from smartfast.run.main_process import on_main_process
 from smartfast.run.memory import check_memory, forecast
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, check_interval, check_scorer_options, completed_kimg, write_config
-from smartfast.run.scoring import as_read, open_scorer, score_lines
-from smartfast.run.trainer import Trainer, real_batches
-from smartfast.run.training import Training
+from smartfast.run.scoring import as_read, not_described, open_scorer, score_lines
+from smartfast.run.start import TABLE_FILE, describe_start, start_elsewhere, with_transfer_values
+from smartfast.run.trainer import Trainer
+from smartfast.run.training import Training, real_batches
 from smartfast.scorers import Scorer, TimestepRange, timestep_range
 
 
@@ -55,6 +57,7 @@ def launch(config: Config) -> bool:
             ran out of memory or room or lost a process.
         Interrupted: One of those signals came before there was anything to save.
     """
+    config = with_transfer_values(config)
     check_launcher(config, os.environ)
     watch_launcher()
     with Interruption() as interruption, hang_up_when_closed(), one_line_failures(config):
@@ -82,6 +85,10 @@ def _launch(config: Config, interruption: Interruption) -> bool:
     try:
         on_main_process(accelerator, lock.acquire)
         return _train(config, accelerator, run_dir, lock, interruption)
+    except OSError:
+        if accelerator.is_main_process:
+            lock.check()  # a folder that is gone explains it
+        raise
     finally:
         lock.release()
 
@@ -98,16 +105,18 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
         on_main_process(accelerator, lambda: check_interval(run_dir, config, interval))
     training = _training(config, accelerator, dataset, scorer, timesteps)
     checkpoint = _resume(training, dataset, run_dir, accelerator.print)
+    start = start_elsewhere(training, accelerator.print) if checkpoint is None else None
     starts = set(gather_object([training.images]))
     if len(starts) > 1:
         raise UserError(
             f"run.dir {run_dir}: processes found checkpoints at {sorted(starts)} images, expected one shared folder"
         )
-    on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint))
+    on_main_process(accelerator, lock.check)  # the data may have taken long to read
+    on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint, start))
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
     accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
-    accelerator.print(f"run: {config.run.dir}{_start(training.images / 1000, config.run.kimg)} on {training.device}")
+    accelerator.print(f"run: {config.run.dir}{_position(training.images / 1000, config.run.kimg)} on {training.device}")
     with _kernels(config):
         return Trainer(training, dataset, accelerator, checkpoint, interruption, lock.check).run()
 
@@ -182,12 +191,17 @@ def _training(
 
 
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
-    """The resolved configuration, both networks, the scorer and the estimated cost of each phase, as text."""
+    """The resolved configuration, both networks, the scorer, the cost of each phase and what is loaded, as text."""
     family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
-    interval = (
-        f"score term: {timesteps or ('off' if not config.smart.frequency else 'not described, no scorer is at hand')}"
-    )
-    return "\n".join([config_to_yaml(config), networks_summary(family, scorer, config.smart.scorer or ""), interval])
+    if scorer is None or timesteps is None:
+        interval = not_described(config.smart)
+    else:
+        interval = timesteps.beside_the_papers(scorer.resolution)
+    networks = networks_summary(family, scorer, config.smart.scorer or "")
+    parts = [config_to_yaml(config), networks, f"score term: {interval}"]
+    if config.run.init_from is not None and not has_checkpoint(Path(config.run.dir)):
+        parts.append(describe_start(config.run.init_from, family))
+    return "\n".join(parts)
 
 
 def _say_nothing(line: str) -> None:
@@ -244,11 +258,13 @@ def _fingerprint(checkpoint: Checkpoint) -> str:
     return info["dataset"]["fingerprint"]
 
 
-def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None) -> None:
+def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None, start: str | None) -> None:
     try:
         for name in set_aside_newer(run_dir, checkpoint):
             print(f"checkpoints: a damaged one is set aside as {name}")
         write_config(run_dir, config, images=checkpoint.info["images"] if checkpoint else 0)
+        if start is not None:
+            write_atomically(run_dir / TABLE_FILE, start.encode())
     except OSError as error:
         raise UserError(f"run.dir {run_dir}: expected a folder that can be written ({error.strerror})") from error
 
@@ -261,7 +277,7 @@ def _flat(config: Config) -> dict[str, str | float | int | bool]:
     }
 
 
-def _start(kimg: float, wanted_kimg: float) -> str:
+def _position(kimg: float, wanted_kimg: float) -> str:
     if kimg > wanted_kimg:
         return f" is at {kimg:.3f} kimg, past run.kimg {wanted_kimg:g}: nothing is trained, a larger one goes on;"
     return f", resumed at {kimg:.3f} of {wanted_kimg:g} kimg" if kimg else f", training for {wanted_kimg:g} kimg"

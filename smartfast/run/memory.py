@@ -61,8 +61,9 @@ def forecast(config: Config, dataset: ImageDataset, images: int) -> Forecast:
         if "overflow" not in str(error):
             raise
         return Forecast(float("inf"), float("inf"))
-    parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in family.modules.items()}
-    weights = _COPIES_OF_WEIGHTS * sum(parameters.values()) + parameters[family.averaged]
+    parameters = [p for module in family.modules.values() for p in module.parameters()]
+    weights = sum(p.numel() * (_COPIES_OF_WEIGHTS if p.requires_grad else 1) for p in parameters)
+    weights += sum(p.numel() for p in family.modules[family.averaged].parameters())
     return Forecast(_BYTES_PER_WEIGHT * weights, activations)
 
 

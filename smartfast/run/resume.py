@@ -33,7 +33,7 @@ def _names(group: str, fields: str) -> tuple[str, ...]:
 TABLE: dict[Rule, tuple[str, ...]] = {
     Rule.REFUSED: (
         *_names("data", "resolution labels mirror holdout"),
-        *_names("run", "seed"),
+        *_names("run", "seed init_from"),
         *_names("optim", "batch lr_g lr_d betas eps ema_kimg ema_rampup"),
         *_names("smart", "scorer null_class weight distance frequency separate_pass"),
         *_names("smart", "batch_fraction through_network downscale"),
@@ -159,9 +159,10 @@ def write_config(run_dir: Path, config: Config, *, images: int) -> None:
 def with_absolute_paths(config: Config) -> Config:
     """The same configuration as it has to be written to mean the same from any folder."""
     scorer, weights = config.smart.scorer, config.metrics.weights
+    start = config.run.init_from and os.path.abspath(config.run.init_from)  # it may be gone when the run is resumed
     return dataclasses.replace(
         config,
-        run=dataclasses.replace(config.run, dir=os.path.abspath(config.run.dir)),
+        run=dataclasses.replace(config.run, dir=os.path.abspath(config.run.dir), init_from=start),
         data=dataclasses.replace(config.data, path=absolute(config.data.path)),
         smart=dataclasses.replace(config.smart, scorer=scorer and absolute(scorer)),
         metrics=dataclasses.replace(config.metrics, weights=weights and absolute(weights)),

@@ -11,6 +11,7 @@ from smartfast.core.pixels import to_float
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.scorers import Scorer, TimestepRange, check_predictions, check_scorer, load_scorer, timestep_range
+from smartfast.scorers.loading import missing_file
 from smartfast.scorers.settings import described, options_in_use
 
 _TRIED_IMAGES = 32
@@ -28,7 +29,7 @@ def open_scorer(
     """
     if not config.smart.frequency:
         return None, None
-    if config.smart.scorer is None and config.run.dry_run:
+    if config.run.dry_run and (config.smart.scorer is None or missing_file(config.smart.scorer)):
         return None, None
     if config.smart.scorer is None:
         raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
@@ -46,6 +47,7 @@ def open_scorer(
         resolution=dataset.resolution,
         channels=dataset.channels,
         num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
         name=config.smart.scorer,
         downscale=config.smart.downscale,
     )
@@ -66,6 +68,14 @@ def open_scorer(
     return scorer, timesteps
 
 
+def not_described(smart: SmartConfig) -> str:
+    """What a dry run says of the score term where it has no scorer."""
+    if not smart.frequency:
+        return "off"
+    get = missing_file(smart.scorer) if smart.scorer else None
+    return "not described, no scorer is at hand" + (f"; get {get}" if get else "")
+
+
 def as_read(config: Config, scorer: Scorer | None) -> Config:
     """The same configuration with every option that the scorer's file was read with, whatever it comes from."""
     if scorer is None:
@@ -75,15 +85,16 @@ def as_read(config: Config, scorer: Scorer | None) -> Config:
 
 def score_lines(smart: SmartConfig, scorer: Scorer | None, timesteps: TimestepRange | None) -> list[str]:
     """What a run opens with about its score term."""
-    if scorer is None:
+    if scorer is None or timesteps is None:
         return ["score term: off"]
+    interval = timesteps.beside_the_papers(scorer.resolution)
     switches = {
         f"on {smart.batch_fraction:g} of the fakes": smart.batch_fraction < 1,
         "past the network": not smart.through_network,
         f"at 1/{smart.downscale} of the resolution": smart.downscale > 1,
     }
     distance = f"distance {smart.distance} ({scorer.parameterization} network)"
-    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", timesteps, distance]
+    parts = [smart.scorer, f"lambda {smart.weight}", f"every {smart.frequency} steps", interval, distance]
     parts += [text for text, is_on in switches.items() if is_on]
     dtype = str(scorer.dtype).removeprefix("torch.")
     size = f"{scorer.resolution}x{scorer.resolution}"

@@ -14,6 +14,7 @@ from smartfast.core.text import format_duration
 
 _GIB = 2**30
 _FIRST_TICKS, _SLOW_TICKS, _SLOW_FACTOR = 3, 2, 3.0
+_PATIENCE_SEC = 60.0
 
 
 class Memory(NamedTuple):
@@ -54,11 +55,40 @@ def status_line(row: Mapping[str, float], width: int | None) -> str:
         f"left {_short_duration(row.get('left_sec')):<7}",
         f"s/kimg {_number(row.get('sec_per_kimg'), '.2f'):<5}",
         *([f"skipped {row['skipped_steps']:.0f}"] if row.get("skipped_steps") else []),
+        *([f"p {row['augment/p']:.3f}"] if "augment/p" in row else []),
         *(f"{n.removeprefix('loss/').removesuffix('_main')} {_number(row[n], '.3g'):<6}" for n in losses),
     ]
     while width is not None and len(" ".join(cells).rstrip()) >= width:
         cells.pop()
     return " ".join(cells).rstrip()
+
+
+class FirstTickWatch:
+    """Says once how long the run will take where its first tick takes longer than a minute.
+
+    Args:
+        start_images: Images at which this process begins.
+        tick_images, total_images: Of a tick and of the run.
+    """
+
+    def __init__(self, start_images: int, tick_images: int, total_images: int) -> None:
+        self._start, self._total = start_images, total_images
+        self._tick_end = (start_images // tick_images + 1) * tick_images
+        self._told = False
+
+    def line(self, images: int, sec: float) -> str | None:
+        """What to say after the iteration that ends at `images` images, `sec` seconds of training after the start."""
+        if self._told or sec <= _PATIENCE_SEC:
+            return None
+        self._told = True
+        if images >= self._tick_end:
+            return None
+        kimg = (images - self._start) / 1000
+        tick, run = (format_duration((end - images) / 1000 * sec / kimg) for end in (self._tick_end, self._total))
+        return (
+            f"pace: {kimg:.3g} kimg in {format_duration(sec)}, {sec / kimg:.4g} s/kimg: "
+            f"the first tick in about {tick}, the end at {self._total / 1000:g} kimg in about {run}"
+        )
 
 
 class SlownessWatch:
@@ -68,8 +98,9 @@ class SlownessWatch:
         self._device, self._told = device, False
         self._ticks: list[float] = []
 
-    def line(self, sec_per_kimg: float) -> str | None:
-        """What to say after a tick; the first one, which warms up, does not count."""
+    def remark(self, row: Mapping[str, float]) -> str | None:
+        """What to say after a tick, by its row of metrics.jsonl; the first one, which warms up, does not count."""
+        sec_per_kimg = row["sec_per_kimg"]
         self._ticks.append(sec_per_kimg)
         if self._told or len(self._ticks) < 1 + _FIRST_TICKS + _SLOW_TICKS:
             return None
@@ -86,6 +117,20 @@ class SlownessWatch:
         else:
             advice = "see what else uses the GPU or the disk; `smartfast profile` shows where the time goes"
         return f"slow: {sec_per_kimg:.3g} s/kimg now, {usual:.3g} of this run's first ticks: {advice}"
+
+
+class Remarks:
+    """Lines that a run says at most once each, of sources that look at every tick's row."""
+
+    def __init__(self, *sources: Callable[[Mapping[str, float]], str | None]) -> None:
+        self._sources = sources
+        self._told: set[str] = set()
+
+    def lines(self, row: Mapping[str, float]) -> list[str]:
+        """What is new in this tick."""
+        said = [line for source in self._sources if (line := source(row)) and line not in self._told]
+        self._told.update(said)
+        return said
 
 
 class PhaseTimer:

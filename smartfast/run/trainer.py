@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -18,40 +18,22 @@ from tqdm import tqdm
 
 from smartfast.config.schema import Config
 from smartfast.core.checkpoint import Checkpoint, save_checkpoint
-from smartfast.core.grids import grid_shape, save_grid
+from smartfast.core.grids import grid_shape
 from smartfast.core.interruption import Interrupted, Interruption
 from smartfast.core.run_log import RunLog
-from smartfast.data import ImageDataset, RealBatch, iterate_batches
+from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.families.sampling import real_grid
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.report.build import write_report
 from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
+from smartfast.run.sheets import Sheets
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
-from smartfast.run.status import SlownessWatch, memory_gib, status_line
-from smartfast.run.training import Training
+from smartfast.run.status import FirstTickWatch, Remarks, SlownessWatch, memory_gib, status_line
+from smartfast.run.training import Training, real_batches
 
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
-
-
-def real_batches(training: Training) -> Generator[RealBatch, None, None]:
-    """The batches that a run sees from where it is; to be closed when it ends."""
-    config = training.config
-    return iterate_batches(
-        training.dataset,
-        seed=config.run.seed,
-        batch=training.images_per_iteration,
-        offsets=training.offsets,
-        start_images=training.images,
-        device=training.device,
-        mirror=config.data.mirror,
-        cache=config.data.cache,
-        workers=config.data.workers,
-        class_group=training.family.class_group,
-        # On a CPU the compiled function is slower than three operations, and takes seconds to compile.
-        compiler=training.compiler if training.device.type == "cuda" else None,
-    )
 
 
 class Trainer:
@@ -63,8 +45,8 @@ class Trainer:
         accelerator: Device, processes and trackers.
         checkpoint: Where the run continues, None = at its start.
         interruption: Knows when a signal asks the run to end.
-        check_owner: Called in the main process before anything is written at a tick or as a snapshot; raises UserError
-            where the run folder has become another's.
+        check_owner: Called in the main process before anything is written; raises UserError where the run folder has
+            become another's, or is gone.
     """
 
     def __init__(
@@ -86,14 +68,16 @@ class Trainer:
         self.sampler = training.sampler()
         shape = grid_shape(dataset.resolution, dataset.num_classes)
         self.grid = shape._replace(rows=min(shape.rows, training.family.sheet_rows or shape.rows))
+        self.sheets, self.shown_images = Sheets(self.run_dir, self.grid.columns, accelerator.trackers), -1
         self.total_images = round(self.config.run.kimg * 1000)
         self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
         self.start_sec = time.perf_counter()
         self.loop_start_sec, self.loop_start_images = self.start_sec, training.images
-        self.slowness = SlownessWatch(training.device)
+        self.remarks = Remarks(SlownessWatch(training.device).remark, training.family.remark)
+        self.first_tick = FirstTickWatch(training.images, self.tick_images, self.total_images)
         self.saved_images = training.images if checkpoint else -1
-        self.writer = SnapshotWriter()
+        self.writer = SnapshotWriter(check_owner)
         self.profiler = IterationProfiler(
             self.config.perf.profile,
             first=training.settling_iterations,
@@ -142,11 +126,17 @@ class Trainer:
                         batch = next(reals)
                     training.run_iteration(batch)
                 progress.update(training.images_per_iteration)
+                self._say_pace(progress)
                 before = training.images - training.images_per_iteration
                 if training.images // self.tick_images > before // self.tick_images:
                     self._end_tick(progress)
         if config.perf.profile and not self.profiler.is_done:
             warnings.warn(f"perf.profile: the run ended before iteration {self.profiler.last}; no trace", stacklevel=2)
+
+    def _say_pace(self, progress: tqdm) -> None:
+        sec = time.perf_counter() - self.loop_start_sec - self.training.compile_sec
+        if self.is_main and (line := self.first_tick.line(self.training.images, sec)):
+            progress.write(line)
 
     def _stop_if_asked(self, *, now: bool = False) -> None:
         signal_name = self.interruption.asked(self.training.device, now=now)
@@ -176,8 +166,10 @@ class Trainer:
 
     def _begin(self) -> None:
         if self.is_main:
-            save_grid(real_grid(self.dataset, self.grid), self.run_dir / "reals.png", self.grid.columns)
-        self._save_fakes("fakes_init.png")
+            reals = real_grid(self.dataset, self.grid)
+            self.sheets.show("reals", reals, step=0)
+            self.sheets.writing("reals.png", reals)()
+            self._sheet_to_write("fakes_init.png")()
         self._evaluate()
 
     def _make_up(self) -> None:
@@ -198,11 +190,10 @@ class Trainer:
     def _end_tick(self, progress: tqdm) -> None:
         row = self._tick_row()
         if self.is_main:
-            self.check_owner()
-            self.log.write(row)
+            self._log(row)
             progress.write(status_line(row, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
-            if slow := self.slowness.line(row["sec_per_kimg"]):
-                progress.write(slow)
+            for remark in self.remarks.lines(row):
+                progress.write(remark)
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.training.images)
         self._stop_if_not_finite(row)
         self.writer.check()
@@ -214,6 +205,10 @@ class Trainer:
             self._stop_if_asked(now=True)
             self._evaluate()
         self._start_tick(maintenance_since_sec=maintenance_since_sec)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        self.check_owner()
+        self.log.write(row)
 
     def _tick_row(self) -> dict[str, Any]:
         training = self.training
@@ -288,7 +283,7 @@ class Trainer:
             return
         values = self.training.family.measure(self.training.ema.module, self.training.device)
         if values:
-            self.log.write({"kind": "measured", "kimg": self.kimg, **values})
+            self._log({"kind": "measured", "kimg": self.kimg, **values})
             tqdm.write("measured " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def _snapshot_to_write(self, with_samples: bool) -> Callable[[], None]:
@@ -297,11 +292,15 @@ class Trainer:
         if self.saved_images != self.training.images:
             options, copied = self._checkpoint_options(), copy_to_host(self.training.state())
             writes.callback(lambda: self._save(copied(), options))
-        if with_samples:
-            path = self.run_dir / f"fakes{round(self.kimg):06d}.png"
-            fakes = copy_to_host({"images": self.sampler.grid(self.grid)})
-            writes.callback(lambda: save_grid(fakes()["images"], path, self.grid.columns))
+        if with_samples and self.shown_images != self.training.images:
+            writes.callback(self._sheet_to_write(f"fakes{round(self.kimg):06d}.png"))
         return writes.close
+
+    def _sheet_to_write(self, file: str) -> Callable[[], None]:
+        """A function that writes a sheet of samples of this moment, which the trackers have by then."""
+        images, self.shown_images = self.sampler.grid(self.grid), self.training.images
+        self.sheets.show("fakes", images, step=self.training.images)
+        return self.sheets.writing(file, images)
 
     def _save(self, state: dict[str, Tensor], options: dict[str, Any]) -> None:
         weights = self.training.averaged_weights(state)
@@ -329,10 +328,6 @@ class Trainer:
             },
             keep=self.config.run.keep_checkpoints,
         )
-
-    def _save_fakes(self, name: str) -> None:
-        if self.is_main:
-            save_grid(self.sampler.grid(self.grid), self.run_dir / name, self.grid.columns)
 
     def _last_evaluation(self) -> int:
         """Images at the last evaluation of an earlier process, -1 without one."""
@@ -371,7 +366,7 @@ class Trainer:
         row = {"kind": "metrics", "kimg": self.kimg, "features": self.config.metrics.features}
         row |= {f"metric/{name}": value for name, value in values.items()}
         if self.is_main:
-            self.log.write(row)
+            self._log(row)
         self.accelerator.log({k: v for k, v in row.items() if k.startswith("metric/")}, step=self.training.images)
         self.accelerator.print("metrics " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
@@ -382,4 +377,5 @@ class Trainer:
             self._evaluate()
         self.accelerator.end_training()
         if self.is_main:
+            self.check_owner()
             print(f"report: {write_report(self.run_dir)}")

@@ -6,7 +6,7 @@ been trained to predict eps, the clean image x0, or v = alpha_t eps - sigma_t x0
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -33,6 +33,7 @@ class Scorer(nn.Module):
 
     Attributes:
         attention: What computes attention in `network` and why, for the log.
+        class_names: What class 0, 1, ... is called, None where nobody says.
         settings: What its file was read with.
         schedules: Those that networks of this kind are trained with, by their names in `ScorerOptions` and from their
             number of timesteps; none where the network does not count them.
@@ -48,6 +49,7 @@ class Scorer(nn.Module):
     schedules: Mapping[str, Callable[[int], NoiseSchedule]] = {}
     takes_no_class: bool = False
     attention: str = "none (the model has no attention layers)"
+    class_names: Sequence[str] | None = None
     states_resolution: bool = True
 
     def __init__(

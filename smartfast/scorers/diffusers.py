@@ -163,17 +163,17 @@ def _is_diffusers_folder(path: Path) -> bool:
 
 def _load(path: Path, *, where: str, settings: Settings, **options: Any) -> UNetScorer:
     """Only JSON and safetensors are read, so loading executes nothing."""
-    weights = path / "unet" if (path / "unet").is_dir() else path
     places = [path / "scheduler" / SCHEDULER_FILE, path / SCHEDULER_FILE]
     config_file = next((place for place in places if place.is_file()), None)
     if config_file is None:
         raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
-    _check_pipeline((weights.parent if weights.name == "unet" else path) / PIPELINE_FILE)
+    _check_pipeline(path / PIPELINE_FILE)
     config = read_json(config_file)
     schedule = schedule_from_config(_with_settings(config, settings, str(config_file)), str(config_file))
     predicted = settings.take("prediction", parameterization_of(config, str(config_file)), config_file.name)
     shift = settings.take("timestep_shift", 0, USUAL)
-    return UNetScorer(_load_unet(weights), shifted(schedule, shift), parameterization=predicted, where=where, **options)
+    unet = load_unet(path)
+    return UNetScorer(unet, shifted(schedule, shift), parameterization=predicted, where=where, **options)
 
 
 def _with_settings(config: Any, settings: Settings, where: str) -> Any:
@@ -208,7 +208,13 @@ FORMAT = ScorerFormat(_is_diffusers_folder, _load)
 """A folder with a UNet2DModel and its scheduler config, side by side or in unet/ and scheduler/ of a pipeline."""
 
 
-def _load_unet(folder: Path) -> UNet2DModel:
+def load_unet(path: Path) -> UNet2DModel:
+    """The network of a folder with a UNet2DModel or its unet/, in float32 on the CPU; loading executes nothing.
+
+    Raises:
+        UserError: Another network, or config and weights do not fit each other.
+    """
+    folder = path / "unet" if (path / "unet").is_dir() else path
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder}: no config.json, expected a diffusers UNet2DModel")

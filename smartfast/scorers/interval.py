@@ -13,6 +13,10 @@ from smartfast.config.schema import SmartConfig
 from smartfast.errors import UserError
 from smartfast.scorers.base import Scorer
 
+PAPER_NOISE_TO_SIGNAL = {32: (0.005, 0.0078), 64: (0.051, 0.068), 128: (0.095, 0.13), 256: (0.095, 0.13)}
+"""SMaRt's intervals by resolution, of its timesteps under its scorers' schedules: EDM's sigmas, ADM's cosine at 64
+pixels and ADM's linear schedule."""
+
 
 @dataclass(frozen=True)
 class TimestepRange:
@@ -30,6 +34,13 @@ class TimestepRange:
             f"t = {self.first}..{self.last} of {self.num_timesteps} ({self.schedule}), "
             f"sigma/alpha = {self.noise_to_signal_low:.3g}..{self.noise_to_signal_high:.3g}"
         )
+
+    def beside_the_papers(self, resolution: int) -> str:
+        """The line, with the paper's interval for images of that size where it has one."""
+        if resolution not in PAPER_NOISE_TO_SIGNAL:
+            return str(self)
+        low, high = PAPER_NOISE_TO_SIGNAL[resolution]
+        return f"{self} (SMaRt's at {resolution} pixels: {low:g}..{high:g})"
 
 
 def timestep_range(scorer: Scorer, config: SmartConfig) -> TimestepRange:

@@ -1,5 +1,6 @@
 """Finding and loading a scorer by name, and checking that it fits the GAN."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,9 @@ from smartfast.errors import UserError
 from smartfast.scorers import analytic, converted, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
+from smartfast.scorers.class_names import CLASS_NAMES_FILE, read_class_names
 from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.published import PUBLISHED_MODELS, how_to_get
 from smartfast.scorers.settings import Settings
 
 FORMATS: dict[str, ScorerFormat] = {
@@ -22,7 +25,7 @@ FORMATS: dict[str, ScorerFormat] = {
     "adm": files.ADM_FORMAT,
     "edm": files.EDM_FORMAT,
 }
-# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config configs/scorers/digits.yaml`.
+# `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config digits`.
 BUNDLED = {"digits": Path(__file__).with_name("digits")}
 _WEIGHTS = ("diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -74,11 +77,19 @@ def load_scorer(
     )
     settings.check_all_taken(kinds[0])
     scorer.settings = tuple(settings.taken)
+    scorer.class_names = read_class_names(path, scorer.num_classes)
     return scorer
 
 
 def check_scorer(
-    scorer: Scorer, *, resolution: int, channels: int, num_classes: int, name: str, downscale: int = 1
+    scorer: Scorer,
+    *,
+    resolution: int,
+    channels: int,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+    name: str,
+    downscale: int = 1,
 ) -> None:
     """Compare a scorer with the GAN that it is to regularize.
 
@@ -90,11 +101,12 @@ def check_scorer(
         resolution: Of the GAN, in pixels.
         channels: Of the GAN.
         num_classes: Of the GAN, 0 = unconditional.
+        class_names: Of the GAN's data, None = unknown. They are compared with the scorer's where it has any.
         name: Of the scorer, for messages.
         downscale: Factor by which the GAN's images are reduced before they are scored.
 
     Raises:
-        UserError: Resolution, channels or classes differ.
+        UserError: Resolution, channels or classes differ, or the same number means another class.
     """
     if scorer.resolution * downscale != resolution:
         reduced = f" divided by smart.downscale {downscale}" if downscale > 1 else ""
@@ -110,6 +122,12 @@ def check_scorer(
             f"smart.scorer: {name!r} has {scorer.num_classes} classes, expected the GAN's {num_classes} (data.labels "
             f"to train with classes, smart.null_class {scorer.num_classes - 1} where the last is none{none})"
         )
+    for number, (theirs, ours) in enumerate(zip(scorer.class_names or (), class_names or (), strict=False)):
+        if theirs != ours:
+            raise UserError(
+                f"smart.scorer: {name!r} calls class {number} {theirs!r} ({CLASS_NAMES_FILE}), expected "
+                f"{ours!r} as the GAN's data do: the same names in the same order"
+            )
 
 
 def scorer_dtype(device: torch.device | str, precision: Literal["auto", "fp32", "fp16", "bf16"]) -> torch.dtype:
@@ -120,19 +138,38 @@ def scorer_dtype(device: torch.device | str, precision: Literal["auto", "fp32", 
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
+def missing_file(name: str) -> str | None:
+    """How to get the published file that smart.scorer names; None where it names none, or one that is there."""
+    kind, _, rest = name.partition(":")
+    path = rest if kind in FORMATS else name
+    is_there = path in BUNDLED or path in PUBLISHED_MODELS or Path(path).expanduser().exists()
+    return None if is_there else how_to_get(path)
+
+
 def _find(name: str) -> Path:
     """The local path of a scorer, downloaded if `name` is a hub id."""
     path = BUNDLED.get(name, Path(name).expanduser())
     if path.exists():
         return path
     expected = "expected `digits`, a diffusers folder or a hub id owner/name"
+    if get := missing_file(name):
+        raise UserError(f"smart.scorer: {name} does not exist; get {get}")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"smart.scorer: {name!r} is no folder, {expected}")
-    files = ["config.json", PIPELINE_FILE, SCHEDULER_FILE, f"scheduler/{SCHEDULER_FILE}", "unet/config.json"]
+    files = [
+        "config.json",
+        CLASS_NAMES_FILE,
+        PIPELINE_FILE,
+        SCHEDULER_FILE,
+        f"scheduler/{SCHEDULER_FILE}",
+        "unet/config.json",
+    ]
     files += [f"{place}{pattern}" for place in ("", "unet/") for pattern in _WEIGHTS]
     try:
         return Path(snapshot_download(name, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        get = how_to_get(name)
+        expected = f"expected a folder; elsewhere get {get}" if get else expected
         raise UserError(
             f"smart.scorer: {name!r} is no folder and no hub download ({_line(error)}), {expected}"
         ) from error

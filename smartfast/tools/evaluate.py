@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from smartfast.config.parse import load_config
 from smartfast.config.ranges import Count, FilePath, LongSeed, Resolution, Samples, Truncation, in_range
 from smartfast.config.schema import DataConfig, MetricsConfig
-from smartfast.core.checkpoint import FOLDER, find_checkpoint
+from smartfast.core.checkpoint import FOLDER, find_weights
 from smartfast.core.files import write_atomically
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
@@ -149,8 +149,7 @@ def _check_match(sampler: Sampler, dataset: ImageDataset) -> None:
 
 def _record(options: EvaluateOptions, plan: _Plan, dataset: ImageDataset, values: dict[str, float]) -> dict[str, Any]:
     """What the JSON says: the metrics and what they depend on."""
-    path = Path(options.checkpoint)
-    index = (path.parent if path.is_file() else find_checkpoint(path)) / "checkpoint.json"
+    index = find_weights(Path(options.checkpoint)).with_name("checkpoint.json")
     return {
         "checkpoint": options.checkpoint,
         "kimg": json.loads(index.read_text())["kimg"] if index.is_file() else None,

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from smartfast.errors import UserError
 
 
@@ -29,8 +31,8 @@ def writing(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error).partition("\n")[0]
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(
             f"{name} cannot be written ({reason}), expected a folder with room that can be written"
         ) from error

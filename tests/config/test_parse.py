@@ -8,7 +8,16 @@ import pytest
 import yaml
 
 from smartfast.config.families import FAMILY_SETTINGS, FamilySettings, GanSettings, LossSettings
-from smartfast.config.parse import CONFIGS, config_parser, config_to_yaml, load_config, parse_config, parse_options
+from smartfast.config.parse import (
+    CONFIGS,
+    SCORER_CONFIGS,
+    config_parser,
+    config_to_yaml,
+    load_config,
+    parse_config,
+    parse_options,
+    presets,
+)
 from smartfast.config.schema import Config, DataConfig
 from smartfast.errors import UserError
 from smartfast.tools.train_scorer import TrainScorerOptions
@@ -64,6 +73,21 @@ def test_a_preset_is_not_hidden_by_what_bears_its_name(kind, option, tmp_path, m
         (tmp_path / "cifar10").write_text("run:\n  kimg: 7\n")
         assert parse_config(["--config", "./cifar10"]).run.kimg == 7
     assert parse_config(option) == expected
+
+
+@pytest.mark.parametrize("name", presets(SCORER_CONFIGS))
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+def test_a_preset_of_train_scorer_goes_by_its_name(name: str, form: list[str]) -> None:
+    found, expected = (
+        parse_options(
+            TrainScorerOptions,
+            ["--kimg=7", *(part.format(file) for part in form)],
+            command="train-scorer",
+            folder=SCORER_CONFIGS,
+        )
+        for file in (name, SCORER_CONFIGS / f"{name}.yaml")
+    )
+    assert found == expected != TrainScorerOptions(kimg=7) and found.kimg == 7
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,13 @@ def test_the_interval_is_given_as_noise_to_signal(preset: str) -> None:
 def test_the_interval_is_that_of_smart_under_the_schedule_of_its_scorer(preset, schedule, timesteps) -> None:
     """SMaRt's table of hyper-parameters; EDM's index counts sigmas in ascending order."""
     scorer = GaussianMixtureScorer(schedule, torch.zeros(1, 1, 2, 2), torch.ones(1))
-    found = timestep_range(scorer, parse_config(["--config", preset]).smart)
+    config = parse_config(["--config", preset])
+    found = timestep_range(scorer, config.smart)
     assert (found.first, found.last) == timesteps
+    low, high = config.smart.noise_to_signal
+    line = f"{found} (SMaRt's at {config.data.resolution} pixels: {low:g}..{high:g})"
+    assert found.beside_the_papers(config.data.resolution) == line
+    assert found.beside_the_papers(16) == str(found)
 
 
 def test_the_digits_keep_the_interval_that_they_were_tuned_with() -> None:

@@ -90,7 +90,16 @@ def test_the_walk_meets_every_command() -> None:
         (["--optim.lr_g=fast"], "optim.lr_g is fast, expected a number above 0 and at most 1 or a schedule such as {"),
         (
             ["--optim.lr_g={kind: linear, kimg: [0, 1], values: [0.1, .nan]}"],
-            "optim.lr_g is nan, expected a number above 0 and at most 1",
+            "optim.lr_g is nan, expected a number from 0 to 1",
+        ),
+        (["--optim.lr_g=0"], "optim.lr_g is 0, expected a number above 0 and at most 1 or a schedule such as {"),
+        (
+            ["--optim.lr_d={kind: linear, kimg: [0, 1], values: [0, 0]}"],
+            "optim.lr_d is a schedule of zeros, expected a value above 0",
+        ),
+        (
+            ["--optim.ema_kimg={kind: linear, kimg: [0, 1], values: [1, 0]}"],
+            "optim.ema_kimg is 0.0, expected a number from 0.001 to 1e9",
         ),
         (
             ["--optim.lr_g={kind: linear, kimg: [0, .inf], values: [0.1, 0.2]}"],
@@ -140,6 +149,15 @@ def test_the_line_of_train_scorer(option: str, line: str) -> None:
 def test_configurations_from_python_are_held_against_the_same_ranges(config: Config, line: str) -> None:
     with pytest.raises(UserError, match=f"^{line}"):
         in_range(config)
+
+
+@pytest.mark.parametrize("values", [(0.002, 0.0), (0.0, 0.002), (0.0, 0.002, 0.0)])
+@pytest.mark.parametrize("kind", ["linear", "cosine", "piecewise"])
+def test_a_learning_rate_may_rise_from_0_and_fall_to_it(kind: str, values: tuple[float, ...]) -> None:
+    points = list(range(len(values)))
+    text = f"{{kind: {kind}, kimg: {points}, values: {list(values)}}}"
+    optim = parse_config([f"--optim.lr_g={text}", f"--optim.lr_d={text}"]).optim
+    assert optim.lr_g == optim.lr_d == Schedule(kind, tuple(map(float, points)), values)
 
 
 def leaves(value: Any) -> Iterator[Any]:

@@ -23,7 +23,7 @@ from smartfast.run.training import Training
 GAN = DenoiserGan(
     block_out_channels=(4, 8), layers_per_block=1, attention=(4,), attention_head_dim=4, norm_groups=2, dropout=0.0
 )
-RGB = SimpleNamespace(resolution=8, channels=3, num_classes=5)
+RGB = SimpleNamespace(resolution=8, channels=3, num_classes=5, class_names=None)
 
 
 def family(loss: DenoiserLoss | None = None, optim: OptimConfig | None = None, **run: float) -> DenoiserFamily:

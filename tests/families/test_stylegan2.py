@@ -1,13 +1,16 @@
-"""The phases: the score term joins the generator's loss, and its gradient is the sum."""
+"""The phases: the score term joins the generator's loss, and its gradient is the sum; frozen layers stay."""
 
+import os
 from collections.abc import Callable
 
 import pytest
 import torch
 
+from smartfast.config.families import StyleGan2Gan
 from smartfast.core.draws import Purpose, draw_timesteps
 from smartfast.data import RealBatch
 from smartfast.families.stylegan2.latents import LatentSampler
+from smartfast.families.stylegan2.networks import build_networks
 from smartfast.families.stylegan2.phases import path_length_penalty, style_latents
 from smartfast.networks.stylegan2 import Generator
 from smartfast.run.training import Training
@@ -94,3 +97,38 @@ def test_path_length_against_the_jacobian(parts) -> None:
     mean = 0.2 + 0.01 * (lengths.mean() - 0.2)
     assert new_mean.item() == pytest.approx(mean.item(), rel=1e-4)
     assert penalty.tolist() == pytest.approx((lengths - mean).square().tolist(), rel=1e-3)
+
+
+FREEZABLE = {
+    "resnet": "b16.fromrgb b16.conv0 b16.conv1 b16.skip b8.conv0 b8.conv1 b8.skip",
+    "orig": "b16.fromrgb b16.conv0 b16.conv1 b8.conv0 b8.conv1",
+    "skip": "b16.fromrgb b16.conv0 b16.conv1 b8.fromrgb b8.conv0 b8.conv1",
+}
+"""By gan.architecture_d, in the order in which stylegan2-ada-pytorch counts layers, which leaves out 4x4."""
+
+
+@pytest.mark.parametrize("architecture", FREEZABLE)
+def test_layers_are_frozen_from_the_image_down(architecture: str) -> None:
+    layers = FREEZABLE[architecture].split()
+    for count in (0, 1, 4, len(layers)):
+        gan = StyleGan2Gan(architecture_d=architecture, freeze_d=count, channel_base=64, channel_max=8)
+        _, d = build_networks(gan, resolution=16, channels=1, num_classes=3, precision="fp32", seed=0)
+        frozen = [name.rpartition(".")[0] for name, p in d.named_parameters() if not p.requires_grad]
+        assert list(dict.fromkeys(frozen)) == layers[:count]
+
+
+@pytest.mark.parametrize("compiled", ["false", *(["true"] if "SMARTFAST_TEST_SLOW" in os.environ else [])])
+def test_frozen_layers_stay_bit_equal_and_are_not_optimized(
+    tiny_training: Callable[..., Training], tiny_reals: Callable[..., RealBatch], compiled: str
+) -> None:
+    training = tiny_training(gan__freeze_d=3, loss__r1_interval=2, perf__channels_last="true", perf__compile=compiled)
+    before = {name: value.clone() for name, value in training.state().items()}
+    for _ in range(3):
+        training.run_iteration(tiny_reals())
+    after = training.state()
+    frozen = {f"d/module/b8.{name}" for name in ("fromrgb.weight", "fromrgb.bias", "conv0.weight", "conv0.bias")}
+    frozen |= {"d/module/b8.conv1.weight", "d/module/b8.conv1.bias"}
+    trained = {f"d/module/{name}" for name in training.networks["d"].parameters.names}
+    assert trained | frozen == {f"d/module/{name}" for name, _ in training.family.d.named_parameters()}
+    assert {name for name in trained | frozen if torch.equal(before[name], after[name])} == frozen
+    assert training.family.d.b8.conv0.weight.is_contiguous(memory_format=torch.channels_last)

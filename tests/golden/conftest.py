@@ -46,6 +46,11 @@ SUPPORTED_TOPICS = (
     "file_adm",
     "file_edm",
     "file_edm2",
+    "file_stylegan2_ada",
+    "file_stylegan3",
+    "file_smart",
+    "file_rosinality",
+    "ada_augment",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2

@@ -38,7 +38,7 @@ RANDOM = settings(
     suppress_health_check=list(HealthCheck),
 )
 pytestmark = pytest.mark.usefixtures("implementation")
-ULPS, EVERY = 4, 16
+ULPS, EVERY = 16, 16
 
 WIDE, HALF = [torch.float64, torch.float32], [torch.float16, torch.bfloat16]
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {

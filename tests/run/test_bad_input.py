@@ -147,6 +147,7 @@ CASES = {
     ),
     "batch not divisible": (["--optim.batch_gpu=5"], "optim.batch_gpu is 5, expected a divisor of the"),
     "group not divisible": (["--gan.mbstd_group=5"], "gan.mbstd_group is 5, expected a divisor"),
+    "more frozen layers than there are": (["--gan.freeze_d=8"], "gan.freeze_d is 8, expected at most 7, the discr"),
     "class groups without labels": (
         ["--gan.mbstd_by_class=true", "--data.labels=false", "--smart.frequency=0"],
         "gan.mbstd_by_class is true, expected data.labels true",

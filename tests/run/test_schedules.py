@@ -48,6 +48,20 @@ def test_a_change_in_the_middle_is_a_run_that_began_with_it(
     assert [n for n in last if not torch.equal(last[n], ends[0][n])] != []
 
 
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_learning_rate_that_ends_at_0_leaves_the_weights_where_they_are(
+    kind: str, tiny_training: Callable[..., Training], tiny_reals: Callable[..., RealBatch]
+) -> None:
+    falling = f"{{kind: {kind}, kimg: [0, {3 * BATCH / 1000}], values: [0.0025, 0]}}"
+    training = tiny_training(optim__lr_g=falling, optim__lr_d=falling)
+    before, end, later = (train(training, tiny_reals(), iterations) for iterations in (2, 1, 2))
+    modules = training.family.modules
+    weights = [f"{name}/module/{key}" for name, module in modules.items() for key, _ in module.named_parameters()]
+    assert all(torch.equal(end[name], later[name]) for name in weights)
+    assert any(not torch.equal(before[name], end[name]) for name in weights)
+    assert all(value.isfinite().all() for value in later.values())
+
+
 def test_a_compiled_phase_follows_gamma(
     tiny_training: Callable[..., Training], tiny_reals: Callable[..., RealBatch]
 ) -> None:

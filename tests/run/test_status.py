@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smartfast.core.text import format_duration
-from smartfast.run.status import PhaseTimer, SlownessWatch, memory_gib, status_line
+from smartfast.run.status import FirstTickWatch, PhaseTimer, SlownessWatch, memory_gib, status_line
 
 ROW = {
     "kind": "tick",
@@ -92,11 +92,29 @@ SLOW = {
 def test_a_run_that_becomes_far_slower_says_so_once(name: str) -> None:
     ticks, expected = SLOW[name]
     watch = SlownessWatch(torch.device("cpu"))
-    said = [(tick, line) for tick, sec in enumerate(ticks) if (line := watch.line(sec))]
+    said = [(tick, line) for tick, sec in enumerate(ticks) if (line := watch.remark({"sec_per_kimg": sec}))]
     assert [tick for tick, _ in said] == ([] if expected is None else [expected])
     for _, line in said:
         assert "perf.cpu_threads" in line and "\n" not in line and "2 of this run's first ticks" in line
     assert "perf.cpu_threads" not in (SlownessWatch(torch.device("cuda")).text(9.0, 2.0))
+
+
+def test_a_first_tick_of_more_than_a_minute_is_announced_once() -> None:
+    """16 of 4000 images every 40 s: 2.5 s each."""
+    watch = FirstTickWatch(0, 4000, 25_000_000)
+    said = [line for i in range(1, 400) if (line := watch.line(16 * i, 40.0 * i))]
+    assert said == [
+        "pace: 0.032 kimg in 1m 20s, 2500 s/kimg: the first tick in about 2h 45m 20s, "
+        "the end at 25000 kimg in about 723d 09h 05m"
+    ]
+    resumed = FirstTickWatch(10_000, 4000, 20_000)
+    assert resumed.line(10_500, 60.0) is None
+    assert "pace: 1 kimg in 1m 40s, 100 s/kimg: the first tick in about 1m 40s," in resumed.line(11_000, 100.0)
+
+
+def test_a_tick_within_a_minute_is_announced_by_nothing_else() -> None:
+    watch = FirstTickWatch(0, 4000, 25_000_000)
+    assert [watch.line(images, images / 66) for images in range(1000, 20_000, 1000)] == [None] * 19
 
 
 def test_phase_timer_means_and_counts():

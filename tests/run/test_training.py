@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smartfast.config.parse import parse_config
@@ -225,6 +225,15 @@ def test_dry_run_describes_and_trains_nothing(tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "run").exists()
     for word in ("frequency: 2", "synthesis.b16.conv1", "b4.conv", "sigma/alpha", "GF"):
         assert word in text, word
+    assert "SMaRt's at" not in text  # it has no images of 16 pixels
+
+
+def test_the_papers_interval_stands_beside_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    scorer = tmp_path / "scorer.safetensors"
+    save_file({"betas": torch.full([99], 0.02), "means": torch.zeros(1, 1, 32, 32), "stds": torch.ones(1)}, scorer)
+    changes = dict(data__resolution=32, smart__scorer=scorer, smart__noise_to_signal="[0.5,0.9]")
+    assert launch(parse_config(options(tmp_path / "run", 1.0, run__dry_run="true", **changes)))
+    assert "score term: t = " in (text := capsys.readouterr().out) and "(SMaRt's at 32 pixels: 0.005..0.0078)" in text
 
 
 class ReadBacks(TorchDispatchMode):

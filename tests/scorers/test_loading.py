@@ -194,6 +194,46 @@ def test_check_scorer(scorer_folder, tiny_unet, gan, message):
         check_scorer(scorer, **fitting | gan, name="mine")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "line"),
+    [
+        (
+            ["ant", "bee", "cat", "dog"],
+            ["ant", "bee", "dog", "cat"],
+            "calls class 2 'cat' (class_names.json), expected 'dog'",
+        ),
+        (
+            ["ant", "bee", "cat", "dog"],
+            ["ant", "bee", "cat", "Dog"],
+            "calls class 3 'dog' (class_names.json), expected 'Dog'",
+        ),
+        (["ant", "bee", "cat", "dog"], ["ant", "bee", "cat", "dog"], None),
+        (["ant", "bee", "cat", "dog"], None, None),
+        (None, ["ant", "bee", "cat", "dog"], None),
+    ],
+)
+def test_names_of_classes_are_compared_where_both_are_known(scorer_folder, tiny_unet, theirs, ours, line):
+    folder, _ = scorer_folder(unet=tiny_unet(num_class_embeds=4))
+    if theirs:
+        (folder / "class_names.json").write_text(json.dumps(theirs))
+    scorer = load_scorer(str(folder))
+    fitting = {"resolution": 8, "channels": 3, "num_classes": 4, "class_names": ours, "name": "mine"}
+    if line is None:
+        return check_scorer(scorer, **fitting)
+    with pytest.raises(UserError) as caught:
+        check_scorer(scorer, **fitting)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '["ant"]', '["ant", "bee", "cat", 3]', "null", "[" * 9999])
+def test_names_that_are_no_list_of_one_text_per_class(scorer_folder, tiny_unet, content):
+    folder, _ = scorer_folder(unet=tiny_unet(num_class_embeds=4))
+    (folder / "class_names.json").write_text(content)
+    with pytest.raises(UserError, match=r"class_names.json: .*, expected ") as caught:
+        load_scorer(str(folder))
+    assert "\n" not in str(caught.value)
+
+
 def test_check_scorer_of_reduced_images(scorer_folder):
     scorer = load_scorer(str(scorer_folder()[0]))
     check_scorer(scorer, resolution=32, channels=3, num_classes=0, name="mine", downscale=4)

@@ -1,5 +1,6 @@
 """train-scorer: one more family of the common trainer, with the same promises, and a scorer as its result."""
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DModel
+from PIL import Image
 from safetensors.torch import load_file
 
 from smartfast.cli import main
@@ -150,6 +152,20 @@ def test_the_scorer_is_the_average_and_has_what_loading_needs(finished: Path) ->
         torch.testing.assert_close(weight.detach(), average)
         assert not torch.equal(average, tensors[f"denoiser/module/unet.{name}"]) or weight.numel() < 2
     assert not list(finished.glob("*.partial"))
+
+
+def test_images_that_are_numbered_otherwise_are_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Folders named in words are sorted by name: eight comes first."""
+    assert json.loads((finished / "scorer" / "class_names.json").read_text()) == list("0123456789")
+    for number, name in enumerate("zero one two three four five six seven eight nine".split()):
+        (tmp_path / "words" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 20 * number).save(tmp_path / "words" / name / "0.png")
+    command = ["train", "--data.labels=true", f"--smart.scorer={finished / 'scorer'}", "--smart.timesteps=3,9"]
+    assert main([*command, f"--data.path={tmp_path / 'words'}", f"--run.dir={tmp_path / 'run'}"]) == 2
+    assert "calls class 0 '0' (class_names.json), expected 'eight' as the GAN's" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_run_folder_is_that_of_every_run(finished: Path) -> None:

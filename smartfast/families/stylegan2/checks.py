@@ -1,9 +1,13 @@
 """Checks of StyleGAN2's settings, all of them before anything is trained."""
 
+import torch
+
 from smartfast.config.families import StyleGan2Gan, StyleGan2Loss
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
+from smartfast.families.stylegan2.networks import discriminator_options
+from smartfast.networks.stylegan2 import Discriminator
 from smartfast.networks.stylegan2.layers import feature_maps
 
 
@@ -37,6 +41,15 @@ def check_data(config: Config, dataset: ImageDataset) -> None:
         )
     if gan.channel_base < resolution:
         raise UserError(f"gan.channel_base is {gan.channel_base}, expected at least the resolution {resolution}")
+    if gan.freeze_d:
+        with torch.device("meta"):
+            shape = dict(resolution=resolution, channels=dataset.channels, num_classes=dataset.num_classes)
+            most = len(Discriminator(**discriminator_options(gan, **shape)).image_layers())
+        if gan.freeze_d > most:
+            raise UserError(
+                f"gan.freeze_d is {gan.freeze_d}, expected at most {most}, the discriminator's layers above 4x4 pixels "
+                f"with gan.architecture_d {gan.architecture_d} at {resolution} pixels"
+            )
     if gan.mbstd_by_class and not dataset.num_classes:
         raise UserError("gan.mbstd_by_class is true, expected data.labels true with it")
     if gan.mbstd_by_class and config.optim.batch % gan.mbstd_group:

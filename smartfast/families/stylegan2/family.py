@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,12 +16,15 @@ from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import Carried, PhaseSpec
 from smartfast.families.adversarial import adversarial_costs
-from smartfast.families.base import SCORE_PANEL, Cost, Family, Panel, Parts
+from smartfast.families.augmented import AugmentedView
+from smartfast.families.base import AUGMENT_PANEL, SCORE_PANEL, Cost, Family, Panel, Parts
+from smartfast.families.start import ROLES, StartWeights
 from smartfast.families.stylegan2 import checks
 from smartfast.families.stylegan2.latents import LatentSampler
 from smartfast.families.stylegan2.networks import build_networks, generator_options
 from smartfast.families.stylegan2.phases import StyleGan2Phases
 from smartfast.families.stylegan2.sampler import StyleGan2Sampler
+from smartfast.interop import read_gan
 from smartfast.networks.stylegan2 import Generator
 
 
@@ -31,18 +35,20 @@ class StyleGan2(Family):
     loss: StyleGan2Loss
     name: ClassVar[str] = "stylegan2"
     averaged: ClassVar[str] = "g"
+    augments: ClassVar[bool] = True
     panels: ClassVar[tuple[Panel, ...]] = (
         Panel("Discriminator loss", "nats per image", {"loss/d_main": "d_main"}),
         Panel("Generator loss", "nats per image", {"loss/g_main": "g_main"}),
         Panel("Logits (mean)", "logit", {"logits/real": "real images", "logits/fake": "fake images"}),
         SCORE_PANEL,
+        AUGMENT_PANEL,
         Panel("R1 penalty", "squared gradient, logit² per image", {"loss/r1": "r1"}),
         Panel("Path-length penalty", "squared deviation of the path length", {"loss/path_length": "path length"}),
     )
 
     def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
         super().__init__(config, dataset, held_out)
-        self.variables = {"path_mean": torch.zeros([])}
+        self.variables["path_mean"] = torch.zeros([])
         self.interacting = self.gan.mbstd_group if self.gan.mbstd_channels else 1
         self.class_group = self.interacting if self.gan.mbstd_by_class else 1
 
@@ -59,6 +65,18 @@ class StyleGan2(Family):
         return {"g": self.g, "d": self.d}
 
     @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Of a file of NVIDIA's, of SMaRt's and Hammer's, or of rosinality's projects."""
+        if not path.is_file():
+            return None
+        gan = read_gan(path)
+        model = gan.models.get("generator_ema") or gan.models.get("generator")
+        networks = {ROLES[role]: model.tensors for role, model in gan.models.items()}
+        left_out = [f"left out: {', '.join(gan.left_out)}"] if gan.left_out else []
+        notes = [f"format: {gan.project}", *gan.notes, *left_out]
+        return StartWeights(str(path), gan.family, model.options if model else {}, networks, notes)
+
+    @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
         checks.check_settings(config, images_at_a_time)
 
@@ -72,7 +90,8 @@ class StyleGan2(Family):
 
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
         loss, smart = self.loss, self.config.smart
-        of = self._losses(parts)
+        view = self.augmented_view()
+        of = self._losses(parts, view)
         w_mean = (Carried("w_mean", self.gan.w_dim, self._move_w_avg),)
         path_mean = (Carried("path_mean", 1, self._set_path_mean),)
         through_images: dict[str, Any] = dict(loss_scale=self.loss_scale, carried=w_mean)
@@ -83,12 +102,12 @@ class StyleGan2(Family):
             gain = float(loss.path_length_interval)
             options: dict[str, Any] = dict(gain=gain, carried=path_mean, averages_inside=True)
             specs.append(PhaseSpec("g_path", "g", of.g_path, loss.path_length_interval, **options))
-        specs.append(PhaseSpec("d_main", "d", of.d_main))
+        specs.append(PhaseSpec("d_main", "d", of.d_main, carried=view.carried))
         if any(values_of(loss.r1_gamma)) and loss.r1_interval:
             specs.append(PhaseSpec("d_r1", "d", of.d_r1, loss.r1_interval, gain=float(loss.r1_interval)))
         return specs
 
-    def _losses(self, parts: Parts) -> StyleGan2Phases:
+    def _losses(self, parts: Parts, view: AugmentedView) -> StyleGan2Phases:
         gamma = self.loss.r1_gamma
         return StyleGan2Phases(
             self.g,
@@ -107,6 +126,7 @@ class StyleGan2(Family):
             labels_of_reals=self.gan.mbstd_by_class,
             r1_gamma=parts.scalars.add(lambda images: value_at(gamma, images)),
             path_mean=self.variables["path_mean"],
+            view=view,
             score=parts.score,
             mean_over_processes=parts.mean_over_processes,
         )

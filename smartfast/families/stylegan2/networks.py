@@ -57,6 +57,8 @@ def build_networks(
 ) -> tuple[Generator, Discriminator]:
     """Both networks on the CPU, initialised from `seed` without touching the global generator's state.
 
+    What gan.freeze_d says of the discriminator requires no gradient.
+
     Raises:
         ValueError: The resolution is not a power of two.
     """
@@ -66,4 +68,6 @@ def build_networks(
         torch.manual_seed(seed)
         generator = Generator(**generator_options(gan, **shape), **half)
         discriminator = Discriminator(**discriminator_options(gan, **shape), **half)
+    for layer in discriminator.image_layers()[: gan.freeze_d]:
+        layer.requires_grad_(False)
     return generator, discriminator

@@ -15,6 +15,7 @@ from smartfast.config.families import StyleGan2Loss
 from smartfast.core.draws import Purpose, one_hot
 from smartfast.engine.phase import PhaseResult
 from smartfast.families.adversarial import discriminator_loss, generator_loss, r1_penalty
+from smartfast.families.augmented import AugmentedView
 from smartfast.families.rounds import Round
 from smartfast.families.score import ScoreRegularity
 from smartfast.families.stylegan2.latents import Latents, LatentSampler
@@ -75,6 +76,7 @@ class StyleGan2Phases:
         seed: Of the run.
         labels_of_reals: Fakes take the labels of the reals.
         r1_gamma, path_mean: Scalars on the device that the run moves.
+        view: Images as the discriminator sees them.
         score: Score-matching regularity, None = off.
         mean_over_processes: Differentiable mean of a scalar.
     """
@@ -90,12 +92,13 @@ class StyleGan2Phases:
         labels_of_reals: bool,
         r1_gamma: Tensor,
         path_mean: Tensor,
+        view: AugmentedView,
         score: ScoreRegularity | None,
         mean_over_processes: Callable[[Tensor], Tensor],
     ) -> None:
         self.g, self.d, self.latents, self.loss, self.seed = g, d, latents, loss, seed
         self.labels_of_reals, self.r1_gamma, self.path_mean = labels_of_reals, r1_gamma, path_mean
-        self.score, self.mean_over_processes = score, mean_over_processes
+        self.view, self.score, self.mean_over_processes = view, score, mean_over_processes
 
     def g_main(self, batch: Round) -> PhaseResult:
         """Non-saturating logistic loss of the generator."""
@@ -133,18 +136,26 @@ class StyleGan2Phases:
         with torch.no_grad():
             ws, _ = style_latents(self.g, latents)
             fakes = self.g.synthesis(ws, latents.noise)
-        fake_logits, real_logits = self.d.compare(fakes, latents.c, batch.images, self._c(batch))
+        fakes = self.view(fakes, batch.stream, Purpose.AUGMENT_FAKES)
+        # Detached, so that frozen layers keep nothing for a backward pass.
+        reals = self.view(batch.images.detach(), batch.stream, Purpose.AUGMENT_REALS)
+        fake_logits, real_logits = self.d.compare(fakes, latents.c, reals, self._c(batch))
         loss_fake, loss_real = discriminator_loss(fake_logits, real_logits)
         loss = loss_fake.mean() + loss_real.mean()
         return loss, {
             "loss/d_main": loss.detach(),
             "logits/fake": fake_logits.detach().mean(),
             "logits/real": real_logits.detach().mean(),
+            **self.view.statistics(real_logits),
         }
 
     def d_r1(self, batch: Round) -> PhaseResult:
-        """R1 regularization of the discriminator on the reals."""
-        penalty = r1_penalty(self.d, batch.images, self._c(batch)).mean()
+        """R1 regularization of the discriminator on the reals, whose gradient passes through their augmentation."""
+
+        def d(reals: Tensor, c: Tensor | None) -> Tensor:
+            return self.d(self.view(reals, batch.stream, Purpose.AUGMENT_R1), c)
+
+        penalty = r1_penalty(d, batch.images, self._c(batch)).mean()
         return penalty * (self.r1_gamma / 2), {"loss/r1": penalty.detach()}
 
     def _adversarial(self, batch: Round) -> tuple[Tensor, dict[str, Tensor], Tensor, Latents]:
@@ -152,7 +163,8 @@ class StyleGan2Phases:
         latents = self._latents(Purpose.G_MAIN, batch)
         ws, w_mean = style_latents(self.g, latents)
         fakes = self.g.synthesis(ws, latents.noise)
-        loss = generator_loss(self.d(fakes, latents.c)).mean()
+        seen = self.view(fakes, batch.stream, Purpose.AUGMENT_G)
+        loss = generator_loss(self.d(seen, latents.c)).mean()
         return loss, {"loss/g_main": loss.detach(), "w_mean": w_mean}, fakes, latents
 
     def _redraw(self, batch: Round) -> tuple[Tensor, Tensor | None]:

@@ -136,6 +136,7 @@ class Discriminator(nn.Module):
         cmap_dim: Dimension of the mapped labels; None = the feature maps at 4 pixels.
         mapping_layers, embed_features, layer_features, mapping_lr_multiplier: See `Mapping`.
         mbstd_group, mbstd_channels: See `minibatch_std`.
+        act, epilogue_act: Activation of the blocks, and of the layers at 4 pixels; None = that of the blocks.
         conv_clamp: Clamp of the layers' outputs; None = off.
         half_resolutions, half_dtype: The highest resolutions that compute in half_dtype (never below 8 pixels).
     """
@@ -158,6 +159,7 @@ class Discriminator(nn.Module):
         mbstd_group: int | None = 4,
         mbstd_channels: int = 1,
         act: str = "lrelu",
+        epilogue_act: str | None = None,
         resample_filter: Sequence[float] = DEFAULT_FILTER,
         conv_clamp: float | None = None,
         half_resolutions: int = 0,
@@ -201,9 +203,14 @@ class Discriminator(nn.Module):
             architecture=architecture,
             mbstd_group=mbstd_group,
             mbstd_channels=mbstd_channels,
-            act=act,
+            act=epilogue_act or act,
             conv_clamp=conv_clamp,
         )
+
+    def image_layers(self) -> list[ConvLayer]:
+        """The layers above 4x4 pixels from the image down: fromrgb, conv0, conv1, skip of each block."""
+        blocks = (getattr(self, f"b{res}") for res in self.resolutions)
+        return [layer for block in blocks for layer in block.children() if isinstance(layer, ConvLayer)]
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         """Logits [N, 1] of images [N, channels, resolution, resolution] and label vectors c [N, c_dim]."""

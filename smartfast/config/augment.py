@@ -1,0 +1,30 @@
+"""Augmentation of what the discriminator sees."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from smartfast.config.ranges import Count, Fraction, Kimg, Target, Weight
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of all images that the discriminator sees, against overfitting of few data."""
+
+    mode: Literal["off", "fixed", "ada"] = "off"
+    """No augmentation, one with the constant probability augment.p, or with one that follows how certain the
+    discriminator is (ADA, arXiv 2006.06676). Default: ours; ADA's is ada."""
+    pipe: Literal[
+        "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc", "diff"
+    ] = "bgc"
+    """Transforms, each drawn with the probability: blit (flips, quarter turns, shifts of whole pixels), geom, color,
+    filter, noise, cutout, several by their letters, or DiffAugment's three (arXiv 2006.10738). Default: ADA."""
+    p: Fraction | None = None
+    """Probability where it is fixed, or from which ada begins. Unset: 1 for diff that is fixed, else 0."""
+    target: Target = 0.6
+    """ada raises p where the mean sign of the logits of real images is above this, else lowers it. Default: ADA."""
+    kimg: Kimg = 500.0
+    """Thousands of images in which ada moves p by 1 at most. Default: ADA."""
+    interval: Count = 4
+    """Discriminator steps between two moves of p. Default: ADA."""
+    max_p: Weight = 0.8
+    """p goes no higher: what is drawn nearly always shows in the samples. Default: ours; ADA has no bound."""

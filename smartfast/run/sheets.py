@@ -1,0 +1,41 @@
+"""The sheets of a run: PNGs in its folder and, where it has a tracker, images there."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from accelerate.tracking import GeneralTracker
+from torch import Tensor
+
+from smartfast.core.grids import save_grid, to_pillow
+from smartfast.metrics.extractors import without_alpha
+from smartfast.run.snapshots import copy_to_host
+
+_LEAST_PIXELS = 64
+_FORM = {"tensorboard": {"dataformats": "NHWC"}}  # the other trackers take pictures for what they are
+
+
+class Sheets:
+    """Of the main process.
+
+    Args:
+        run_dir: Run folder.
+        columns: Images per row.
+        trackers: Accelerate's, of this run.
+    """
+
+    def __init__(self, run_dir: Path, columns: int, trackers: Sequence[GeneralTracker]) -> None:
+        self.run_dir, self.columns, self.trackers = run_dir, columns, trackers
+
+    def show(self, name: str, images: Tensor, *, step: int) -> None:
+        """Hand a sheet to the trackers, in step with their other values; images uint8 [N, C, H, W], alpha on white."""
+        if not self.trackers:
+            return
+        picture = to_pillow(without_alpha(images), self.columns, min_pixels=_LEAST_PIXELS).convert("RGB")
+        for tracker in self.trackers:
+            tracker.log_images({name: np.asarray(picture)[None]}, step=step, **_FORM.get(tracker.name, {}))
+
+    def writing(self, file: str, images: Tensor) -> Callable[[], None]:
+        """What any thread may call, once, to write `file`, a sheet of images uint8 [N, C, H, W] as they are now."""
+        copied = copy_to_host({"images": images})
+        return lambda: save_grid(copied()["images"], self.run_dir / file, self.columns, min_pixels=_LEAST_PIXELS)

@@ -1,0 +1,63 @@
+"""A GAN of another project as a folder: each network as in a checkpoint, and conversion.json."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from smartfast.core.checkpoint import CONVERSION
+from smartfast.core.files import appear_complete
+from smartfast.errors import UserError
+from smartfast.families.stylegan2.imported import module_of
+from smartfast.interop import GanFile, Model, read_gan
+from smartfast.interop.models import Role
+from smartfast.tools.conversion import Conversion, Read, Source, write_json
+
+
+def gan_folder(source: Path, out: Path) -> Conversion:
+    """Convert the file `source` into the folder `out`.
+
+    Raises:
+        UserError: The file holds no GAN that can be built.
+        OSError: Something cannot be written.
+    """
+    gan = read_gan(source)
+    models, unfit = _built(gan)
+    left_out = unfit | gan.left_out
+    if not models:
+        raise UserError(f"{source}: " + "; ".join(f"{name}: {reason}" for name, reason in unfit.items()))
+    notes = list(gan.notes)
+    if gan.augment_p is not None:
+        notes.append(f"augmentation had reached the probability {gan.augment_p:g}")
+    names = dict(gan.names)
+    if "generator" in models and "generator_ema" not in models:
+        models["generator_ema"], names["generator_ema"] = models["generator"], names["generator"]
+        notes.append(f"generator_ema is {gan.names['generator']}: the file has no average")
+    reads = [
+        Read.of(names[role], f"{role}.safetensors", model.tensors, kind_of(model)) for role, model in models.items()
+    ]
+    conversion = Conversion(gan.project, str(out), [Source.of(source)], reads, left_out, notes)
+    with appear_complete(out) as partial:
+        for role, model in models.items():
+            save_file(model.tensors, partial / f"{role}.safetensors")
+            write_json(partial / f"{role}.json", {"family": gan.family, **model.options})
+        write_json(partial / CONVERSION, conversion.record() | {"augment_p": gan.augment_p})
+    return conversion
+
+
+def _built(gan: GanFile) -> tuple[dict[Role, Model], dict[str, str]]:
+    """Those networks that can be built, and why the others, by their name in the file, cannot."""
+    models, unfit = dict(gan.models), {}
+    for role, model in gan.models.items():
+        try:
+            module_of(role, model)
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            unfit[gan.names[role]] = str(error).splitlines()[0]
+            del models[role]
+    return models, unfit
+
+
+def kind_of(model: Model) -> str:
+    """What a network is, for people."""
+    options = model.options
+    size = f"{options['resolution']}x{options['resolution']}x{options['channels']}"
+    return f"StyleGAN2, {size}, {options['c_dim'] or 'no'} classes"

@@ -1,0 +1,95 @@
+"""Files of other projects after `smartfast convert`, as the commands load them, against the golden vectors."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from smartfast.config.scorer import ScorerOptions
+from smartfast.families.saved import open_sampler
+from smartfast.networks.stylegan2 import Discriminator, Generator
+from smartfast.scorers.loading import FORMATS
+from smartfast.scorers.settings import Settings
+from smartfast.tools.convert import ConvertOptions, convert
+
+FIXTURES = Path(os.environ.get("SMARTFAST_FIXTURES", Path(__file__).resolve().parents[3] / "shared" / "fixtures"))
+DEVICE = torch.get_default_device()
+GANS = ("file_stylegan2_ada", "file_stylegan3", "file_smart", "file_rosinality")
+GOLDEN_TOPIC = (*GANS, "file_adm", "file_edm", "file_edm2")
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Path]:
+    """converted(case): the folder of a case's file, made once for all precisions."""
+    folders: dict[str, Path] = {}
+
+    def make(case: Any) -> Path:
+        name = case.entry["fixture"]
+        if name not in folders:
+            out = tmp_path_factory.mktemp("converted") / "folder"
+            known = options_of(case.args.get("create_model", {}))
+            folders[name] = convert(ConvertOptions(source=str(FIXTURES / name), out=str(out), scorer_options=known))
+        return folders[name]
+
+    return make
+
+
+def test_converted(case: Any, compare: Callable[..., None], converted: Callable[[Any], Path]) -> None:
+    if not (FIXTURES / case.entry["fixture"]).is_file():
+        pytest.skip(f"no fixtures: {FIXTURES / case.entry['fixture']} is missing (set SMARTFAST_FIXTURES)")
+    if "aurora" in case.name:
+        pytest.skip("no family of Aurora yet")
+    check = check_gan if case.entry["topic"] in GANS else check_scorer
+    check(converted(case), case, compare)
+
+
+def options_of(flags: dict[str, Any]) -> ScorerOptions:
+    """What the tensors of ADM's networks do not tell; the schedule does not matter to the network."""
+    if not flags:
+        return ScorerOptions()
+    return ScorerOptions(
+        image_size=flags["image_size"],
+        head_channels=flags["num_head_channels"],
+        attention_order="new" if flags["use_new_attention_order"] else "legacy",
+        schedule="linear",
+    )
+
+
+def check_gan(folder: Path, case: Any, compare: Callable[..., None]) -> None:
+    t = case.inputs
+    average = open_sampler(folder, DEVICE).module.to(case.dtype)
+    networks = {"G_ema": average, "G": built(Generator, folder / "generator").to(DEVICE, case.dtype)}
+    if "logits" in case.outputs:
+        discriminator = built(Discriminator, folder / "discriminator").to(DEVICE, case.dtype)
+        compare("logits", discriminator(t["img"], t.get("c")))
+    if "image" in case.outputs:
+        compare("image", average(t["z"]))
+    for run in case.args.get("runs", []):
+        look = run["truncation_psi"], run.get("truncation_cutoff")
+        compare(f"img_{run['name']}", networks[run["network"]](t["z"], t.get("c"), *look))
+    assert compare.errors
+
+
+def built(kind: type[nn.Module], path: Path) -> nn.Module:
+    options = json.loads(path.with_suffix(".json").read_text())
+    network = kind(**{name: value for name, value in options.items() if name != "family"})
+    network.load_state_dict(load_file(path.with_suffix(".safetensors")))
+    return network.eval()
+
+
+def check_scorer(folder: Path, case: Any, compare: Callable[..., None]) -> None:
+    t = case.inputs
+    options: dict[str, Any] = dict(where=str(folder), settings=Settings(), device=DEVICE, dtype=case.dtype)
+    scorer = FORMATS["converted"].load(folder, **options)
+    if case.entry["topic"] == "file_adm":
+        compare("output", scorer.unet(t["x"], t["t"], t.get("y")))
+        compare("eps", scorer.network(t["x"], t["t"], t.get("y")))
+    else:
+        denoised = scorer.unet(t["x"], t["sigma"], t.get("class_labels"))
+        compare("D", {f"sigma{i}": image for i, image in enumerate(denoised)})

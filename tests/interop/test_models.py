@@ -1,0 +1,118 @@
+"""GANs of other projects as arguments and tensors of ours: what files state, and what they leave out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from smartfast.errors import UserError
+from smartfast.interop import Model, read_gan
+from smartfast.networks.stylegan2 import Discriminator, Generator
+
+SIZES: dict[str, Any] = dict(resolution=8, channels=2, channel_base=64, channel_max=12)
+GENERATOR: dict[str, Any] = SIZES | dict(z_dim=4, w_dim=6)
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "skip", "orig"])
+@pytest.mark.parametrize("c_dim", [0, 3])
+def test_a_discriminator_of_hammer(architecture: str, c_dim: int, write_hammer: Callable[..., Path]) -> None:
+    options: dict[str, Any] = SIZES | dict(architecture=architecture, c_dim=c_dim, mbstd_group=2, conv_clamp=0.5)
+    network = Discriminator(**options, mapping_layers=2, mapping_lr_multiplier=0.1, resample_filter=(1, 2, 1))
+    path = write_hammer({"discriminator": network.state_dict()}, conv_clamp=0.5, mbstd_groups=2, label_dim=c_dim)
+    check_same(network, read_gan(path).models["discriminator"], torch.randn(4, 2, 8, 8), torch.eye(4, c_dim))
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "skip", "orig"])
+@pytest.mark.parametrize("c_dim", [0, 3])
+def test_a_generator_of_hammer(architecture: str, c_dim: int, write_hammer: Callable[..., Path]) -> None:
+    options: dict[str, Any] = GENERATOR | dict(architecture=architecture, c_dim=c_dim, mapping_layers=2)
+    network = Generator(**options, embed_features=5, mapping_lr_multiplier=0.2, resample_filter=(1, 2, 1))
+    path = write_hammer({"generator_smooth": network.state_dict()}, mapping_lr_mul=0.2, label_dim=c_dim)
+    check_same(network, read_gan(path).models["generator_ema"], torch.randn(4, 4), torch.eye(4, c_dim))
+
+
+def check_same(network: torch.nn.Module, model: Model, inputs: Tensor, c: Tensor) -> None:
+    again = type(network)(**model.options)
+    again.load_state_dict(model.tensors)
+    with torch.no_grad():
+        labels = c if c.shape[1] else None
+        assert torch.equal(network(inputs, labels), again(inputs, labels))
+
+
+NO_COUNTERPART: list[dict[str, Any]] = [
+    {"demodulate": False},
+    {"final_tanh": True},
+    {"new_argument": 1},
+    {"conv_clamp": "256"},
+    {"conv_clamp": torch.ones(2)},
+    {"mapping_lr_mul": float("nan")},
+]
+
+
+@pytest.mark.parametrize("change", NO_COUNTERPART, ids=str)
+def test_arguments_without_a_counterpart(change: dict[str, Any], write_hammer: Callable[..., Path]) -> None:
+    network = Generator(**GENERATOR, c_dim=0, mapping_layers=2)
+    path = write_hammer({"generator": network.state_dict()}, **change)
+    with pytest.raises(UserError, match=f"checkpoint.pth: generator: .*{next(iter(change))}"):
+        read_gan(path)
+
+
+def test_shapes_tell_the_options(write_hammer: Callable[..., Path]) -> None:
+    options: dict[str, Any] = GENERATOR | dict(c_dim=3, mapping_layers=3, layer_features=7, use_noise=False)
+    path = write_hammer({"generator": Generator(**options).state_dict()}, noise_type="none")
+    found = read_gan(path).models["generator"].options
+    assert {name: found[name] for name in options} == options
+
+
+def test_the_mean_w_of_rosinality(fixtures: Path, tmp_path: Path) -> None:
+    path = fixtures / "files/rosinality/train_000000.pt"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there (set SMARTFAST_FIXTURES)")
+    model = read_gan(path).models["generator_ema"]
+    generator = Generator(**model.options)
+    generator.load_state_dict(model.tensors)
+    with torch.no_grad():
+        drawn = generator.mapping.map(torch.randn(20000, 16, generator=torch.Generator().manual_seed(5)), None)
+    errors = (model.tensors["mapping.w_avg"] - drawn.mean(dim=0)) / (drawn.std(dim=0) * (1 / 4096 + 1 / 20000) ** 0.5)
+    assert errors.abs().max() < 5  # standard errors, of 16 numbers
+    content = torch.load(path, weights_only=False) | {"latent_avg": torch.arange(16.0)[None]}
+    torch.save(content, tmp_path / "converted.pt")
+    again = read_gan(tmp_path / "converted.pt").models["generator_ema"]
+    assert torch.equal(again.tensors["mapping.w_avg"], torch.arange(16.0))
+
+
+def test_what_is_left_out_is_named(fixtures: Path) -> None:
+    path = fixtures / "files/stylegan2_ada/skip_resnet_uncond.pkl"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there (set SMARTFAST_FIXTURES)")
+    gan = read_gan(path)
+    assert gan.names == {"generator": "G", "discriminator": "D", "generator_ema": "G_ema"}
+    assert set(gan.left_out) == {"augment_pipe", "training_set_kwargs"}
+    assert gan.augment_p == pytest.approx(0.35)
+
+
+UNSUPPORTED = {
+    "r3gan/cond10.pkl": "G_ema is of the kind r3gan generator: recognised, but this family is not there yet",
+    "biggan/C10_legacy/G_ema.pth": "it is of the kind biggan generator: recognised, but this family is not there yet",
+    "smart/aurora_class10.pth": 'aurora generator.*; its arguments: .*"model_type": "Text2ImageGenerator".*"l2_att',
+    "stylegan3/config_t.pkl": "a StyleGAN3 generator .config-t or config-r., which is not supported",
+    "stylegan3/config_r.pkl": "a StyleGAN3 generator .config-t or config-r., which is not supported",
+    "edm2/pixel_uncond_ema0.050.pkl": "ema is of the kind edm2 unet, expected a GAN",
+}
+
+
+@pytest.mark.parametrize("file", UNSUPPORTED)
+def test_other_networks_are_named(file: str, fixtures: Path) -> None:
+    if not (fixtures / "files" / file).is_file():
+        pytest.skip(f"{fixtures} has no {file} (set SMARTFAST_FIXTURES)")
+    with pytest.raises(UserError, match=f"^[^\n]*{UNSUPPORTED[file]}[^\n]*$"):
+        read_gan(fixtures / "files" / file)
+
+
+def test_a_state_dict_alone_does_not_tell_its_options(tmp_path: Path) -> None:
+    torch.save({"G_ema": Generator(**GENERATOR, c_dim=0).state_dict()}, tmp_path / "network.pt")
+    with pytest.raises(UserError, match="G_ema: .*tensors alone do not tell activations, gains and clamps"):
+        read_gan(tmp_path / "network.pt")

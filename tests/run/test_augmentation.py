@@ -1,0 +1,117 @@
+"""Augmentation in a run: p moves and is saved, nothing depends on how a batch is cut, bad settings are one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from smartfast.config.parse import parse_config
+from smartfast.core.checkpoint import load_newest
+from smartfast.core.run_log import read_rows
+from smartfast.data import RealBatch
+from smartfast.errors import UserError
+from smartfast.families.augmented import bound_remark
+from smartfast.run.checks import check_settings
+from smartfast.run.launch import launch
+from smartfast.run.training import Training
+
+TINY = {
+    "data.resolution": 16,
+    "gan.z_dim": 8,
+    "gan.w_dim": 8,
+    "gan.mapping_layers": 1,
+    "gan.channel_base": 64,
+    "gan.channel_max": 8,
+    "gan.mbstd_group": 4,
+    "loss.path_length_weight": 0,
+    "loss.r1_interval": 4,
+    "optim.batch": 8,
+    "smart.frequency": 0,
+    "metrics.every_ticks": 0,
+    "run.tracker": "none",
+    "run.tick_kimg": 0.04,
+    "run.snapshot_ticks": 1,
+    "perf.cpu_threads": 1,
+    "augment.mode": "ada",
+    "augment.kimg": 0.1,
+    "augment.interval": 2,
+    "augment.target": -1,
+}
+"""p rises in every window: no mean of signs is below -1."""
+
+
+def train(run_dir: Path, kimg: float, **changes: object) -> dict[str, torch.Tensor]:
+    """Train in this process; returns the last checkpoint's state."""
+    settings = TINY | {"run.dir": run_dir, "run.kimg": kimg}
+    settings |= {name.replace("__", "."): value for name, value in changes.items()}
+    assert launch(parse_config([f"--{name}={value}" for name, value in settings.items()]))
+    return load_newest(run_dir).state
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    run_dir = tmp_path_factory.mktemp("whole")
+    return run_dir, train(run_dir, 0.12)
+
+
+def test_resumed_run_is_bit_equal(tmp_path: Path, whole: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    """The first part ends within a window of the controller."""
+    train(tmp_path, 0.04)
+    resumed = train(tmp_path, 0.12)
+    assert [name for name, value in whole[1].items() if not torch.equal(value, resumed[name])] == []
+
+
+def test_p_is_logged_and_moves_as_its_settings_say(whole: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    """15 steps of 8 images, 7 windows of 2, each 16 / 100."""
+    run_dir, state = whole
+    assert state["augment_p"].item() == pytest.approx(0.8) and state["augment_window"].tolist()[1] == 1
+    rows = [row["augment/p"] for row in read_rows(run_dir / "metrics.jsonl") if row["kind"] == "tick"]
+    assert rows[0] == pytest.approx(sum([0, 0, 0.16, 0.16, 0.32]) / 5) and rows[-1] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("pipe", ["bgc", "diff"])
+def test_a_batch_in_parts_equals_the_whole(tmp_path: Path, pipe: str) -> None:
+    one = train(tmp_path / "one", 0.024, augment__pipe=pipe)
+    parts = train(tmp_path / "parts", 0.024, augment__pipe=pipe, optim__batch_gpu=4)
+    for name in ("ema/", "g/module/", "d/module/", "augment_p"):
+        a, b = (torch.cat([v.flatten() for k, v in state.items() if k.startswith(name)]) for state in (parts, one))
+        assert (a - b).norm() <= 1e-5 * b.norm(), name
+
+
+def test_every_phase_sees_augmented_images(
+    tiny_training: Callable[..., Training], tiny_reals: Callable[..., RealBatch]
+) -> None:
+    """At p = 1 every loss of a phase with the discriminator differs from that at p = 0."""
+    losses = []
+    for p in (0.0, 1.0):
+        training = tiny_training(augment__mode="fixed", augment__p=p)
+        training.load(tiny_reals())
+        losses.append({name: training.phases[name].compute(training.rounds[0])[0].item() for name in training.phases})
+    never, always = losses
+    for name in ("g_main", "g_score", "d_main", "d_r1"):
+        assert abs(always[name] - never[name]) > 1e-4 * abs(never[name]), name
+    assert always["g_path"] == never["g_path"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (["--augment.p=0.5"], "augment.p is set but augment.mode is off, expected fixed or ada"),
+        (["--augment.pipe=blit"], "augment.pipe is set but augment.mode is off"),
+        (["--augment.mode=fixed"], "augment.p is unset, expected a probability with augment.mode fixed"),
+        (
+            ["--gan.family=denoiser", "--smart.frequency=0", "--augment.mode=ada"],
+            "augment.mode is ada, expected off: denoiser has no discriminator that sees images",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(settings: list[str], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        check_settings(parse_config(settings), num_processes=1)
+
+
+def test_a_bound_that_holds_p_is_remarked() -> None:
+    augment = parse_config(["--augment.mode=ada"]).augment
+    assert bound_remark(augment, {"augment/p": 0.5}) is None
+    assert "augment.max_p 0.8 holds" in bound_remark(augment, {"augment/p": 0.8})
