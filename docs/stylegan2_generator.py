@@ -157,6 +157,8 @@ class Generator(nn.Module):
     def __init__(self, options: dict) -> None:
         super().__init__()
         o = options
+        if other := [name for name in ("act", "mapping_act") if o.get(name, "lrelu") != "lrelu"]:
+            raise ValueError(f"{other[0]} is {o[other[0]]}, expected lrelu, the only activation here")
         self.z_dim, self.c_dim, self.resolution = o["z_dim"], o["c_dim"], o["resolution"]
         self.mapping = Mapping(o["z_dim"], o["c_dim"], o["w_dim"], o["mapping_layers"], o["mapping_lr_multiplier"])
         self.synthesis = nn.Module()

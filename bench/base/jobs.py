@@ -13,8 +13,7 @@ from smartfast.config.schema import Config
 from smartfast.data import ImageDataset, RealBatch, open_dataset
 from smartfast.run.launch import set_up_arithmetic
 from smartfast.run.scoring import open_scorer
-from smartfast.run.trainer import real_batches
-from smartfast.run.training import Training
+from smartfast.run.training import Training, real_batches
 from smartfast.scorers import Scorer, TimestepRange
 
 PRESETS = {"cuda": ("cifar10", "imagenet64", "lsun_bedroom256", "digits"), "cpu": ("digits",)}

@@ -27,8 +27,7 @@ from bench.report.table import markdown_table
 from smartfast.config.parse import parse_config
 from smartfast.data import open_dataset
 from smartfast.engine.phase import ComputedPhase
-from smartfast.run.trainer import real_batches
-from smartfast.run.training import Training
+from smartfast.run.training import Training, real_batches
 from smartfast.scorers import Scorer, load_scorer, timestep_range
 from smartfast.scorers.analytic import GaussianMixtureScorer
 from smartfast.scorers.schedule import schedule_from_config

@@ -11,6 +11,8 @@ from smartfast.config.ranges import (
     Depth,
     Fraction,
     KimgOrZero,
+    LogSigma,
+    LogSigmaSpread,
     Ratio,
     Timesteps,
     Weight,
@@ -98,25 +100,31 @@ class StyleGan2Loss(LossSettings):
 
 @dataclass(frozen=True)
 class UNetOptions:
-    """The network (diffusers' UNet2DModel)."""
+    """The network, and with it the kind of noise: timesteps of a schedule, or sigmas where it is EDM's."""
 
+    network: Literal["unet2d", "adm", "edm", "edm_dhariwal"] = "unet2d"
+    """diffusers' UNet2DModel, ADM's UNet (arXiv 2105.05233), or EDM's SongUNet or DhariwalUNet with its preconditioning
+    (arXiv 2206.00364). Default: ours."""
     block_out_channels: tuple[Count, ...] = (128, 256, 256, 256)
-    """Feature maps at each resolution, from the full one down by halves. Default: DDPM."""
+    """Feature maps at each resolution, from the full one down by halves; of EDM's multiples of the first. Default:
+    DDPM."""
     layers_per_block: Depth = 2
     """Residual blocks at each resolution. Default: DDPM."""
     attention: tuple[Count, ...] = (16,)
     """Resolutions, in pixels, with attention; the lowest one always has it in the middle block. Default: DDPM."""
     attention_head_dim: Count = 64
-    """Channels of an attention head. Default: ADM (Dhariwal and Nichol, arXiv 2105.05233)."""
+    """Channels of an attention head; edm has one head, edm_dhariwal has 64. Default: ADM (Dhariwal and Nichol, arXiv
+    2105.05233)."""
     norm_groups: Count = 32
-    """Groups of the group normalization; divides every number of feature maps. Default: DDPM."""
+    """Groups of the group normalization; divides every number of feature maps. Default: DDPM, and of all but unet2d the
+    only choice."""
     dropout: Beta = 0.0
     """Probability of dropping a feature. Default: ours; DDPM takes 0.1."""
 
 
 @dataclass(frozen=True)
 class DenoiserGan(UNetOptions, GanSettings):
-    """A diffusion model in place of a GAN (diffusers' UNet2DModel)."""
+    """A diffusion model in place of a GAN."""
 
     family: Literal["denoiser"] = "denoiser"
     """Which kind of model is trained. Default: ours."""
@@ -132,6 +140,12 @@ class DenoiserLoss(LossSettings):
     """The noise schedule, by diffusers' names; squaredcos_cap_v2 is the cosine one. Default: DDPM."""
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     """What the network predicts: the noise, the clean image, or v. Default: DDPM."""
+    label_dropout: Beta = 0.0
+    """Probability that one of EDM's networks is not told the class of an image. Default: EDM."""
+    ln_sigma_mean: LogSigma = -1.2
+    """Mean of the normal ln sigma of EDM's networks. Default: EDM."""
+    ln_sigma_std: LogSigmaSpread = 1.2
+    """Standard deviation of that. Default: EDM."""
     lr_warmup_kimg: KimgOrZero = 100.0
     """Thousands of images over which optim.lr_g rises from 0. Default: ours; DDPM takes 640."""
     lr_decay: Literal["constant", "cosine"] = "constant"
@@ -143,7 +157,7 @@ class DenoiserLoss(LossSettings):
     sample_rows: Count = 8
     """Most rows of a sheet of samples, each of which takes many passes. Default: ours."""
     sample_steps: Count = 50
-    """DDIM steps per sample (Song et al., arXiv 2010.02502). Default: theirs."""
+    """Steps per sample: DDIM's (Song et al., arXiv 2010.02502), or Heun's of EDM, two passes each. Default: DDIM's."""
     save_precision: Literal["fp32", "fp16"] = "fp32"
     """Precision of the saved scorer. Default: ours."""
 

@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     Share: TypeAlias = float
     Target: TypeAlias = float
     Truncation: TypeAlias = float
+    LogSigma: TypeAlias = float
+    LogSigmaSpread: TypeAlias = float
     FilePath: TypeAlias = str
 else:
     Count = _whole(1)
@@ -99,6 +101,8 @@ else:
     Share = _number("from 0.001 to 1", (">=", 0.001), ("<=", 1))
     Target = _number("from -1 to 1", (">=", -1), ("<=", 1))
     Truncation = _number("from -100 to 100", (">=", -100), ("<=", 100))
+    LogSigma = _number("from -10 to 10", (">=", -10), ("<=", 10))
+    LogSigmaSpread = _number("from 0.01 to 4", (">=", 0.01), ("<=", 4))
     FilePath = extend_base_type("path", str, _check_path)
 
 _IN_SCHEDULES = {Rate: Fraction}

@@ -68,7 +68,7 @@ def save_checkpoint(
     """Write a checkpoint, then delete what is older than the `keep` newest intact ones and set damaged ones aside.
 
     Args:
-        run_dir: Run folder.
+        run_dir: Run folder, which is there: one that vanishes under its run is not made again.
         images: Real images seen.
         state: Training state by name.
         generator: State of the averaged generator by name.
@@ -87,7 +87,8 @@ def save_checkpoint(
     partial = parent / f"{final.name}{_PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        parent.mkdir(exist_ok=True)
+        partial.mkdir()
         save_file({name: value.detach().contiguous() for name, value in state.items()}, partial / _STATE)
         save_file({name: value.detach().contiguous() for name, value in generator.items()}, partial / _WEIGHTS)
         (partial / _OPTIONS).write_text(json.dumps(generator_options, indent=2) + "\n")

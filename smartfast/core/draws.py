@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     GRID = 10
     SCORE_PART = 11
     SELF_CHECK = 12
+    LABEL_DROPOUT = 13
     AUGMENT_FAKES = 64
     AUGMENT_REALS = 65
     AUGMENT_G = 66

@@ -10,6 +10,7 @@ systems honour too, where flock may be local or missing. A lock whose owner is d
 An owner that was away for so long (asleep, cut off from the file system) finds another's lock at its next `check`.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -18,7 +19,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class RunLock:
         self._say, self._beat_sec = say, beat_sec
         self._made_folder = False
         self._folder: tuple[int, int] | None = None
+        self._held: int | None = None
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
         self._owner = _this_process()
@@ -59,9 +60,9 @@ class RunLock:
         try:
             self._made_folder = not self.run_dir.exists()
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            self._folder = _identity(self.run_dir)
             while not self._create():
                 self._take_over()
+            self._hold_folder()
         except OSError as error:
             raise UserError(
                 f"run.dir {self.run_dir}: expected a folder that can be written ({error.strerror})"
@@ -70,12 +71,21 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
         self._thread.start()
 
+    def _hold_folder(self) -> None:
+        """Learn what folder this is; while it is open, a folder that is made in its place gets another number."""
+        self._folder = _identity(self.run_dir)
+        if hasattr(os, "O_DIRECTORY"):
+            self._held = os.open(self.run_dir, os.O_RDONLY | os.O_DIRECTORY)
+
     def check(self) -> None:
-        """Raise UserError if another process has taken over since `acquire`, or the folder is gone."""
+        """Raise UserError if another process has taken over since `acquire`, or the folder is gone or another one."""
         if self._is_mine():
             return
         if _identity(self.run_dir) != self._folder:
-            raise UserError(gone(self.run_dir))
+            raise UserError(
+                f"run.dir {self.run_dir}: was deleted or renamed while the run was going on, expected it to stay; "
+                "the run stops"
+            )
         if not self._create():  # else somebody had deleted the lock
             raise UserError(f"run.dir {self.run_dir}: {_name(_read(self.path))} has taken over, this process stops")
 
@@ -88,11 +98,12 @@ class RunLock:
         self._thread = None
         if self._is_mine():
             self.path.unlink(missing_ok=True)
-        if self._made_folder:
-            try:
+        if self._made_folder and _identity(self.run_dir) == self._folder:
+            with contextlib.suppress(OSError):  # the run has left something in it
                 self.run_dir.rmdir()
-            except OSError:  # the run has left something in it
-                return
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _create(self) -> bool:
         try:
@@ -129,7 +140,7 @@ class RunLock:
                     continue
 
 
-@contextmanager
+@contextlib.contextmanager
 def _gone_if_it_fails(path: Path) -> Iterator[None]:
     """Half a lock, on a full disk, would keep everybody out until it is old."""
     try:
@@ -145,11 +156,6 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def gone(run_dir: Path) -> str:
-    """What to say when a run folder vanishes under its run."""
-    return f"run.dir {run_dir}: was deleted or renamed while the run was going on, expected it to stay; the run stops"
 
 
 def _this_process() -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _filled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _generator_name(name: str) -> str:
-    match = re.fullmatch(r"synthesis\.(layer|output|residual)(\d+)\.(.+)", name)
+    match = re.fullmatch(r"synthesis\.(layer|output|residual)(\d{1,4})\.(.+)", name)
     if match:
         number, rest = int(match[2]), re.sub(r"^style\b", "affine", match[3])
         level = (number + 1) // 2 if match[1] == "layer" else number
@@ -89,12 +89,12 @@ def _generator_name(name: str) -> str:
         return f"synthesis.b{4 << level}.{part}.{re.sub('^noise$', 'noise_const', rest)}"
     name = re.sub(r"^w_avg$", "mapping.w_avg", name)
     name = re.sub(r"^synthesis\.early_layer\.const$", "synthesis.b4.const", name)
-    return re.sub(r"^mapping\.dense(\d+)\.", r"mapping.fc\1.", name).replace("mapping.embedding.", "mapping.embed.")
+    return re.sub(r"^mapping\.dense(\d{1,4})\.", r"mapping.fc\1.", name).replace("mapping.embedding.", "mapping.embed.")
 
 
 def _discriminator_name(name: str, levels: int) -> str:
     """levels: Resolutions, from that of the images down to 4 pixels."""
-    match = re.fullmatch(r"(input|layer|residual|mapping)(\d+)\.(.+)", name)
+    match = re.fullmatch(r"(input|layer|residual|mapping)(\d{1,4})\.(.+)", name)
     if match is None:
         return re.sub(r"^output\.", "b4.out.", name).replace("embedding.", "mapping.embed.")
     kind, number, rest = match[1], int(match[2]), match[3]

@@ -22,7 +22,8 @@ from smartfast.interop.stylegan2 import Project, Reader
 Role = Literal["generator", "discriminator", "generator_ema"]
 ROLES: tuple[Role, ...] = get_args(Role)
 PROJECTS = (nvidia.PROJECT, hammer.PROJECT, rosinality.PROJECT)
-_MISFITS = (ValueError, KeyError, IndexError, StopIteration, TypeError)
+_MISFITS = (ValueError, KeyError, IndexError, StopIteration, TypeError, RuntimeError)
+_ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 _WITHOUT_FAMILY = ("r3gan", "biggan", "aurora")
 _MAX_SHOWN = 2000
 
@@ -95,8 +96,22 @@ def read_gan(path: Path) -> GanFile:
 
 def _read(reader: Reader, network: Network, content: Mapping[str, object]) -> Model:
     options, tensors = reader(network, content)
+    _check(options)
     copies = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in tensors.items()}
     return Model(options, {name: value.contiguous() for name, value in copies.items()})
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for what comes from attributes or arguments of the file and is none; sizes are from shapes."""
+    for name in ("act", "mapping_act", "epilogue_act"):
+        if options.get(name, "lrelu") not in _ACTS:
+            raise ValueError(f"{name} is {options[name]}, expected one of {', '.join(_ACTS)}")
+    for name, is_optional in (("conv_clamp", True), ("mapping_lr_multiplier", False), ("mbstd_group", True)):
+        value = options.get(name, 1)
+        if value is None and is_optional:
+            continue
+        if type(value) not in (int, float) or not 0 < value < 1e9 or (name == "mbstd_group" and type(value) is float):
+            raise ValueError(f"{name} is {str(value)[:60]}, expected a number above 0")
 
 
 def _why_no_gan(networks: Mapping[str, Network]) -> str:

@@ -58,7 +58,7 @@ def generator(network: Network, beside: Mapping[str, object]) -> tuple[dict[str,
 def discriminator(network: Network, beside: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Arguments of `Discriminator`, and its tensors, see `Reader`."""
     kept = {name: tensor for name, tensor in network.tensors.items() if not name.endswith(".kernel")}
-    blocks = max(int(match[1]) for name in kept if (match := re.match(r"convs\.(\d+)\.", name)))
+    blocks = max(int(match[1]) for name in kept if (match := re.match(r"convs\.(\d{1,4})\.", name)))
     tensors = {_discriminator_name(name, blocks): tensor for name, tensor in kept.items()}
     tensors = with_filters(tensors, _taps(network.tensors))
     return discriminator_options(tensors) | {"conv_clamp": None, "mbstd_group": 4}, tensors
@@ -71,13 +71,13 @@ def _taps(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _generator_name(name: str) -> str:
-    if match := re.fullmatch(r"style\.(\d+)\.(weight|bias)", name):
+    if match := re.fullmatch(r"style\.(\d{1,4})\.(weight|bias)", name):
         return f"mapping.fc{int(match[1]) - 1}.{match[2]}"
-    if match := re.fullmatch(r"noises\.noise_(\d+)", name):
+    if match := re.fullmatch(r"noises\.noise_(\d{1,4})", name):
         return f"{_layer(int(match[1]))}.noise_const"
     if name == "input.input":
         return "synthesis.b4.const"
-    match = re.fullmatch(r"(conv1|to_rgb1|convs\.(\d+)|to_rgbs\.(\d+))\.(.+)", name)
+    match = re.fullmatch(r"(conv1|to_rgb1|convs\.(\d{1,4})|to_rgbs\.(\d{1,4}))\.(.+)", name)
     if match is None or match[4] not in _STYLED:
         raise ValueError(f"an unknown tensor {name}")
     if match[1].startswith("to_rgb"):
@@ -104,7 +104,7 @@ def _discriminator_name(name: str, blocks: int) -> str:
     """blocks: Above 4 pixels."""
     if name in _END:
         return _END[name]
-    match = re.fullmatch(r"convs\.(\d+)\.(.+)", name)
+    match = re.fullmatch(r"convs\.(\d{1,4})\.(.+)", name)
     if match and match[1] == "0" and match[2] in ("0.weight", "1.bias"):
         return f"b{4 << blocks}.fromrgb.{match[2][2:]}"
     if match is None or match[2] not in _BLOCK:

@@ -33,7 +33,7 @@ class Project(NamedTuple):
 
 DEFAULT_FILTER = torch.tensor([1.0, 3.0, 3.0, 1.0], device="cpu")
 _FILTERED = re.compile(r"(synthesis\.|)(b\d+)\.(conv\d?|skip|fromrgb)\.weight")
-_BLOCK = re.compile(r"(?:synthesis\.)?b(\d+)\.conv1?\.weight")
+_BLOCK = re.compile(r"(?:synthesis\.)?b(\d{1,6})\.conv1?\.weight")
 
 
 def generator_options(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def with_filters(tensors: Mapping[str, Tensor], taps: Tensor) -> dict[str, Tenso
 
 def _resolutions(tensors: Mapping[str, Tensor]) -> list[int]:
     found = sorted(int(match[1]) for name in tensors if (match := _BLOCK.fullmatch(name)))
-    if found != [4 << level for level in range(len(found))]:
+    if not found or found != [4 << level for level in range(min(len(found), 20))]:
         raise ValueError(f"blocks have {', '.join(map(str, found[:12])) or 'no'} pixels, expected 4, 8, 16, ...")
     return found
 

@@ -4,7 +4,9 @@ Everything else keeps its traceback, which is what a mistake in the program need
 """
 
 import errno
+import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,6 @@ import torch
 import torch.distributed as dist
 
 from smartfast.config.schema import Config
-from smartfast.core.run_lock import gone
 from smartfast.errors import UserError
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
@@ -29,15 +30,30 @@ _PEER = re.compile(
 def one_line_failures(config: Config) -> Iterator[None]:
     """Turn what `explain` knows, raised inside the `with` block, into a UserError of that line."""
     try:
-        yield
+        with _quiet_writers(config):
+            yield
     except Exception as error:
         line = None if isinstance(error, UserError) else explain(error, config)
         if line is None:
             raise
-        run_dir = Path(config.run.dir)
-        if isinstance(error, OSError) and not run_dir.is_dir():
-            raise UserError(gone(run_dir)) from error
-        raise UserError(f"{line}; what {run_dir} has saved is intact, the same command goes on from there") from error
+        saved = f"what {config.run.dir} has saved is intact"
+        raise UserError(f"{line}; {saved}, the same command goes on from there") from error
+
+
+@contextmanager
+def _quiet_writers(config: Config) -> Iterator[None]:
+    """A tracker's own thread prints the traceback of what it cannot write, and training hears of it all the same."""
+    usual = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and _is_of_run(failed.exc_value, config)):
+            usual(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 def explain(error: Exception, config: Config) -> str | None:
@@ -67,16 +83,21 @@ def explain(error: Exception, config: Config) -> str | None:
             f"{_where(error, config)} could not be written ({error.strerror}), expected a folder with room: free some, "
             f"or keep fewer checkpoints with run.keep_checkpoints ({config.run.keep_checkpoints})"
         )
-    if isinstance(error, OSError) and Path(config.run.dir) in Path(_where(error, config)).parents:
+    if isinstance(error, OSError) and _is_of_run(error, config):
         return f"{_where(error, config)} cannot be read or written ({error.strerror}), expected what a run writes there"
     if _is_lost_peer(error, said):
         return f"another process of this run died or cannot be reached ({reason}): its own last lines say why"
     return None
 
 
+def _is_of_run(error: OSError, config: Config) -> bool:
+    """Whether it is about a file of the run folder."""
+    return Path(config.run.dir) in Path(_where(error, config)).parents
+
+
 def _where(error: OSError, config: Config) -> str:
     """The file of a failed operation; of a renaming its target."""
-    return str(error.filename2 or error.filename or f"run.dir {config.run.dir}")
+    return os.fsdecode(error.filename2 or error.filename or f"run.dir {config.run.dir}")
 
 
 def _is_lost_peer(error: Exception, said: str) -> bool:

@@ -39,10 +39,10 @@ from smartfast.run.main_process import on_main_process
 from smartfast.run.memory import check_memory, forecast
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.resume import check_changes, check_interval, check_scorer_options, completed_kimg, write_config
-from smartfast.run.scoring import as_read, open_scorer, score_lines
+from smartfast.run.scoring import as_read, not_described, open_scorer, score_lines
 from smartfast.run.start import TABLE_FILE, describe_start, start_elsewhere, with_transfer_values
-from smartfast.run.trainer import Trainer, real_batches
-from smartfast.run.training import Training
+from smartfast.run.trainer import Trainer
+from smartfast.run.training import Training, real_batches
 from smartfast.scorers import Scorer, TimestepRange, timestep_range
 
 
@@ -85,6 +85,10 @@ def _launch(config: Config, interruption: Interruption) -> bool:
     try:
         on_main_process(accelerator, lock.acquire)
         return _train(config, accelerator, run_dir, lock, interruption)
+    except OSError:
+        if accelerator.is_main_process:
+            lock.check()  # a folder that is gone explains it
+        raise
     finally:
         lock.release()
 
@@ -107,6 +111,7 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
         raise UserError(
             f"run.dir {run_dir}: processes found checkpoints at {sorted(starts)} images, expected one shared folder"
         )
+    on_main_process(accelerator, lock.check)  # the data may have taken long to read
     on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint, start))
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
@@ -188,8 +193,9 @@ def _training(
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer, the cost of each phase and what is loaded, as text."""
     family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
-    interval = "off" if not config.smart.frequency else "not described, no scorer is at hand"
-    if scorer is not None and timesteps is not None:
+    if scorer is None or timesteps is None:
+        interval = not_described(config.smart)
+    else:
         interval = timesteps.beside_the_papers(scorer.resolution)
     networks = networks_summary(family, scorer, config.smart.scorer or "")
     parts = [config_to_yaml(config), networks, f"score term: {interval}"]

@@ -11,6 +11,7 @@ from smartfast.core.pixels import to_float
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.scorers import Scorer, TimestepRange, check_predictions, check_scorer, load_scorer, timestep_range
+from smartfast.scorers.loading import missing_file
 from smartfast.scorers.settings import described, options_in_use
 
 _TRIED_IMAGES = 32
@@ -28,7 +29,7 @@ def open_scorer(
     """
     if not config.smart.frequency:
         return None, None
-    if config.smart.scorer is None and config.run.dry_run:
+    if config.run.dry_run and (config.smart.scorer is None or missing_file(config.smart.scorer)):
         return None, None
     if config.smart.scorer is None:
         raise UserError("smart.scorer is not set, expected a diffusion model (or smart.frequency 0 to train without)")
@@ -65,6 +66,14 @@ def open_scorer(
         for line in lines:
             say(line)
     return scorer, timesteps
+
+
+def not_described(smart: SmartConfig) -> str:
+    """What a dry run says of the score term where it has no scorer."""
+    if not smart.frequency:
+        return "off"
+    get = missing_file(smart.scorer) if smart.scorer else None
+    return "not described, no scorer is at hand" + (f"; get {get}" if get else "")
 
 
 def as_read(config: Config, scorer: Scorer | None) -> Config:

@@ -64,9 +64,14 @@ class SnapshotWriter:
     """Writes snapshots one after another in a thread of its own, at most one at a time.
 
     It is a context manager: leaving it waits for the snapshot in flight, whatever the reason for leaving is.
+
+    Args:
+        check_owner: Called before a write, and where one has failed; raises UserError where the folder has become
+            another's or is gone, which then is what the snapshot failed of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check_owner: Callable[[], None] = lambda: None) -> None:
+        self._check_owner = check_owner
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot", initializer=_use_one_thread)
         self._writing: Future[None] | None = None
         self._what = ""
@@ -81,7 +86,8 @@ class SnapshotWriter:
             # Who asked to stop must not believe that all is saved; what else could not be written has the same cause.
             if error is None or isinstance(error, KeyboardInterrupt | OSError):
                 raise
-            warnings.warn(str(failure), stacklevel=2)  # what ends the run already is the error to raise
+            if str(failure) != str(error):  # what ends the run already is the error to raise
+                warnings.warn(str(failure), stacklevel=2)
         finally:
             self._thread.shutdown()
 
@@ -93,7 +99,15 @@ class SnapshotWriter:
             write: Must not touch what training changes.
         """
         self.wait()
-        self._what, self._writing = what, self._thread.submit(write)
+        self._what, self._writing = what, self._thread.submit(self._write, write)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        self._check_owner()
+        try:
+            write()
+        except (OSError, SafetensorError):
+            self._check_owner()
+            raise
 
     def check(self) -> None:
         """Raise as `wait` if the last snapshot has failed by now; waits for nothing."""

@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from smartfast.core.checkpoint import Checkpoint, save_checkpoint
 from smartfast.core.grids import grid_shape
 from smartfast.core.interruption import Interrupted, Interruption
 from smartfast.core.run_log import RunLog
-from smartfast.data import ImageDataset, RealBatch, iterate_batches
+from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.families.sampling import real_grid
 from smartfast.metrics import MetricUnavailable, evaluate
@@ -31,28 +31,9 @@ from smartfast.run.profiling import IterationProfiler
 from smartfast.run.sheets import Sheets
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
 from smartfast.run.status import FirstTickWatch, Remarks, SlownessWatch, memory_gib, status_line
-from smartfast.run.training import Training
+from smartfast.run.training import Training, real_batches
 
 _VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
-
-
-def real_batches(training: Training) -> Generator[RealBatch, None, None]:
-    """The batches that a run sees from where it is; to be closed when it ends."""
-    config = training.config
-    return iterate_batches(
-        training.dataset,
-        seed=config.run.seed,
-        batch=training.images_per_iteration,
-        offsets=training.offsets,
-        start_images=training.images,
-        device=training.device,
-        mirror=config.data.mirror,
-        cache=config.data.cache,
-        workers=config.data.workers,
-        class_group=training.family.class_group,
-        # On a CPU the compiled function is slower than three operations, and takes seconds to compile.
-        compiler=training.compiler if training.device.type == "cuda" else None,
-    )
 
 
 class Trainer:
@@ -64,8 +45,8 @@ class Trainer:
         accelerator: Device, processes and trackers.
         checkpoint: Where the run continues, None = at its start.
         interruption: Knows when a signal asks the run to end.
-        check_owner: Called in the main process before anything is written at a tick or as a snapshot; raises UserError
-            where the run folder has become another's.
+        check_owner: Called in the main process before anything is written; raises UserError where the run folder has
+            become another's, or is gone.
     """
 
     def __init__(
@@ -96,7 +77,7 @@ class Trainer:
         self.remarks = Remarks(SlownessWatch(training.device).remark, training.family.remark)
         self.first_tick = FirstTickWatch(training.images, self.tick_images, self.total_images)
         self.saved_images = training.images if checkpoint else -1
-        self.writer = SnapshotWriter()
+        self.writer = SnapshotWriter(check_owner)
         self.profiler = IterationProfiler(
             self.config.perf.profile,
             first=training.settling_iterations,
@@ -209,8 +190,7 @@ class Trainer:
     def _end_tick(self, progress: tqdm) -> None:
         row = self._tick_row()
         if self.is_main:
-            self.check_owner()
-            self.log.write(row)
+            self._log(row)
             progress.write(status_line(row, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
             for remark in self.remarks.lines(row):
                 progress.write(remark)
@@ -225,6 +205,10 @@ class Trainer:
             self._stop_if_asked(now=True)
             self._evaluate()
         self._start_tick(maintenance_since_sec=maintenance_since_sec)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        self.check_owner()
+        self.log.write(row)
 
     def _tick_row(self) -> dict[str, Any]:
         training = self.training
@@ -299,7 +283,7 @@ class Trainer:
             return
         values = self.training.family.measure(self.training.ema.module, self.training.device)
         if values:
-            self.log.write({"kind": "measured", "kimg": self.kimg, **values})
+            self._log({"kind": "measured", "kimg": self.kimg, **values})
             tqdm.write("measured " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def _snapshot_to_write(self, with_samples: bool) -> Callable[[], None]:
@@ -382,7 +366,7 @@ class Trainer:
         row = {"kind": "metrics", "kimg": self.kimg, "features": self.config.metrics.features}
         row |= {f"metric/{name}": value for name, value in values.items()}
         if self.is_main:
-            self.log.write(row)
+            self._log(row)
         self.accelerator.log({k: v for k, v in row.items() if k.startswith("metric/")}, step=self.training.images)
         self.accelerator.print("metrics " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
@@ -393,4 +377,5 @@ class Trainer:
             self._evaluate()
         self.accelerator.end_training()
         if self.is_main:
+            self.check_owner()
             print(f"report: {write_report(self.run_dir)}")

@@ -6,8 +6,6 @@ of EDM leave null, and whatever else is known of the weights, such as where they
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -17,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smartfast.core.files import appear_complete
 from smartfast.errors import UserError
 from smartfast.networks.unets import ADMOptions, EDM2Options, EDMOptions, options_to_json
 from smartfast.networks.unets.options import OPTIONS, options_from_json
@@ -26,8 +25,8 @@ from smartfast.scorers.originals import ADM_SCHEDULES, adm_scorer, arguments_of_
 from smartfast.scorers.settings import Settings
 
 JSON_FILE, WEIGHTS_FILE = "scorer.json", "scorer.safetensors"
-_FIELDS = {"network": dict, "schedule": Literal["linear", "cosine"] | None, "num_timesteps": int}
-_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_TIMESTEPS = 2**16, 100, 16, 10**6
+_FIELDS = {"network": dict, "schedule": Literal["linear", "cosine"] | None}
+_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS = 2**16, 100, 16
 
 
 def save_scorer(
@@ -36,7 +35,6 @@ def save_scorer(
     tensors: Mapping[str, Tensor],
     *,
     schedule: Literal["linear", "cosine"] | None = None,
-    num_timesteps: int = 1000,
     dtype: torch.dtype = torch.float32,
     **known: Any,
 ) -> None:
@@ -46,26 +44,17 @@ def save_scorer(
         folder: Made if it is not there.
         options: Of the network.
         tensors: Its state dict.
-        schedule, num_timesteps: The noise that ADM's networks were trained with, see `adm_schedule`.
+        schedule: The noise that ADM's networks were trained with, see `adm_schedule`.
         dtype: Of the saved weights; biases, frequencies and noise levels are float32.
         known: What else the JSON is to say, values that JSON can hold.
 
     Raises:
         OSError, SafetensorError: Something cannot be written.
     """
-    content = {"network": options_to_json(options), "schedule": schedule, "num_timesteps": num_timesteps, **known}
-    partial = folder.with_name(f"{folder.name}.partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
+    content = {"network": options_to_json(options), "schedule": schedule, **known}
+    with appear_complete(folder) as partial:
         (partial / JSON_FILE).write_text(json.dumps(content, indent=2) + "\n")
         save_file({name: _saved(tensor, dtype) for name, tensor in tensors.items()}, partial / WEIGHTS_FILE)
-        folder.mkdir(exist_ok=True)
-        mode = (partial / JSON_FILE).stat().st_mode  # the umask's; safetensors' files are their owner's alone
-        for file in sorted(partial.iterdir()):
-            file.chmod(mode)
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _saved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -82,13 +71,11 @@ def _load(path: Path, *, where: str, settings: Settings, resolution: int | None 
     content = read_json(file)
     check_fields(content, _FIELDS, str(file))
     network_options = _checked_options(content.get("network"), str(file))
-    schedule, num_timesteps = content.get("schedule"), content.get("num_timesteps", 1000)
+    schedule = content.get("schedule")
     is_adm = isinstance(network_options, ADMOptions)
     if is_adm != (schedule is not None):
         expected = " or ".join(ADM_SCHEDULES) if is_adm else "null"
         raise UserError(f"{file}: schedule is {schedule}, expected {expected} of a network {network_options.network}")
-    if not 1 <= num_timesteps <= _MOST_TIMESTEPS:
-        raise UserError(f"{file}: num_timesteps is {num_timesteps}, expected 1 to {_MOST_TIMESTEPS}")
     try:
         tensors = load_file(path / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -97,7 +84,7 @@ def _load(path: Path, *, where: str, settings: Settings, resolution: int | None 
     if isinstance(network_options, ADMOptions):
         network_options = _read_with(network_options, settings)
         noise = settings.take("schedule", schedule, JSON_FILE, among=ADM_SCHEDULES)
-        return adm_scorer(network_options, tensors, settings, schedule=noise, num_timesteps=num_timesteps, **options)
+        return adm_scorer(network_options, tensors, settings, schedule=noise, **options)
     if isinstance(network_options, EDMOptions) and isinstance(network_options.model, ADMOptions):
         network_options = dataclasses.replace(network_options, model=_read_with(network_options.model, settings))
     return edm_scorer(network_options, tensors, settings, **options)

@@ -9,7 +9,6 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from smartfast.core.text import printable
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer, ScorerFormat
@@ -27,8 +26,6 @@ NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v
 """Schedules as diffusers calls them, and as `smart.scorer_options` does."""
 SCHEDULER_FILE = "scheduler_config.json"
 PIPELINE_FILE = "model_index.json"
-CLASS_NAMES_FILE = "class_names.json"
-"""Beside a scorer of `smartfast train-scorer`: what its classes are called, a list of texts."""
 
 
 def _usual_schedule(name: str, num_timesteps: int) -> NoiseSchedule:
@@ -176,9 +173,7 @@ def _load(path: Path, *, where: str, settings: Settings, **options: Any) -> UNet
     predicted = settings.take("prediction", parameterization_of(config, str(config_file)), config_file.name)
     shift = settings.take("timestep_shift", 0, USUAL)
     unet = load_unet(path)
-    scorer = UNetScorer(unet, shifted(schedule, shift), parameterization=predicted, where=where, **options)
-    scorer.class_names = _class_names(path / CLASS_NAMES_FILE, scorer.num_classes)
-    return scorer
+    return UNetScorer(unet, shifted(schedule, shift), parameterization=predicted, where=where, **options)
 
 
 def _with_settings(config: Any, settings: Settings, where: str) -> Any:
@@ -194,15 +189,6 @@ def _with_settings(config: Any, settings: Settings, where: str) -> Any:
         by_name = {ours: theirs for theirs, ours in NAMES.items()}
         config = {**config, "beta_schedule": by_name[name], "trained_betas": None}
     return {**config, "num_train_timesteps": steps}
-
-
-def _class_names(file: Path, count: int) -> list[str] | None:
-    if not count or not file.is_file():
-        return None
-    names = read_json(file)
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{file}: holds {str(names)[:60]!r}, expected a list of {count} texts, one per class")
-    return [printable(name) for name in names]
 
 
 def _check_pipeline(file: Path) -> None:

@@ -31,12 +31,13 @@ class EDMScorer(PreparedScorer):
         if not bool((schedule.alphas == 1).all()):
             raise UserError(f"{where}: the schedule is {schedule.name}, expected one of sigmas alone, x + sigma eps")
         super().__init__(network, schedule, parameterization="x0", where=where, **options)
+        self.label_dim = network.options.classes
 
     def network(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         x_t = x_t.to(memory_format=torch.channels_last)
         labels = self.known_classes(labels, t)
-        if self.null_class == (classes := self.unet.options.classes):
-            labels = one_hot(labels, classes)  # of which the index after the last is a vector of zeros
+        if self.null_class == self.label_dim:
+            labels = one_hot(labels, self.label_dim)  # of which the index after the last is a vector of zeros
         return self.unet(x_t, self.sigma(t), labels)
 
 

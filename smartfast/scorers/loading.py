@@ -13,7 +13,9 @@ from smartfast.errors import UserError
 from smartfast.scorers import analytic, converted, diffusers, files
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
-from smartfast.scorers.diffusers import CLASS_NAMES_FILE, PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.class_names import CLASS_NAMES_FILE, read_class_names
+from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.published import PUBLISHED_MODELS, how_to_get
 from smartfast.scorers.settings import Settings
 
 FORMATS: dict[str, ScorerFormat] = {
@@ -75,6 +77,7 @@ def load_scorer(
     )
     settings.check_all_taken(kinds[0])
     scorer.settings = tuple(settings.taken)
+    scorer.class_names = read_class_names(path, scorer.num_classes)
     return scorer
 
 
@@ -135,12 +138,22 @@ def scorer_dtype(device: torch.device | str, precision: Literal["auto", "fp32", 
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
+def missing_file(name: str) -> str | None:
+    """How to get the published file that smart.scorer names; None where it names none, or one that is there."""
+    kind, _, rest = name.partition(":")
+    path = rest if kind in FORMATS else name
+    is_there = path in BUNDLED or path in PUBLISHED_MODELS or Path(path).expanduser().exists()
+    return None if is_there else how_to_get(path)
+
+
 def _find(name: str) -> Path:
     """The local path of a scorer, downloaded if `name` is a hub id."""
     path = BUNDLED.get(name, Path(name).expanduser())
     if path.exists():
         return path
     expected = "expected `digits`, a diffusers folder or a hub id owner/name"
+    if get := missing_file(name):
+        raise UserError(f"smart.scorer: {name} does not exist; get {get}")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"smart.scorer: {name!r} is no folder, {expected}")
     files = [
@@ -155,6 +168,8 @@ def _find(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        get = how_to_get(name)
+        expected = f"expected a folder; elsewhere get {get}" if get else expected
         raise UserError(
             f"smart.scorer: {name!r} is no folder and no hub download ({_line(error)}), {expected}"
         ) from error

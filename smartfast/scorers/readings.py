@@ -1,22 +1,24 @@
 """Other ways to read a scorer's file, and the images: what loads as well, runs as well, and means something else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from smartfast.networks.unets import ADM, Denoiser, reorder_attention
+from smartfast.networks.unets.options import Preconditioning
 from smartfast.scorers.base import Scorer
 from smartfast.scorers.diffusers import UNetScorer
-from smartfast.scorers.schedule import NoiseSchedule
+from smartfast.scorers.schedule import NoiseSchedule, Parameterization
 
-SHIFTS = (-2, -1, 1, 2)
-_PREDICTIONS = ("eps", "x0", "v")
-_PRECONDITIONINGS = ("edm", "vp", "ve", "cm")  # iddpm's network has twice the outputs, which its tensors tell
+OPTION = "smart.scorer_options."
+NEAR, FAR = (-2, -1, 1, 2), (-50, -10, 10, 50)
+# iddpm's network has twice the outputs, which its tensors tell.
+_PRECONDITIONINGS: tuple[Preconditioning, ...] = ("edm", "vp", "ve", "cm")
 
 
 class Reading(NamedTuple):
@@ -31,14 +33,13 @@ def readings(scorer: Scorer) -> list[Reading]:
     found = [_told(scorer, name) for name in _other_schedules(scorer)]
     network = getattr(scorer, "unet", None)
     if isinstance(network, Denoiser) and network.options.preconditioning != "iddpm":
-        others = [kind for kind in _PRECONDITIONINGS if kind != network.options.preconditioning]
-        found += [
-            _assigned(network, "options", replace(network.options, preconditioning=kind), f"preconditioning {kind}")  # type: ignore[arg-type]
-            for kind in others
-        ]
+        for kind in _PRECONDITIONINGS:
+            options = replace(network.options, preconditioning=kind)
+            if options != network.options:
+                found.append(_assigned(network, "options", options, f"{OPTION}preconditioning {kind}"))
     if isinstance(scorer, UNetScorer):
-        others = [kind for kind in _PREDICTIONS if kind != scorer.parameterization]
-        found += [_assigned(scorer, "parameterization", kind, f"prediction {kind}") for kind in others]
+        others = [kind for kind in get_args(Parameterization) if kind != scorer.parameterization]
+        found += [_assigned(scorer, "parameterization", kind, f"{OPTION}prediction {kind}") for kind in others]
     adm = network.model if isinstance(network, Denoiser) else network
     if isinstance(adm, ADM) and adm.has_heads:
         order = _reordered(adm)
@@ -46,26 +47,27 @@ def readings(scorer: Scorer) -> list[Reading]:
     return found
 
 
-def shifts(scorer: Scorer) -> list[Reading]:
-    """The readings in which the network counts its timesteps from another number."""
+def shifts(scorer: Scorer, numbers: Sequence[int]) -> list[Reading]:
+    """The readings in which the network counts its timesteps from numbers other than now."""
     if not scorer.schedules:
         return []
     timesteps = torch.arange(scorer.num_timesteps, device=scorer.alphas.device)
     usual = int(scorer.told(timesteps[-1:])) - scorer.num_timesteps + 1
     return [
-        _assigned(scorer, "times", (timesteps + usual + by).clamp(min=0), f"timestep_shift {usual + by}")
-        for by in SHIFTS
+        _assigned(scorer, "times", (timesteps + usual + by).clamp(min=0), f"{OPTION}timestep_shift {usual + by}")
+        for by in numbers
     ]
 
 
-IMAGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "negated": torch.neg,
-    "turned left": partial(torch.rot90, k=1, dims=(2, 3)),
-    "turned right": partial(torch.rot90, k=-1, dims=(2, 3)),
-    "upside down": partial(torch.rot90, k=2, dims=(2, 3)),
-    "of reversed channels": partial(torch.flip, dims=(1,)),
-}
-"""What images [N, C, H, W] are mistaken for: no easier to denoise, but for a scorer that has learnt them so."""
+def changes_of(images: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What images [N, C, H, W] are mistaken for: no easier to denoise, but for a scorer that has learnt them so."""
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "negated": torch.neg,
+        "turned left": partial(torch.rot90, k=1, dims=(2, 3)),
+        "turned right": partial(torch.rot90, k=-1, dims=(2, 3)),
+        "upside down": partial(torch.rot90, k=2, dims=(2, 3)),
+    }
+    return changes | ({"of reversed channels": partial(torch.flip, dims=(1,))} if images.shape[1] > 1 else {})
 
 
 def _other_schedules(scorer: Scorer) -> list[str]:
@@ -85,7 +87,7 @@ def _told(scorer: Scorer, name: str) -> Reading:
     """The same noise, of which the network is told the timestep that has it in another schedule."""
     own = (scorer.sigmas.double() / scorer.alphas.double()).log()
     other = _ratios(scorer.schedules[name](scorer.num_timesteps)).to(own).log()
-    return _assigned(scorer, "times", torch.bucketize(own, (other[1:] + other[:-1]) / 2), f"schedule {name}")
+    return _assigned(scorer, "times", torch.bucketize(own, (other[1:] + other[:-1]) / 2), f"{OPTION}schedule {name}")
 
 
 def _reordered(network: ADM) -> Reading:
@@ -99,7 +101,7 @@ def _reordered(network: ADM) -> Reading:
         finally:
             reorder_attention(network, is_new=is_new)
 
-    return Reading(f"attention_order {'legacy' if is_new else 'new'}", opened)
+    return Reading(f"{OPTION}attention_order {'legacy' if is_new else 'new'}", opened)
 
 
 def _assigned(owner: Any, attribute: str, value: Any, text: str) -> Reading:

@@ -15,18 +15,18 @@ from smartfast.core.draws import Purpose
 from smartfast.errors import UserError
 from smartfast.scorers.base import Scorer
 from smartfast.scorers.interval import TimestepRange
-from smartfast.scorers.readings import IMAGES, Reading, readings, shifts
+from smartfast.scorers.readings import FAR, NEAR, OPTION, Reading, changes_of, readings, shifts
 from smartfast.scorers.term import score_loss
 
-FEWEST = 8
+FEWEST = 16
 """Images below which errors are not compared."""
 _TIMESTEPS = 4  # of the interval
-_LEAST_NOISE = range(2, 9)  # where neighbouring timesteps differ most; a shift of 2 stays at 0 or above
+_RATIOS = (0.2, 0.5, 1.0, 2.0)  # noise to signal, beside the interval's: where readings differ most
+_LEAST_NOISE = range(2, 10)  # where neighbouring timesteps differ most; a shift of 2 stays at 0 or above
 _DEVIATIONS = 3.5
 _MARGIN, _MARGIN_OF_SHIFTS = 0.05, 0.02
 _AT_A_TIME = 8
 _WORST = 1e12
-_OPTION = "smart.scorer_options."
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,21 @@ class Comparison:
     """Of one reading with the one in use.
 
     text: What it is.
-    ratio: Its squared error over that of the one in use, the geometric mean over images.
+    error: Its mean squared error of eps, of which predicting nothing has 1.
+    ratio: Its error over that of the one in use, the geometric mean over images.
     deviations: By how many standard errors the mean logarithm of that is above 0.
     margin: By how much less than 1 a ratio is clear.
     """
 
     text: str
+    error: float
     ratio: float
     deviations: float
     margin: float = _MARGIN
 
     @property
     def is_better(self) -> bool:
-        return self.ratio < 1 - self.margin and self.deviations < -_DEVIATIONS
+        return self.error < 1 and self.ratio < 1 - self.margin and self.deviations < -_DEVIATIONS
 
     @property
     def is_told_apart(self) -> bool:
@@ -61,7 +63,8 @@ def self_check(
 
     Args:
         scorer: The scorer, one that runs.
-        timesteps: The interval, a few timesteps of which are tried; shifted timesteps are tried at the least noise.
+        timesteps: The interval, of which a few timesteps are tried, beside some of more noise; neighbouring timesteps
+            are told apart at the least noise.
         images: Real ones, float [N, C, H, W] in [-1, 1] as the scorer sees them, on its device.
         labels: Their classes, int64 [N], or None.
         name: Of the scorer, for messages.
@@ -75,66 +78,91 @@ def self_check(
     count = len(images)
     if count < FEWEST:
         return [f"self-check: left out, {count} images are fewer than {FEWEST}"]
-    places = torch.arange(count, device=images.device)
-    tried = torch.linspace(timesteps.first, timesteps.last, _TIMESTEPS).round().long().unique().to(images.device)
-    t = tried[places % len(tried)]
-    usual = _errors(scorer, images, labels, t)
-    others = [_read(reading, usual, scorer, images, labels, t) for reading in readings(scorer)]
-    of_images = [
-        _compared(f"images {what}", _errors(scorer, change(images), labels, t), usual)
-        for what, change in IMAGES.items()
-        if scorer.channels > 1 or "channels" not in what
-    ]
+    of_interval = torch.linspace(timesteps.first, timesteps.last, _TIMESTEPS).round().long()
+    levels = torch.stack([of_interval, _timesteps_of(scorer)], dim=1).flatten().tolist()
+    sample = _Sample(scorer, images, labels, levels)
+    found = [sample.read(reading) for reading in readings(scorer)]
+    found += [sample.compare(f"images {what}", change(images)) for what, change in changes_of(images).items()]
     if scorer.num_classes and labels is not None:
-        of_others = _errors(scorer, images, labels.roll(count // 2), t)
-        of_images.append(_compared("classes of other images", of_others, usual))
-    _refuse(others, name, count, _OPTION)
-    _refuse(of_images, name, count)
-    shifted = _shifted(scorer, images, labels, places)
-    _refuse(shifted, name, count, _OPTION)
-    return _lines(usual, tried, _error_of_a_linear_filter(scorer, images, t), [*others, *of_images, *shifted])
-
-
-def _read(
-    reading: Reading, usual: Tensor, scorer: Scorer, images: Tensor, labels: Tensor | None, t: Tensor
-) -> Comparison:
-    with reading.opened():
-        return _compared(reading.text, _errors(scorer, images, labels, t), usual)
-
-
-def _shifted(scorer: Scorer, images: Tensor, labels: Tensor | None, places: Tensor) -> list[Comparison]:
-    """At timesteps of their own, for those of the interval may be all the same to the best of networks."""
-    if scorer.num_timesteps <= _LEAST_NOISE[-1]:
-        return []
-    t = torch.tensor(_LEAST_NOISE, device=images.device)[places % len(_LEAST_NOISE)]
-    usual = _errors(scorer, images, labels, t)
-    found = [_read(reading, usual, scorer, images, labels, t) for reading in shifts(scorer)]
-    return [replace(comparison, margin=_MARGIN_OF_SHIFTS) for comparison in found]
-
-
-def _errors(scorer: Scorer, images: Tensor, labels: Tensor | None, t: Tensor) -> Tensor:
-    """Mean (eps_theta - eps)^2 of each image, float64 [N]; the same noise at every call."""
-    places = torch.arange(len(images), device=images.device)
-    parts = [
-        score_loss(
-            scorer,
-            images[part],
-            None if labels is None else labels[part],
-            t[part],
-            seed=0,
-            stream=part,
-            purpose=Purpose.SELF_CHECK,
-            distance="eps",
-        )
-        for part in places.split(_AT_A_TIME)
+        found.append(sample.compare("classes of other images", images, labels.roll(count // 2)))
+    _refuse(found, name, count)
+    is_inside = sample.level % 2 == 0
+    error = float(sample.usual[is_inside].mean())
+    linear = _error_of_a_linear_filter(scorer, images, sample.t[is_inside])
+    shifted = [replace(sample.read(reading), margin=_MARGIN_OF_SHIFTS) for reading in shifts(scorer, FAR)]
+    if scorer.num_timesteps > _LEAST_NOISE[-1]:
+        least = _Sample(scorer, images, labels, _LEAST_NOISE)
+        shifted += [replace(least.read(reading), margin=_MARGIN_OF_SHIFTS) for reading in shifts(scorer, NEAR)]
+    if error < linear:  # of other data, any reading that makes a scorer cautious looks better
+        _refuse(shifted, name, count)
+    lines = [
+        f"squared error of eps {error:.3g} at t = {', '.join(map(str, of_interval.unique().tolist()))} on {count} "
+        f"images (of a linear filter {linear:.3g}, of nothing 1)",
+        *_told_apart([*found, *shifted]),
     ]
-    return torch.cat(parts).double().nan_to_num(nan=_WORST, posinf=_WORST).clamp(1e-12, _WORST)
+    if error >= linear:
+        lines.append(
+            "WARNING: no better than a linear filter that knows the images' spectrum: a scorer of other data, or an "
+            "interval of less noise than it has learnt"
+        )
+    return [f"self-check: {line}" for line in lines]
 
 
-def _compared(text: str, errors: Tensor, usual: Tensor) -> Comparison:
-    logarithms = (errors / usual).log()
-    deviation = (logarithms.std() / math.sqrt(len(usual))).clamp(min=1e-9)
-    return Comparison(text, float(logarithms.mean().exp()), float(logarithms.mean() / deviation))
+class _Sample:
+    """Real images that are noised, by turns, to some timesteps, and the errors of the reading in use.
+
+    level: Place in `levels` of each image, int64 [N].
+    t: Its timestep, int64 [N].
+    usual: Its error, see `errors`.
+    """
+
+    def __init__(self, scorer: Scorer, images: Tensor, labels: Tensor | None, levels: Sequence[int]) -> None:
+        self.scorer, self.images, self.labels = scorer, images, labels
+        self.level = torch.arange(len(images), device=images.device) % len(levels)
+        self.t = torch.tensor(levels, device=images.device)[self.level]
+        self.usual = self.errors(images, labels)
+
+    def errors(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Mean (eps_theta - eps)^2 of each image, float64 [N]; the same noise at every call."""
+        places = torch.arange(len(images), device=images.device)
+        parts = [
+            score_loss(
+                self.scorer,
+                images[part],
+                None if labels is None else labels[part],
+                self.t[part],
+                seed=0,
+                stream=part,
+                purpose=Purpose.SELF_CHECK,
+                distance="eps",
+            )
+            for part in places.split(_AT_A_TIME)
+        ]
+        return torch.cat(parts).double().nan_to_num(nan=_WORST, posinf=_WORST).clamp(1e-12, _WORST)
+
+    def read(self, reading: Reading) -> Comparison:
+        """The scorer under another reading."""
+        with reading.opened():
+            return self.compare(reading.text, self.images, self.labels)
+
+    def compare(self, text: str, images: Tensor, labels: Tensor | None = None) -> Comparison:
+        """The scorer as it is now, on images and labels, None = the sample's own, with the errors in use."""
+        errors = self.errors(images, self.labels if labels is None else labels)
+        logarithms = (errors / self.usual).log()
+        # Timesteps are chosen, not drawn: what varies between them is no doubt about the mean.
+        sums = torch.zeros(int(self.level.max()) + 1, dtype=torch.float64, device=errors.device)
+        means = sums.index_add(0, self.level, logarithms) / self.level.bincount()
+        freedom = len(errors) - len(means)
+        variance = (logarithms - means[self.level]).square().sum() / freedom
+        deviation = (variance / len(errors)).sqrt().clamp(min=1e-9)
+        mean = float(logarithms.mean())
+        return Comparison(text, float(errors.mean()), math.exp(mean), mean / float(deviation))
+
+
+def _timesteps_of(scorer: Scorer) -> Tensor:
+    """Those whose noise to signal is nearest to `_RATIOS`."""
+    ratios = (scorer.sigmas.double() / scorer.alphas.double()).log().cpu()
+    return (ratios - torch.tensor(_RATIOS, dtype=torch.float64).log()[:, None]).abs().argmin(dim=1)
 
 
 def _error_of_a_linear_filter(scorer: Scorer, images: Tensor, t: Tensor) -> float:
@@ -149,36 +177,23 @@ def _error_of_a_linear_filter(scorer: Scorer, images: Tensor, t: Tensor) -> floa
     return float((signal / (signal + sigma.square())).mean())
 
 
-def _refuse(comparisons: Sequence[Comparison], name: str, count: int, option: str = "") -> None:
-    """Raises UserError where the best of the comparisons is clearly better than what is in use.
-
-    option: What stands before the names of options.
-    """
+def _refuse(comparisons: Sequence[Comparison], name: str, count: int) -> None:
+    """Raises UserError where the best of the comparisons is clearly better than what is in use."""
     better = [comparison for comparison in comparisons if comparison.is_better]
     if better:
         best = min(better, key=lambda comparison: comparison.ratio)
-        text = " and ".join(option + part for part in best.text.split(" and "))
         raise UserError(
-            f"smart.scorer: {name!r} finds noise clearly better with {text}: {best.ratio:.3g} times the squared error "
-            f"of what is in use, {-best.deviations:.0f} standard errors below 1 on {count} images, expected no other "
-            "reading to be better (smart.self_check false trains all the same)"
+            f"smart.scorer: {name!r} finds noise clearly better with {best.text}: {best.ratio:.3g} times the squared "
+            f"error of what is in use, {-best.deviations:.0f} standard errors below 1 on {count} images, expected no "
+            "other reading to be better (smart.self_check false trains all the same)"
         )
 
 
-def _lines(usual: Tensor, tried: Tensor, linear: float, comparisons: Sequence[Comparison]) -> list[str]:
-    error, at = float(usual.mean()), ", ".join(map(str, tried.tolist()))
-    apart = [f"{one.text} {one.ratio:.3g}" for one in comparisons if one.is_told_apart]
-    alike = [f"{one.text} {one.ratio:.3g}" for one in comparisons if not one.is_told_apart]
-    lines = [
-        f"self-check: squared error of eps {error:.3g} on {len(usual)} images at t = {at} (of a linear filter "
-        f"{linear:.3g}, of nothing 1)"
-    ]
-    if comparisons:
-        told = f"read otherwise, times {'; '.join(apart) or 'none told apart'}"
-        lines.append(f"self-check: {told}" + (f"; not told apart: {'; '.join(alike)}" if alike else ""))
-    if error > linear:
-        lines.append(
-            "self-check: WARNING: no better than a linear filter that knows the images' spectrum: a scorer of other "
-            "data, or an interval of less noise than it has learnt"
-        )
-    return lines
+def _told_apart(comparisons: Sequence[Comparison]) -> list[str]:
+    """A line on what errors say of the other readings, none where there are none."""
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for one in comparisons:
+        parts[one.is_told_apart].append(f"{one.text.replace(OPTION, '')} {one.ratio:.3g}")
+    apart = [f"read otherwise, times {'; '.join(parts[True])}"] if parts[True] else []
+    alike = [f"not told apart: {'; '.join(parts[False])}"] if parts[False] else []
+    return ["; ".join(apart + alike)] if comparisons else []

@@ -8,6 +8,8 @@ from smartfast.config.schedule import Quantity, Schedule
 from smartfast.config.schema import Config
 
 WIDTH = 120
+_SCORERS = "scorers/"
+"""Where the presets expect scorers that have to be downloaded."""
 
 
 def presets_table(*, width: int = WIDTH) -> str:
@@ -31,7 +33,7 @@ def _column(config: Config) -> dict[str, str]:
         **_objective(config.loss),
         "score term": f"lambda {smart.weight:g} every {smart.frequency}" if is_on else "off",
         "noise to signal": "{:g} to {:g}".format(*smart.noise_to_signal) if is_on and smart.noise_to_signal else "-",
-        "scorer": (smart.scorer or "yours") if is_on else "-",
+        "scorer": (smart.scorer or "yours").removeprefix(_SCORERS) if is_on else "-",
         "you set": ", ".join(_left_to_the_user(config)) or "nothing",
     }
 
@@ -58,9 +60,13 @@ def _quantity(value: Quantity) -> str:
 
 
 def _left_to_the_user(config: Config) -> list[str]:
-    """Settings that the run needs and the preset cannot know; its data.path is only where the data would lie."""
+    """What the run needs and the preset cannot bring; its data.path is only where the data would lie.
+
+    So is its smart.scorer, for a file to download: a run without it says from where.
+    """
     is_own_data = config.data.path != "digits" and not config.data.path.startswith("hf:")
-    is_own_scorer = config.smart.frequency > 0 and config.smart.scorer is None
+    scorer = config.smart.scorer
+    is_own_scorer = config.smart.frequency > 0 and (scorer is None or scorer.startswith(_SCORERS))
     return ["data.path"] * is_own_data + ["smart.scorer"] * is_own_scorer
 
 

@@ -1,7 +1,7 @@
 """`smartfast train-scorer`: trains a diffusion model on one's own images, for use as a scorer.
 
 The run is one of `smartfast train` with gan.family denoiser, under options of its own; beside what every run leaves,
-its folder has scorer/, the averaged weights as a diffusers model for smart.scorer. A resumed run repeats what an
+its folder has scorer/, the averaged weights as a model for smart.scorer. A resumed run repeats what an
 uninterrupted one computes (not with dropout, whose random numbers are torch's own).
 """
 
@@ -13,12 +13,15 @@ from typing import Literal
 
 from smartfast.config.families import DenoiserGan, DenoiserLoss, UNetOptions
 from smartfast.config.ranges import (
+    Beta,
     Count,
     CountOrZero,
     FilePath,
     Fraction,
     Kimg,
     KimgOrZero,
+    LogSigma,
+    LogSigmaSpread,
     Rate,
     Ratio,
     Seed,
@@ -84,6 +87,12 @@ class TrainScorerOptions:
     """The noise schedule, by diffusers' names; squaredcos_cap_v2 is the cosine one. Default: DDPM."""
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     """What the network predicts: the noise, the clean image, or v. Default: DDPM."""
+    label_dropout: Beta = 0.0
+    """Probability that one of EDM's networks is not told the class of an image. Default: EDM."""
+    ln_sigma_mean: LogSigma = -1.2
+    """Mean of the normal ln sigma of EDM's networks. Default: EDM."""
+    ln_sigma_std: LogSigmaSpread = 1.2
+    """Standard deviation of that. Default: EDM."""
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
     """Arithmetic of the training; fp16 and bf16 are mixed precision (torch.autocast). Default: ours."""
     save_precision: Literal["fp32", "fp16"] = "fp32"
@@ -93,7 +102,7 @@ class TrainScorerOptions:
     sample_rows: Count = 8
     """Rows of the sample grid; a class-conditional grid has one column per class, up to 16. Default: ours."""
     sample_steps: Count = 50
-    """DDIM steps per sample (Song et al., arXiv 2010.02502). Default: theirs."""
+    """Steps per sample: DDIM's (Song et al., arXiv 2010.02502), or Heun's of EDM, two passes each. Default: DDIM's."""
     tick_kimg: Kimg = 4.0
     """Thousands of images between two status lines. Default: ADA."""
     keep_checkpoints: Count = 3

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,15 +173,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_made_again", [False, True])
-def test_a_folder_that_is_gone_is_called_gone(is_made_again: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_folder_that_is_gone_is_called_gone(is_deleted: bool, is_made_again: bool, tmp_path: Path) -> None:
     lock = RunLock(tmp_path / "run")
     lock.acquire()
     (tmp_path / "run").rename(tmp_path / "elsewhere")
-    if is_made_again:  # by what writes into it and makes the folders that it needs
+    if is_deleted:
+        shutil.rmtree(tmp_path / "elsewhere")
+    if is_made_again:  # file systems give it the number of the one that was deleted
         (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match=rf"^run.dir {tmp_path}/run: was deleted or renamed[^\n]*$"):
         lock.check()
     lock.release()
+    assert (tmp_path / "run").exists() == is_made_again, "what another made is left to it"
 
 
 def test_a_lock_that_somebody_deleted_is_made_again(tmp_path: Path) -> None:

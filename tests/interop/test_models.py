@@ -42,7 +42,17 @@ def check_same(network: torch.nn.Module, model: Model, inputs: Tensor, c: Tensor
         assert torch.equal(network(inputs, labels), again(inputs, labels))
 
 
-@pytest.mark.parametrize("change", [{"demodulate": False}, {"final_tanh": True}, {"new_argument": 1}])
+NO_COUNTERPART: list[dict[str, Any]] = [
+    {"demodulate": False},
+    {"final_tanh": True},
+    {"new_argument": 1},
+    {"conv_clamp": "256"},
+    {"conv_clamp": torch.ones(2)},
+    {"mapping_lr_mul": float("nan")},
+]
+
+
+@pytest.mark.parametrize("change", NO_COUNTERPART, ids=str)
 def test_arguments_without_a_counterpart(change: dict[str, Any], write_hammer: Callable[..., Path]) -> None:
     network = Generator(**GENERATOR, c_dim=0, mapping_layers=2)
     path = write_hammer({"generator": network.state_dict()}, **change)

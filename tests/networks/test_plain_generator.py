@@ -79,6 +79,11 @@ def test_the_same_images(plain: ModuleType, tmp_path: Path, number: int) -> None
         torch.testing.assert_close(theirs(z, c, psi), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+def test_other_activations_are_refused(plain: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mapping_act is relu, expected lrelu"):
+        plain.load(saved(tmp_path, options(mapping_act="relu")))
+
+
 def test_it_needs_nothing_of_ours() -> None:
     imported = {
         name.split(".")[0]
@@ -97,6 +102,7 @@ def test_the_lines_of_the_page(plain: ModuleType, tmp_path: Path, monkeypatch: p
     assert "from training.networks import Generator" in checkout
     weights = Generator(**options()).state_dict()
     run = tmp_path / "runs" / "photos"
+    run.mkdir(parents=True)
     save_checkpoint(run, images=8, state=weights, generator=weights, generator_options=options(), info={}, keep=1)
     for file in run.glob("checkpoints/*/generator_ema.*"):
         shutil.copy(file, tmp_path)

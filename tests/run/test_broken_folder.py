@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import smartfast.core.checkpoint as checkpoint_module
+import smartfast.run.launch as launch_module
+import smartfast.run.trainer as trainer_module
 from smartfast.cli import main
 from smartfast.core.checkpoint import load_newest
 from smartfast.core.files import sha256
@@ -175,28 +178,57 @@ def test_an_index_without_what_training_needs(
     assert f"{NEWEST}/checkpoint.json" in line and next(iter(entries)) in line
 
 
-@pytest.mark.parametrize("how", ["deleted", "renamed"])
-@pytest.mark.parametrize("images", [8, 24, 40])
+MOMENTS = {
+    "data": (launch_module, "open_dataset", 1),
+    "first tick": (Training, "run_iteration", 1),
+    "third tick": (Training, "run_iteration", 5),
+    "evaluation": (trainer_module, "evaluate", 2),
+    "snapshot": (checkpoint_module, "save_file", 3),
+    "report": (trainer_module, "save_checkpoint", 3),
+}
+"""Where a function is called for the n-th time."""
+
+
+@pytest.mark.parametrize(
+    ("how", "moment"),
+    [
+        ("deleted", "data"),
+        ("deleted", "first tick"),
+        ("renamed", "third tick"),
+        ("deleted", "snapshot"),
+        *(("made again", moment) for moment in MOMENTS),
+    ],
+)
 def test_a_folder_that_goes_while_the_run_trains(
     how: str,
-    images: int,
-    run_dir: Path,
+    moment: str,
+    tmp_path: Path,
     tiny_options: Options,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    def run_iteration(self: Training, reals: object, original: Callable = Training.run_iteration) -> None:
-        original(self, reals)
-        if self.images == images:
-            run_dir.rename(run_dir.with_name("elsewhere"))
-            if how == "deleted":
-                shutil.rmtree(run_dir.with_name("elsewhere"), ignore_errors=True)
+    """One line, and nothing of the run in a folder that is made in its place."""
+    run_dir, aside = tmp_path / "run", tmp_path / "aside"
+    owner, name, number = MOMENTS[moment]
+    original, calls = getattr(owner, name), []
 
-    monkeypatch.setattr(Training, "run_iteration", run_iteration)
-    shutil.rmtree(run_dir)
-    assert main(["train", *tiny_options(run_dir, **KEPT, run__kimg=0.048)]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("smartfast: error")]
-    assert f"run.dir {run_dir}: was deleted or renamed" in line and "intact" not in line
+    def call(*arguments: object, **options: object) -> object:
+        result = original(*arguments, **options)
+        calls.append(name)
+        if len(calls) == number:
+            run_dir.rename(aside)
+            if how != "renamed":
+                shutil.rmtree(aside)
+            if how == "made again":  # at once: file systems give the number of the old one to the new one
+                run_dir.mkdir()
+        return result
+
+    monkeypatch.setattr(owner, name, call)
+    metrics = dict(metrics__every_ticks=1 if moment == "evaluation" else 0, metrics__samples=65)
+    assert main(["train", *tiny_options(run_dir, **KEPT, **metrics, run__kimg=0.048)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "features" not in line]
+    assert line.startswith(f"smartfast: error: run.dir {run_dir}: was deleted or renamed") and "intact" not in line
+    assert run_dir.exists() == (how == "made again") and not list(tmp_path.glob("run/*"))
 
 
 def test_a_run_shorter_than_a_tick(tmp_path: Path, tiny_options: Options) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pytest
 import torch
 
 from smartfast.cli import main
+from smartfast.config.parse import parse_config
 from smartfast.core.checkpoint import load_newest
 from smartfast.data import RealBatch
+from smartfast.run.failures import one_line_failures
 from smartfast.run.training import Training
 
 Options = Callable[..., list[str]]
@@ -69,6 +72,25 @@ def test_one_line_and_nothing_saved_is_lost(
         assert word in line, line
     assert load_newest(tmp_path).info["images"] == 16
     assert not list(tmp_path.glob("*lock*"))
+
+
+def test_a_trackers_thread_prints_no_traceback_of_the_run_folder(
+    tmp_path: Path, tiny_options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training hears of it by the next value that it hands over."""
+    printed: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: printed.append(failed.exc_value))
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    mistake = RuntimeError("a mistake")
+    with one_line_failures(parse_config(tiny_options(tmp_path))):
+        for error in (FileNotFoundError(2, "No such file", os.fsencode(tmp_path / "tensorboard" / "events")), mistake):
+            thread = threading.Thread(target=fail, args=[error])
+            thread.start()
+            thread.join()
+    assert printed == [mistake]
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback(

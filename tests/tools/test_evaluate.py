@@ -27,6 +27,7 @@ METRICS = MetricsConfig(names=("fid", "diversity"), samples=40, batch=16, featur
 def run_dir(tmp_path: Path) -> Path:
     """A run of 2 kimg on the digits."""
     folder = tmp_path / "run"
+    folder.mkdir()
     options = generator_options(GAN, resolution=16, channels=1, num_classes=10)
     torch.manual_seed(0)
     generator = Generator(**options)

@@ -35,7 +35,7 @@ def test_every_preset_is_a_column_of_at_most_120_characters_in_all(capsys) -> No
             "batch": "64",
             "R1 gamma": "0.01 every 16",
             "noise to signal": "0.005 to 0.0078",
-            "scorer": "yours",
+            "scorer": "edm-cifar10-32x32-cond-vp.pkl",
             "you set": "data.path, smart.scorer",
         }
         == found["cifar10"]

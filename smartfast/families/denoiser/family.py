@@ -1,22 +1,19 @@
 """A diffusion model as a family: one phase, a clipped gradient, and an average that is a scorer for smart.scorer."""
 
-import copy
 import json
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from smartfast.config.families import DenoiserGan, DenoiserLoss
 from smartfast.config.schedule import value_at
 from smartfast.config.schema import Config
-from smartfast.core.draws import Purpose, draw_timesteps
+from smartfast.core.draws import Purpose, one_hot
+from smartfast.core.files import write_atomically
 from smartfast.core.pixels import to_float
 from smartfast.data import ImageDataset
 from smartfast.data.holdout import DatasetPart, TrainingImages
@@ -25,13 +22,22 @@ from smartfast.engine.phase import PhaseResult, PhaseSpec
 from smartfast.errors import UserError
 from smartfast.families.base import Cost, Family, Panel, Parts
 from smartfast.families.denoiser.network import Denoiser
+from smartfast.families.denoiser.options import (
+    attention_unit,
+    build_denoiser,
+    check_fixed,
+    check_widths,
+    options_of,
+)
 from smartfast.families.denoiser.sampler import DenoiserSampler
 from smartfast.families.rounds import Round
 from smartfast.families.start import AVERAGE, StartWeights
-from smartfast.kernels import philox_normal
-from smartfast.scorers import UNetScorer, diffusers
+from smartfast.kernels import philox_uniform
+from smartfast.networks.unets import set_dropout
+from smartfast.scorers import diffusers
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
-from smartfast.scorers.diffusers import CLASS_NAMES_FILE, load_unet
+from smartfast.scorers.class_names import CLASS_NAMES_FILE
+from smartfast.scorers.diffusers import load_unet
 
 SCORER_FOLDER = "scorer"
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,7 +64,9 @@ class DenoiserFamily(Family):
         self.class_names = dataset.class_names
 
     def networks(self) -> dict[str, nn.Module]:
-        self.denoiser = Denoiser(**self.options())
+        self.denoiser = build_denoiser(**self.options())
+        if self.gan.network != "unet2d":
+            set_dropout(self.denoiser, self.gan.dropout)
         return {"denoiser": self.denoiser}
 
     @classmethod
@@ -78,19 +86,14 @@ class DenoiserFamily(Family):
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
         gan = config.gan
         assert isinstance(gan, DenoiserGan) and isinstance(config.loss, DenoiserLoss)
-        if not gan.block_out_channels:
-            raise UserError("gan.block_out_channels is [], expected the feature maps of one resolution or more")
-        for channels in gan.block_out_channels:
-            if channels % gan.norm_groups:
-                raise UserError(
-                    f"gan.block_out_channels has {channels}, expected multiples of the {gan.norm_groups} groups"
-                )
+        check_fixed(gan, config.loss)
+        check_widths(gan)
         if config.smart.frequency:
             raise UserError(f"smart.frequency is {config.smart.frequency}, expected 0: a diffusion model has no fakes")
 
     @classmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
-        assert isinstance(config.gan, DenoiserGan)
+        assert isinstance(config.gan, DenoiserGan) and isinstance(config.loss, DenoiserLoss)
         levels = len(config.gan.block_out_channels)
         if dataset.resolution % 2 ** (levels - 1):
             raise UserError(
@@ -99,11 +102,17 @@ class DenoiserFamily(Family):
         attends = [dataset.resolution >> level in config.gan.attention for level in range(levels)]
         attends[-1] = True  # the middle block always does
         for channels, here in zip(config.gan.block_out_channels, attends, strict=True):
-            if here and channels % config.gan.attention_head_dim:
+            if here and channels % attention_unit(config.gan):
                 raise UserError(
                     f"gan.attention_head_dim is {config.gan.attention_head_dim}, expected a divisor of the {channels} "
                     "feature maps that attend"
                 )
+        shape = (dataset.channels, dataset.resolution, dataset.resolution)
+        try:
+            with torch.device("meta"):
+                build_denoiser(**options_of(config.gan, config.loss, shape, dataset.num_classes))
+        except ValueError as error:
+            raise UserError(f"gan.block_out_channels is {list(config.gan.block_out_channels)}: {error}") from error
 
     def adam(self, network: str) -> AdamSettings:
         optim = self.config.optim
@@ -134,48 +143,30 @@ class DenoiserFamily(Family):
         return [PhaseSpec("denoise", "denoiser", self.denoise, loss_scale=self.loss_scale)]
 
     def denoise(self, batch: Round) -> PhaseResult:
-        """Mean squared error of the prediction at one random timestep per image (DDPM, eq. 14)."""
-        model, seed, images = self.denoiser, self.config.run.seed, batch.images.detach()
-        t = draw_timesteps(seed, batch.stream, 0, len(model.alphas) - 1)
-        noise = philox_normal(seed, batch.stream, math.prod(self.image_shape), int(Purpose.SCORE_NOISE))
-        noise = noise.view(images.shape)
-        alpha, sigma = model.alphas[t][:, None, None, None], model.sigmas[t][:, None, None, None]
+        """Mean squared error of the prediction at one random level of noise per image, with the level's weight."""
+        images = batch.images.detach()
+        noised = self.denoiser.noised(images, batch.stream, seed=self.config.run.seed, settings=self.loss)
         half = _HALF_DTYPES.get(self.config.perf.precision)
         with torch.autocast(images.device.type, half, enabled=half is not None):
-            prediction = model(alpha * images + sigma * noise, t, batch.labels)
-        targets = {"eps": noise, "x0": images, "v": alpha * noise - sigma * images}
-        loss = (prediction.float() - targets[model.parameterization]).square().mean()
+            prediction = self.denoiser(noised.x_t, noised.level, self.shown_classes(batch))
+        loss = (noised.weight * (prediction.float() - noised.target).square()).mean()
         return loss, {"loss/denoise": loss.detach()}
 
+    def shown_classes(self, batch: Round) -> Tensor | None:
+        """Classes int64 [N], or, where loss.label_dropout hides some, label vectors [N, classes]; None without any."""
+        if batch.labels is None or not self.loss.label_dropout:
+            return batch.labels
+        uniform = philox_uniform(self.config.run.seed, batch.stream, 1, int(Purpose.LABEL_DROPOUT))
+        vectors = one_hot(batch.labels, self.num_classes)
+        assert vectors is not None
+        return vectors * (uniform >= self.loss.label_dropout)
+
     def options(self) -> dict[str, Any]:
-        gan, levels = self.gan, len(self.gan.block_out_channels)
-        attends = [self.resolution >> level in gan.attention for level in range(levels)]
-        return {
-            "unet": {
-                "sample_size": self.resolution,
-                "in_channels": self.channels,
-                "out_channels": self.channels,
-                "block_out_channels": list(gan.block_out_channels),
-                "layers_per_block": gan.layers_per_block,
-                "down_block_types": ["AttnDownBlock2D" if here else "DownBlock2D" for here in attends],
-                "up_block_types": ["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)],
-                "attention_head_dim": gan.attention_head_dim,
-                "norm_num_groups": gan.norm_groups,
-                "dropout": gan.dropout,
-                "num_class_embeds": self.num_classes or None,
-            },
-            "scheduler": {
-                "_class_name": DDPMScheduler.__name__,
-                "num_train_timesteps": self.loss.num_timesteps,
-                "beta_schedule": self.loss.beta_schedule,
-                "prediction_type": self.loss.prediction_type,
-            },
-            "sample_steps": self.loss.sample_steps,
-        }
+        return options_of(self.gan, self.loss, self.image_shape, self.num_classes)
 
     @classmethod
     def build(cls, **options: Any) -> nn.Module:
-        return Denoiser(**options)
+        return build_denoiser(**options)
 
     @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> DenoiserSampler:
@@ -183,8 +174,8 @@ class DenoiserFamily(Family):
         return DenoiserSampler(module, data_labels=data_labels, seed=seed)
 
     def example_inputs(self) -> dict[str, Sequence[Tensor | None]]:
-        index = torch.zeros(1, dtype=torch.int64)
-        return {"denoiser": [torch.empty(1, *self.image_shape), index, index if self.num_classes else None]}
+        level, label = torch.ones(1, dtype=self.denoiser.level_dtype), torch.zeros(1, dtype=torch.int64)
+        return {"denoiser": [torch.empty(1, *self.image_shape), level, label if self.num_classes else None]}
 
     def costs(self, flops: dict[str, float]) -> list[Cost]:
         return [Cost("denoise", 3 * flops["denoiser"], 1)]
@@ -195,33 +186,15 @@ class DenoiserFamily(Family):
         if self.held_out is None:
             return {}
         assert isinstance(module, Denoiser)
-        scorer = UNetScorer(
-            copy.deepcopy(module.unet), module.schedule, parameterization=module.parameterization, device=device
-        )
+        scorer = module.scorer(device)
         images = to_float(self.held_out.all_images().to(device))
         labels = None if self.held_out.labels is None else self.held_out.labels.to(device)
         return {f"heldout/{band}": value for band, value in eps_loss_by_band(scorer, images, labels).items()}
 
     def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:
-        """Write `scorer/`, a diffusers folder that smart.scorer takes, and the names of its classes.
-
-        Each of its files appears whole.
-        """
-        module = Denoiser(**self.options())
+        """Write `scorer/`, which smart.scorer takes, with the names of its classes; each of its files appears whole."""
+        module, folder = build_denoiser(**self.options()), run_dir / SCORER_FOLDER
         module.load_state_dict(weights)
-        unet = module.unet
-        if self.loss.save_precision == "fp16":
-            nn.Module.half(unet)  # nn.Module's own: diffusers' logs a warning
-        partial, final = run_dir / f"{SCORER_FOLDER}.partial", run_dir / SCORER_FOLDER
-        try:
-            unet.save_pretrained(partial, safe_serialization=True)
-            DDPMScheduler.from_config(module.scheduler).save_config(partial)
-            if self.class_names:
-                (partial / CLASS_NAMES_FILE).write_text(json.dumps(self.class_names, indent=2))
-            final.mkdir(exist_ok=True)
-            mode = (partial / "config.json").stat().st_mode  # the umask's; safetensors' files are their owner's alone
-            for file in sorted(partial.iterdir()):
-                file.chmod(mode)
-                os.replace(file, final / file.name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        module.save(folder, torch.float16 if self.loss.save_precision == "fp16" else torch.float32)
+        if self.class_names:
+            write_atomically(folder / CLASS_NAMES_FILE, json.dumps(self.class_names, indent=2).encode())

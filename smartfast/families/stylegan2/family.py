@@ -73,7 +73,7 @@ class StyleGan2(Family):
         model = gan.models.get("generator_ema") or gan.models.get("generator")
         networks = {ROLES[role]: model.tensors for role, model in gan.models.items()}
         left_out = [f"left out: {', '.join(gan.left_out)}"] if gan.left_out else []
-        notes = [f"format: {gan.project}", *left_out]
+        notes = [f"format: {gan.project}", *gan.notes, *left_out]
         return StartWeights(str(path), gan.family, model.options if model else {}, networks, notes)
 
     @classmethod

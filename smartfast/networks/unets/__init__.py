@@ -1,4 +1,4 @@
-"""The UNets of published diffusion models, written for use as frozen scorers: torch modules, and nothing else."""
+"""The UNets of published diffusion models, to train and as frozen scorers: torch modules, and nothing else."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from smartfast.networks.unets.adm import ADM, reorder_attention
 from smartfast.networks.unets.denoiser import Denoiser
 from smartfast.networks.unets.edm import DhariwalUNet, SongUNet
 from smartfast.networks.unets.edm2 import EDM2
-from smartfast.networks.unets.layers import prepare
+from smartfast.networks.unets.layers import prepare, set_dropout
 from smartfast.networks.unets.options import (
     NCSNPP,
     ADMOptions,
@@ -37,7 +37,7 @@ NETWORKS: dict[type, type[nn.Module]] = {
 
 
 def build_network(options: NetworkOptions) -> nn.Module:
-    """The network that the options describe, with random weights."""
+    """The network that the options describe, with the random weights that the original begins its training with."""
     return NETWORKS[type(options)](options)
 
 
@@ -68,4 +68,5 @@ __all__ = [
     "prepare",
     "published_adm",
     "reorder_attention",
+    "set_dropout",
 ]

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartfast.networks.unets.layers import (
+    Block,
     Conv,
     GroupNorm,
     Pointwise,
@@ -15,6 +16,7 @@ from smartfast.networks.unets.layers import (
     resample,
     residual,
     sinusoids,
+    start_at_zero,
 )
 from smartfast.networks.unets.options import ADMOptions
 from smartfast.networks.unets.plan import Step, plan_unet
@@ -28,7 +30,7 @@ class ADM(nn.Module):
     def __init__(self, options: ADMOptions) -> None:
         super().__init__()
         self.options = options
-        widths = [int(mult * options.model_channels) for mult in options.channel_mult]
+        widths = [round(mult * options.model_channels) for mult in options.channel_mult]
         embedding = 4 * options.model_channels
         self.time_embed = nn.Sequential(
             nn.Linear(options.model_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
@@ -52,8 +54,7 @@ class ADM(nn.Module):
             else:
                 blocks[-1].extend(self._layers(step))
         self.output_blocks = nn.ModuleList(blocks)
-        out_conv = Conv(widths[0], options.out_channels, 3, images="out")
-        nn.init.zeros_(out_conv.weight)
+        out_conv = start_at_zero(Conv(widths[0], options.out_channels, 3, images="out"))
         self.out = nn.ModuleDict({"0": _norm(widths[0]), "2": out_conv})
 
     @property
@@ -100,15 +101,14 @@ class ADM(nn.Module):
         return out_conv(self.out["0"](x, dtype=out_conv.weight.dtype))
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """Two convolutions with the embedding between them, and the input past them."""
 
     def __init__(self, step: Step, embedding: int, *, scale_shift: bool) -> None:
         super().__init__()
         self.resampling: Resampling | None = step.resampling
         width = step.out_channels
-        conv = Conv(width, width, 3)
-        nn.init.zeros_(conv.weight)
+        conv = start_at_zero(Conv(width, width, 3))
         self.in_layers = nn.ModuleDict({"0": _norm(step.in_channels), "2": Conv(step.in_channels, width, 3)})
         self.emb_layers = nn.ModuleDict({"1": nn.Linear(embedding, 2 * width if scale_shift else width)})
         self.out_layers = nn.ModuleDict({"0": _norm(width), "3": conv})
@@ -123,6 +123,7 @@ class ResidualBlock(nn.Module):
             convs=(self.in_layers["2"], self.out_layers["3"]),
             skip=self.skip_connection,
             resampling=self.resampling,
+            dropout=self.dropout if self.training else 0.0,
         )
 
 
@@ -144,8 +145,7 @@ class Attention(nn.Module):
             heads=self.heads,
             order=row_order(is_new=options.use_new_attention_order),
         )
-        self.proj_out = Pointwise(channels, channels, dims=dims)
-        nn.init.zeros_(self.proj_out.weight)
+        self.proj_out = start_at_zero(Pointwise(channels, channels, dims=dims))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + attend(self.norm(x), qkv=self.qkv, proj=self.proj_out, heads=self.heads)

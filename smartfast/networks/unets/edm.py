@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartfast.networks.unets.layers import (
+    Block,
     Conv,
     GroupNorm,
     Images,
@@ -20,6 +21,7 @@ from smartfast.networks.unets.layers import (
     resample,
     residual,
     sinusoids,
+    start_at_zero,
 )
 from smartfast.networks.unets.options import DhariwalOptions, SongOptions
 from smartfast.networks.unets.plan import Step, plan_unet
@@ -69,6 +71,7 @@ class SongUNet(nn.Module):
             ends_resolution = step.takes_skip and (after is None or not after.takes_skip)
             if ends_resolution and (options.decoder_type == "skip" or after is None):
                 self._add_aux_decoder(step)
+        self._start()
 
     def _block(self, step: Step, embedding: int) -> nn.Module:
         if step.role == "conv":
@@ -105,9 +108,17 @@ class SongUNet(nn.Module):
         if any("aux" in name for name in self.dec):
             self.dec[f"{size}_aux_up"] = Filter("up", self.options.resample_filter)
         self.dec[f"{size}_aux_norm"] = _norm(step.out_channels, SONG_EPS)
-        aux = Conv(step.out_channels, self.out_channels, 3, images="out")
-        nn.init.zeros_(aux.weight)
-        self.dec[f"{size}_aux_conv"] = aux
+        self.dec[f"{size}_aux_conv"] = Conv(step.out_channels, self.out_channels, 3, images="out")
+
+    def _start(self) -> None:
+        """Weights as EDM's begin: Xavier's, smaller in attention and nearly zero where a block ends; no biases."""
+        gains = {"qkv": math.sqrt(0.2), "conv1": 1e-5, "proj": 1e-5}
+        for name, layer in self.named_modules():
+            if isinstance(layer, Layer | nn.Linear):
+                gain = 1e-5 if name.endswith("aux_conv") else gains.get(name.rpartition(".")[2], 1.0)
+                nn.init.xavier_uniform_(layer.weight, gain)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(
         self, x: Tensor, noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
@@ -176,11 +187,12 @@ class DhariwalUNet(nn.Module):
         width, embedding = options.model_channels, options.model_channels * options.channel_mult_emb
         widths = [mult * width for mult in options.channel_mult]
         if options.augment_dim:
-            self.map_augment = nn.Linear(options.augment_dim, width, bias=False)
+            self.map_augment = start_at_zero(nn.Linear(options.augment_dim, width, bias=False))
         self.map_layer0 = nn.Linear(width, embedding)
         self.map_layer1 = nn.Linear(embedding, embedding)
         if options.label_dim:
             self.map_label = nn.Linear(options.label_dim, embedding, bias=False)
+            nn.init.normal_(self.map_label.weight)
         encoder, decoder = plan_unet(
             resolution=options.img_resolution,
             in_channels=options.img_channels,
@@ -192,8 +204,7 @@ class DhariwalUNet(nn.Module):
         self.enc = nn.ModuleDict({step.name: self._block(step, embedding) for step in encoder})
         self.dec = nn.ModuleDict({step.name: self._block(step, embedding) for step in decoder})
         self.out_norm = _norm(widths[0], DHARIWAL_EPS)
-        self.out_conv = Conv(widths[0], out_channels or options.img_channels, 3, images="out")
-        nn.init.zeros_(self.out_conv.weight)
+        self.out_conv = start_at_zero(Conv(widths[0], out_channels or options.img_channels, 3, images="out"))
 
     def _block(self, step: Step, embedding: int) -> nn.Module:
         if step.role == "conv":
@@ -221,7 +232,7 @@ class DhariwalUNet(nn.Module):
         return self.out_conv(self.out_norm(x, dtype=self.out_conv.weight.dtype))
 
 
-class UNetBlock(nn.Module):
+class UNetBlock(Block):
     """A residual block and, behind it, attention.
 
     Args:
@@ -254,8 +265,7 @@ class UNetBlock(nn.Module):
         self.conv0 = Conv(step.in_channels, width, 3)
         self.affine = nn.Linear(embedding, 2 * width if scale_shift else width)
         self.norm1 = _norm(width, eps)
-        self.conv1 = Conv(width, width, 3)
-        nn.init.zeros_(self.conv1.weight)
+        self.conv1 = start_at_zero(Conv(width, width, 3))
         is_projected = step.in_channels != width or (step.resampling and project_resampled)
         self.skip: nn.Module | None = Conv(step.in_channels, width, 1) if is_projected else None
         if step.resampling:
@@ -266,8 +276,7 @@ class UNetBlock(nn.Module):
         if heads:
             self.norm2 = _norm(width, eps, act=False)
             self.qkv = Pointwise(width, 3 * width, dims=2, heads=heads, order="head, channel, qkv")
-            self.proj = Pointwise(width, width, dims=2)
-            nn.init.zeros_(self.proj.weight)
+            self.proj = start_at_zero(Pointwise(width, width, dims=2))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [N, C, H, W] and the activated embedding [N, E] -> [N, C', H', W']."""
@@ -281,6 +290,7 @@ class UNetBlock(nn.Module):
             skip=self.skip,
             resampling=self.resampling,
             taps=taps,
+            dropout=self.dropout if self.training else 0.0,
         )
         x = x * self.gain
         if self.heads:
