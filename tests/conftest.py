@@ -21,6 +21,8 @@ DEVICE = os.environ.get("SMARTFAST_TEST_DEVICE", "cpu")
 if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
+import smartfast.report.build as report_build  # noqa: E402
+import smartfast.report.quality as report_quality  # noqa: E402
 from smartfast.config.parse import parse_config  # noqa: E402
 from smartfast.core.caches import CACHE_VARIABLE  # noqa: E402
 from smartfast.core.checkpoint import save_checkpoint  # noqa: E402
@@ -201,6 +203,15 @@ def not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for phase in ("g_main", "g_score", "d_main"):
         monkeypatch.setattr(StyleGan2Phases, phase, poison(getattr(StyleGan2Phases, phase)))
+
+
+@pytest.fixture(scope="module")
+def without_plots() -> Iterator[None]:
+    """Reports of the module's runs have an empty picture for every plot, which would take half of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for user in (report_build, report_quality):
+            patch.setattr(user, "draw_panels", lambda *arguments, **options: b"<svg/>")
+        yield
 
 
 @pytest.fixture

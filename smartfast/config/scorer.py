@@ -10,9 +10,11 @@ ScheduleName = Literal["linear", "scaled_linear", "cosine", "edm", "log_uniform"
 
 @dataclass(frozen=True)
 class ScorerOptions:
-    """How the scorer's file is read where tensors do not tell. Unset takes what the file says, or what is known of the
-    published network with these tensors; a run's config.yaml has what was taken. The formats that read an option stand
-    behind it; adm is guided-diffusion's and consistency_models', and `converted` takes those of its network."""
+    """How the scorer's file is read; each option names its formats, of which `converted` has those of its network.
+
+    Unset takes what the file says, or what is known of the published network with its tensors; a run's config.yaml has
+    what was taken.
+    """
 
     image_size: Resolution | None = None
     """Height and width of the images, in pixels (adm)."""

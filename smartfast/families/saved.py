@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.core.checkpoint import find_weights
+from smartfast.core.tensors import check_weights, weight_shapes, without_memory
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 from smartfast.families.sampling import Sampler
@@ -37,11 +38,9 @@ def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sample
         if name not in FAMILIES:
             raise ValueError(f"family is {name}, expected one of {', '.join(FAMILIES)}")
         family = FAMILIES[name]
-        module = family.build(**options)
-        tensors = load_file(weights)
-        for key, value in tensors.items():
-            if not value.isfinite().all():
-                raise ValueError(f"{key} has numbers that are not finite")
+        without_memory(lambda: family.build(**options), weight_shapes(weights))
+        module, tensors = family.build(**options), load_file(weights)
+        check_weights(tensors)
         module.load_state_dict(tensors)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]

@@ -153,9 +153,9 @@ def _words(shape: tuple[int, ...] | None) -> str:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name in (name for name in here if name in there and there[name] != here[name]):
-        old, new = there[name], here[name]
+    for name in (name for name in here if name in there):
+        old, new = (list(value) if isinstance(value, tuple) else value for value in (there[name], here[name]))
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, f"{name}.")
-        else:
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
             yield printable(f"{prefix}{name} {old} -> {new}"[: 2 * _SHOWN_LETTERS])

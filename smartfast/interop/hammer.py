@@ -111,4 +111,5 @@ PROJECT = Project(
     "SMaRt or Hammer",
     {"generator": "generator", "discriminator": "discriminator", "generator_smooth": "generator_ema"},
     {"hammer stylegan2 generator": generator, "hammer stylegan2 discriminator": discriminator},
+    ("model_kwargs_init",),
 )

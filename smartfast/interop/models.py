@@ -81,16 +81,18 @@ def read_gan(path: Path) -> GanFile:
         role = next((role for role in ROLES if project.roles.get(name) == role), None)
         reader = project.readers.get(network.kind)
         if role is None or reader is None:
-            left_out[name] = _why_not(network, project, is_readable=reader is not None)
+            left_out[printable(name)] = _why_not(network, project)
             continue
         try:
             models[role], names[role] = _read(reader, network, content), name
         except _MISFITS as error:
             missing = isinstance(error, KeyError | StopIteration)
-            left_out[name] = f"{network.kind}: " + printable(f"{error} is missing" if missing else str(error))
+            left_out[printable(name)] = f"{network.kind}: " + printable(
+                f"{error} is missing" if missing else str(error)
+            )
     if not models:
         raise UserError(f"{path}: " + "; ".join(f"{name or 'it'}: {reason}" for name, reason in left_out.items()))
-    left_out |= rest_of(content, networks)
+    left_out |= {name: why for name, why in rest_of(content, networks).items() if name not in project.also_read}
     return GanFile("stylegan2", project.name, models, names, left_out, _augment_p(content), project.notes(content))
 
 
@@ -102,7 +104,11 @@ def _read(reader: Reader, network: Network, content: Mapping[str, object]) -> Mo
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for what comes from attributes or arguments of the file and is none; sizes are from shapes."""
+    """Raises ValueError for a value that no network has; shapes, attributes and arguments in the file give them."""
+    for name in ("z_dim", "w_dim", "channels", "channel_base", "channel_max", "mbstd_channels"):
+        least = 0 if name == "mbstd_channels" else 1
+        if options.get(name, least) < least:
+            raise ValueError(f"{name} is {options[name]}, expected at least {least}")
     for name in ("act", "mapping_act", "epilogue_act"):
         if options.get(name, "lrelu") not in _ACTS:
             raise ValueError(f"{name} is {options[name]}, expected one of {', '.join(_ACTS)}")
@@ -126,9 +132,11 @@ def _why_no_gan(networks: Mapping[str, Network]) -> str:
     return f"{reason}; its arguments: {kwargs[:_MAX_SHOWN]}"
 
 
-def _why_not(network: Network, project: Project, *, is_readable: bool) -> str:
-    if is_readable:
+def _why_not(network: Network, project: Project) -> str:
+    if network.kind in project.readers:
         return f"{network.kind} of an unknown name, expected one of {', '.join(project.roles)}"
+    if network.kind == "stylegan2 augmentation":
+        return "augmentation, but for its probability"
     return f"{network.kind}, no network of the GAN"
 
 

@@ -133,5 +133,6 @@ PROJECT = Project(
     "rosinality/stylegan2-pytorch",
     {"g": "generator", "d": "discriminator", "g_ema": "generator_ema"},
     {"rosinality generator": generator, "rosinality discriminator": discriminator},
+    ("latent_avg", "ada_aug_p"),
     _notes,
 )

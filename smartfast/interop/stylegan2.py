@@ -22,12 +22,14 @@ Raises ValueError, KeyError, IndexError or StopIteration for a network that diff
 class Project(NamedTuple):
     """A project's files.
 
-    roles: By the name in a file. readers: By kind of network. notes: Of a file's content, what is made up for it.
+    roles: By the name in a file. readers: By kind of network. also_read: Other entries of a file that are. notes: Of a
+    file's content, what is made up for it.
     """
 
     name: str
     roles: Mapping[str, str]
     readers: Mapping[str, Reader]
+    also_read: tuple[str, ...] = ()
     notes: Callable[[Mapping[str, object]], list[str]] = lambda content: []
 
 

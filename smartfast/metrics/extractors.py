@@ -22,6 +22,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from smartfast.config.schema import MetricsConfig
 from smartfast.core.files import sha256
+from smartfast.core.tensors import check_weights
 from smartfast.errors import UserError
 from smartfast.metrics.digits.features import EXTRACTOR_NAME, WEIGHTS_FILE, DigitFeatures
 
@@ -176,6 +177,10 @@ def _as_plain_tensors(path: Path) -> io.BytesIO:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
         raise UserError(f"metrics.weights: {path} holds no dictionary of tensors, expected the InceptionV3 weights")
+    try:
+        check_weights({name: values for name, values in tensors.items() if not name.endswith(".num_batches_tracked")})
+    except ValueError as error:
+        raise UserError(f"metrics.weights: {path}: {error}, expected the InceptionV3 weights") from error
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     buffer.seek(0)

@@ -140,7 +140,8 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
         say=print,
     )
     accelerator.print(f"profile: {profiler.iterations} iterations, after {profiler.first} that settle everything")
-    with _kernels(config), closing(real_batches(training)) as reals:
+    Path(config.run.dir).mkdir(parents=True, exist_ok=True)
+    with _kernels(config), closing(real_batches(training)) as reals, profiler:
         while not profiler.is_done:
             with profiler.iteration():
                 with training.timer("data"):

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -55,10 +55,14 @@ class Profile(NamedTuple):
 class IterationProfiler:
     """Traces some iterations of a run.
 
+    It is a context manager: leaving it ends a trace that still runs, with which Python would crash at its exit, and
+    writes the iterations that it has, unless the run ends with an error.
+
     Args:
         iterations: How many, 0 = none.
         first: Iterations of this process before them; compilation and captures should be over by then.
-        folder: Where trace.json.gz and profile.txt go; None only counts, in processes beside the one that traces.
+        folder: Where trace.json.gz and profile.txt go, made where its parent is; None only counts, in processes beside
+            the one that traces.
         say: Receives the summary.
     """
 
@@ -67,6 +71,20 @@ class IterationProfiler:
         self.folder, self.say = folder, say
         self.count = 0
         self._profile: profile | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.folder is None or self.is_done or not self.iterations:
+            return
+        traced, is_failure = max(self.count - self.first, 0), isinstance(error, Exception)
+        if self._profile is not None:
+            self._stop(self.folder if traced and not is_failure else None)
+        if not is_failure:
+            before_first = f"before iteration {self.first + 1}, the first to trace; no trace"
+            ended = f"after {traced} of the {self.iterations} iterations to trace" if traced else before_first
+            self.say(f"profile: the run ended {ended}")
 
     @property
     def is_done(self) -> bool:
@@ -91,13 +109,20 @@ class IterationProfiler:
             self._profile.start()
         yield
         if self.count == self.last:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self._profile.stop()
-            self._write(self._profile, folder)
+            self._stop(folder)
+
+    def _stop(self, folder: Path | None) -> None:
+        """End the trace and write it, None = it is not wanted."""
+        assert self._profile is not None
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        traced, self._profile = self._profile, None
+        traced.stop()
+        if folder is not None:
+            self._write(traced, folder)
 
     def _write(self, traced: profile, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         trace = folder / "trace.json.gz"
         traced.export_chrome_trace(str(trace))
         with gzip.open(trace, "rt") as stream:

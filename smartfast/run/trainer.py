@@ -4,7 +4,6 @@ import importlib.metadata
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -110,7 +109,7 @@ class Trainer:
         return True
 
     def _train(self) -> None:
-        training, config = self.training, self.config
+        training = self.training
         if self.is_resumed:
             self._make_up()
         else:
@@ -118,7 +117,7 @@ class Trainer:
         reals = real_batches(training)
         self._start_tick(maintenance_since_sec=self.start_sec)
         self.loop_start_sec = self.tick_start_sec
-        with closing(reals), self._progress_bar() as progress:
+        with closing(reals), self.profiler, self._progress_bar() as progress:
             while training.images < self.total_images:
                 self._stop_if_asked()
                 with self.profiler.iteration():
@@ -130,8 +129,6 @@ class Trainer:
                 before = training.images - training.images_per_iteration
                 if training.images // self.tick_images > before // self.tick_images:
                     self._end_tick(progress)
-        if config.perf.profile and not self.profiler.is_done:
-            warnings.warn(f"perf.profile: the run ended before iteration {self.profiler.last}; no trace", stacklevel=2)
 
     def _say_pace(self, progress: tqdm) -> None:
         sec = time.perf_counter() - self.loop_start_sec - self.training.compile_sec

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from smartfast.core.tensors import check_floating
 from smartfast.errors import UserError
 from smartfast.scorers.base import Scorer, ScorerFormat
 from smartfast.scorers.schedule import NoiseSchedule, Parameterization, check_betas, schedule_from_betas
@@ -119,6 +120,10 @@ def _load(
             f"smart.scorer: {where!r} has {found}, expected means [K, C, R, R], stds [K], betas [T] and, if given, "
             "weights [K] and classes [K]"
         )
+    try:
+        check_floating({name: values for name, values in tensors.items() if name in _NEEDED})
+    except ValueError as error:
+        raise UserError(f"smart.scorer: {where!r}: {error}") from error
     _check_values(optional | {"stds": stds}, where)
     check_betas(betas, where)
     scorer = GaussianMixtureScorer(

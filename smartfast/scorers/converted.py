@@ -76,10 +76,7 @@ def _load(path: Path, *, where: str, settings: Settings, resolution: int | None 
     if is_adm != (schedule is not None):
         expected = " or ".join(ADM_SCHEDULES) if is_adm else "null"
         raise UserError(f"{file}: schedule is {schedule}, expected {expected} of a network {network_options.network}")
-    try:
-        tensors = load_file(path / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path / WEIGHTS_FILE}: {_line(error)}; expected the weights of {JSON_FILE}") from error
+    tensors = _weights(path)
     options |= {"where": where, "source": JSON_FILE}
     if isinstance(network_options, ADMOptions):
         network_options = _read_with(network_options, settings)
@@ -88,6 +85,24 @@ def _load(path: Path, *, where: str, settings: Settings, resolution: int | None 
     if isinstance(network_options, EDMOptions) and isinstance(network_options.model, ADMOptions):
         network_options = dataclasses.replace(network_options, model=_read_with(network_options.model, settings))
     return edm_scorer(network_options, tensors, settings, **options)
+
+
+def stored_network(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The options, as JSON has them, and the state dict of a folder's network.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    content = read_json(path / JSON_FILE)
+    check_fields(content, _FIELDS, str(path / JSON_FILE))
+    return content.get("network") or {}, _weights(path)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path / WEIGHTS_FILE}: {_line(error)}; expected the weights of {JSON_FILE}") from error
 
 
 def _read_with(options: ADMOptions, settings: Settings) -> ADMOptions:

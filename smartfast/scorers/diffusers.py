@@ -1,14 +1,17 @@
 """A diffusers UNet2DModel, frozen: class-conditional or not, with or without a learned variance."""
 
 import logging
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 import torch
 from diffusers import UNet2DModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from smartfast.core.tensors import Shape, weight_shapes, without_memory
 from smartfast.errors import UserError
 from smartfast.scorers.attention import AttentionSetting, set_attention
 from smartfast.scorers.base import Scorer, ScorerFormat
@@ -26,6 +29,10 @@ NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v
 """Schedules as diffusers calls them, and as `smart.scorer_options` does."""
 SCHEDULER_FILE = "scheduler_config.json"
 PIPELINE_FILE = "model_index.json"
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Of attention's layers in older files, and now."""
+_OLDER_NAME = re.compile("|".join(map(re.escape, _NAMES)))
 
 
 def _usual_schedule(name: str, num_timesteps: int) -> NoiseSchedule:
@@ -223,17 +230,41 @@ def load_unet(path: Path) -> UNet2DModel:
     if (kind := config.get("_class_name", UNet2DModel.__name__)) != UNet2DModel.__name__:
         raise UserError(f"{file}: _class_name is {kind}, expected {UNet2DModel.__name__}")
     logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # what it warns of is an error here
+    _check_sizes(folder, config, file)
     try:
-        unet, report = UNet2DModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+        return UNet2DModel.from_pretrained(folder, use_safetensors=True)
     # diffusers and safetensors raise many kinds for weights that are missing, truncated or of another model.
     except Exception as error:
         raise UserError(f"{folder}: {_line(error)}; expected a UNet2DModel with safetensors weights") from error
-    if report["missing_keys"]:
-        raise UserError(f"{folder}: the weights lack {report['missing_keys'][0]}, expected all that config.json needs")
-    if report["unexpected_keys"]:
-        found = min(report["unexpected_keys"])
-        raise UserError(f"{folder}: config.json has no place for {found}, expected the config of these weights")
-    return unet
+
+
+def _check_sizes(folder: Path, config: dict[str, Any], where: Path) -> None:
+    """Compare the headers of the weights with their config, before either takes memory."""
+    shapes: dict[str, Shape] = {}
+    for file in _weight_files(folder):
+        try:
+            shapes |= weight_shapes(file)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from error
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{file}: {_line(error)}; expected a UNet2DModel with safetensors weights") from error
+    if not shapes:
+        return
+    shapes = {_OLDER_NAME.sub(lambda found: _NAMES[found[0]], name): shape for name, shape in shapes.items()}
+    try:
+        without_memory(lambda: UNet2DModel.from_config(config), shapes)
+    except Exception as error:  # whatever a config that fits no network leads to
+        raise UserError(f"{where}: {_line(error)}; expected the config of the weights beside it") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """One file, or else those that its index names, as diffusers reads them."""
+    file, index = folder / _WEIGHTS, folder / f"{_WEIGHTS}.index.json"
+    if file.exists() or not index.exists():
+        return [file] if file.exists() else []
+    content = read_json(index)
+    check_fields(content, {"weight_map": dict}, str(index))
+    return [folder / str(name) for name in sorted(set(map(str, content.get("weight_map", {}).values())))]
 
 
 def _line(error: Exception) -> str:

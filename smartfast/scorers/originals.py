@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from smartfast.core.tensors import check_weights, without_memory
 from smartfast.errors import UserError
 from smartfast.networks.unets import (
     ADMOptions,
@@ -180,21 +181,14 @@ def network_of(options: NetworkOptions, tensors: Mapping[str, Tensor], where: st
     Raises:
         UserError: Options of which no network can be built, or tensors of another one.
     """
-    try:
-        with torch.device("meta"):
-            network = build_network(options)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: no network of the kind {options.network} can be built ({reason})") from error
     state = {prefix + name: tensor for name, tensor in tensors.items()}
-    wanted = network.state_dict()
-    for name in [*wanted, *state]:
-        found, expected = (tuple(part[name].shape) if name in part else None for part in (state, wanted))
-        if found != expected:
-            raise UserError(
-                f"{where}: {name.removeprefix(prefix)} is {'missing' if found is None else found}, "
-                f"expected {'none' if expected is None else expected} in a network of the kind {options.network}"
-            )
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        network = without_memory(lambda: build_network(options), shapes)
+        check_weights(tensors)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).removeprefix(prefix)[:200]
+        raise UserError(f"{where}: {reason} in a network of the kind {options.network}") from error
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
     network.load_state_dict(copies, assign=True)
     return network

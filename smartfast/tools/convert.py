@@ -4,7 +4,7 @@ Nothing in a file is imported or called. A folder has safetensors, JSON that bui
 where the weights come from.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -59,13 +59,14 @@ def convert(options: ConvertOptions) -> Path:
 
 
 def _convert(source: Path, out: Path, options: ConvertOptions) -> Conversion:
-    if options.to == "nvidia-state-dict":
-        return nvidia_state_dict(source, out)
+    known = options.scorer_options
     if options.to == "diffusers":
-        return diffusers_folder(source, out, options.scorer_options)
-    if source.is_dir() or is_scorer(find_networks(source)):
-        return scorer_folder(source, out, options.scorer_options)
-    return gan_folder(source, out)
+        return diffusers_folder(source, out, known)
+    if options.to == "smartfast" and (source.is_dir() or is_scorer(find_networks(source))):
+        return scorer_folder(source, out, known)
+    if given := [name for name, value in asdict(known).items() if value is not None]:
+        raise UserError(f"scorer_options.{given[0]}: given, expected unset: {source} is no scorer")
+    return (nvidia_state_dict if options.to == "nvidia-state-dict" else gan_folder)(source, out)
 
 
 def _check_free(out: Path) -> None:

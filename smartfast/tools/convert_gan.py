@@ -50,7 +50,7 @@ def _built(gan: GanFile) -> tuple[dict[Role, Model], dict[str, str]]:
     for role, model in gan.models.items():
         try:
             module_of(role, model)
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
             unfit[gan.names[role]] = str(error).splitlines()[0]
             del models[role]
     return models, unfit

@@ -16,6 +16,7 @@ from smartfast.core.files import appear_complete
 from smartfast.errors import UserError
 from smartfast.interop import Network, read_untrusted
 from smartfast.interop.recognise import networks_in, rest_of
+from smartfast.interop.records import printable
 from smartfast.networks.unets import ADMOptions, EDM2Options, EDMOptions
 from smartfast.scorers import load_scorer
 from smartfast.scorers.converted import WEIGHTS_FILE, save_scorer
@@ -63,7 +64,11 @@ def parts_of(path: Path, options: ScorerOptions) -> ScorerParts:
         return ScorerParts(scorer.unet.options, load_file(path / WEIGHTS_FILE), _schedule(scorer), "", "", {})
     content = read_untrusted(path)
     networks = networks_in(content, path)
-    name, network = next((name, found) for name, found in networks.items() if found.kind in PROJECTS)
+    scorers = [(name, found) for name, found in networks.items() if found.kind in PROJECTS]
+    if not scorers:
+        held = ", ".join(f"{found.kind} {printable(name)}".strip() for name, found in networks.items())
+        raise UserError(f"{path}: holds {held}, expected a scorer: {', '.join(PROJECTS)}")
+    name, network = scorers[0]
     format, project = PROJECTS[network.kind]
     scorer = _loaded(path, format, options)
     prefix = "model." if project == "consistency_models" else ""

@@ -105,6 +105,8 @@ def nvidia_state_dict(source: Path, out: Path) -> Conversion:
 
 def _weights(source: Path) -> dict[Role, Path]:
     """The files of weights that `source` means; of a run that of the averaged generator."""
+    if source.is_file() and source.suffix != ".safetensors":
+        raise UserError(f"{source}: expected a run, checkpoint or converted folder, or a generator_ema.safetensors")
     sampler = open_sampler(source)
     if not isinstance(sampler, StyleGan2Sampler):
         raise UserError(f"{source}: is of another family than stylegan2, the one that those projects have")

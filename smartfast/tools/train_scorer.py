@@ -58,8 +58,8 @@ class TrainScorerOptions:
     seed: Seed = 0
     """Seed of every random number. Default: ours."""
     init_from: FilePath | None = None
-    """Weights to start from: a run folder of train-scorer, a checkpoint folder or a diffusers folder. What fits by name
-    and shape is loaded, the rest is new. A run that is resumed does not read it again. Default: none."""
+    """Weights to start from: a run folder of train-scorer, a checkpoint folder or one for smart.scorer. What fits by
+    name and shape is loaded, the rest is new. A run that is resumed does not read it again. Default: none."""
     data: DataConfig = field(default_factory=DataConfig)
     """The training images; data.labels makes the scorer class-conditional."""
     unet: UNetOptions = field(default_factory=UNetOptions)

@@ -160,10 +160,19 @@ def test_a_learning_rate_may_rise_from_0_and_fall_to_it(kind: str, values: tuple
     assert optim.lr_g == optim.lr_d == Schedule(kind, tuple(map(float, points)), values)
 
 
+def leaves(value: Any) -> Iterator[Any]:
+    """The values in nested dictionaries and tuples."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else None
+    if inner is None:
+        yield value
+    else:
+        for part in inner:
+            yield from leaves(part)
+
+
 def test_values_are_plain() -> None:
     """YAML, JSON and torch.compile take ints and floats, not types derived from them."""
-    config = parse_config(["--optim.betas=0.5,0.9", "--smart.timesteps=3,4", "--gan.conv_clamp=3", "--run.dir=~/x"])
-    values = [value for group in dataclasses.asdict(config).values() for value in group.values()]
-    flat = [x for value in values for x in (value if isinstance(value, tuple) else [value])]
-    assert {type(x) for x in flat} <= {int, float, str, bool, type(None)}
+    lists = ["--optim.betas=0.5,0.9", "--smart.timesteps=3,4"]
+    config = parse_config([*lists, "--gan.conv_clamp=3", "--run.dir=~/x", "--smart.scorer_options.sigma_max=3"])
+    assert {type(value) for value in leaves(dataclasses.asdict(config))} <= {int, float, str, bool, type(None)}
     assert config.run.dir.startswith("/") and "betas:\n  - 0.5\n  - 0.9" in config_to_yaml(config)

@@ -31,8 +31,8 @@ def two(**extra: Any) -> dict[str, Any]:
 
 FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "empty folder": ({"notes.txt": b"hello"}, {}, "data.path: SET holds no image, expected files ."),
-    "text in a png": ({"a.png": png(0), "b.png": b"hello"}, {}, "SET/b.png: not a readable image (cannot identify"),
-    "empty png": ({"a.png": b"", "b.png": png(0)}, {}, "SET/a.png: not a readable image (cannot identify"),
+    "text in a png": ({"a.png": png(0), "b.png": b"hello"}, {}, "SET/b.png: not a readable image (of no format"),
+    "empty png": ({"a.png": b"", "b.png": png(0)}, {}, "SET/a.png: not a readable image (of no format"),
     "wrong size": (
         {"a.png": png(0), "b.png": png(1, (8, 8))},
         {},

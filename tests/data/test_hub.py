@@ -148,7 +148,7 @@ BAD: dict[str, tuple[FakeRows, str]] = {
     ),
     "corrupt cell": (
         FakeRows({"image": FakeImage()}, [{"image": {"bytes": b"x", "path": None}}]),
-        "hf:a/b: row 0: not a readable image (cannot identify",
+        "hf:a/b: row 0: not a readable image (of no format",
     ),
     "missing file": (
         FakeRows({"image": FakeImage()}, [{"image": {"bytes": None, "path": "gone.png"}}]),

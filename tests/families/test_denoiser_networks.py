@@ -99,6 +99,9 @@ def test_two_iterations_make_a_scorer_that_is_the_average(tmp_path: Path, networ
     assert (scorer.image_shape, scorer.num_classes) == ((1, 8, 8), 10)
     assert scorer.schedule == ("cosine" if network == "adm" else "edm")
     check_average(scorer, training.ema.module, network)
+    start = DenoiserFamily.foreign_weights(tmp_path / "scorer")
+    assert start.options["unet"]["network"] == network.partition("_")[0]
+    assert all(torch.equal(start.networks["average"][name], w) for name, w in training.ema.module.named_parameters())
     if network == "adm":
         torch.testing.assert_close(training.ema.module.sigmas, scorer.sigmas, rtol=1e-4, atol=0)  # of float32 betas
 

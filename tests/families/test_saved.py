@@ -62,6 +62,36 @@ def test_weights_that_are_not_finite_are_refused(
         open_sampler(weights)
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"z_dim": 10**9}, r"mapping.fc0.weight is \(8, 8\), expected \(8, 1000000000\)"),
+        ({"channel_base": 2**40, "channel_max": 2**30}, "a tensor is too large for any memory"),
+        ({"mapping_layers": 10**9}, "the network has more tensors than the weights"),
+    ],
+)
+def test_options_of_an_enormous_network_take_no_memory(
+    change: dict[str, object], line: str, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    weights = copy_of(make_checkpoint(), tmp_path)
+    options = json.loads(weights.with_suffix(".json").read_text())
+    weights.with_suffix(".json").write_text(json.dumps(options | change))
+    with pytest.raises(UserError, match=f"generator_ema.safetensors: expected a generator with [^\n]*{line}"):
+        open_sampler(weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool], ids=str)
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    dtype: torch.dtype, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    weights = copy_of(make_checkpoint(), tmp_path)
+    tensors = load_file(weights)
+    tensors["mapping.fc0.weight"] = tensors["mapping.fc0.weight"].to(dtype)
+    save_file(tensors, weights)
+    with pytest.raises(UserError, match=r"mapping.fc0.weight is \w+, expected floating-point numbers of 16, 32 or 64"):
+        open_sampler(weights)
+
+
 def test_a_family_that_is_not_registered_is_named(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     weights = copy_of(make_checkpoint(), tmp_path)
     options = json.loads(weights.with_suffix(".json").read_text())

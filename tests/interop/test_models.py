@@ -60,6 +60,25 @@ def test_arguments_without_a_counterpart(change: dict[str, Any], write_hammer: C
         read_gan(path)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [
+        ({"b8.conv0": (0, 2, 3, 3), "b8.conv1": (0, 0, 3, 3), "b4.conv1": (0, 0, 3, 3)}, "channel_base is 0"),
+        ({"mapping.fc0": (6, 0)}, "z_dim is 0, expected at least 1"),
+        ({"b8.torgb": (0, 8, 1, 1)}, "channels is 0"),
+    ],
+    ids=["widths", "z", "channels"],
+)
+def test_shapes_of_no_network(shapes: dict[str, Any], reason: str, write_hammer: Callable[..., Path]) -> None:
+    tensors = Generator(**GENERATOR, c_dim=0, mapping_layers=2).state_dict()
+    for name in tensors:
+        for part, shape in shapes.items():
+            if name.endswith(f"{part}.weight"):
+                tensors[name] = torch.zeros(shape)
+    with pytest.raises(UserError, match=f"checkpoint.pth: generator: .*{reason}"):
+        read_gan(write_hammer({"generator": tensors}))
+
+
 def test_shapes_tell_the_options(write_hammer: Callable[..., Path]) -> None:
     options: dict[str, Any] = GENERATOR | dict(c_dim=3, mapping_layers=3, layer_features=7, use_noise=False)
     path = write_hammer({"generator": Generator(**options).state_dict()}, noise_type="none")
@@ -80,8 +99,9 @@ def test_the_mean_w_of_rosinality(fixtures: Path, tmp_path: Path) -> None:
     assert errors.abs().max() < 5  # standard errors, of 16 numbers
     content = torch.load(path, weights_only=False) | {"latent_avg": torch.arange(16.0)[None]}
     torch.save(content, tmp_path / "converted.pt")
-    again = read_gan(tmp_path / "converted.pt").models["generator_ema"]
-    assert torch.equal(again.tensors["mapping.w_avg"], torch.arange(16.0))
+    again = read_gan(tmp_path / "converted.pt")
+    assert torch.equal(again.models["generator_ema"].tensors["mapping.w_avg"], torch.arange(16.0))
+    assert again.notes == [] and set(again.left_out) == {"g_optim", "d_optim", "args"}
 
 
 def test_what_is_left_out_is_named(fixtures: Path) -> None:

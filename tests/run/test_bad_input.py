@@ -111,6 +111,22 @@ CASES = {
         ],
         "smart.timesteps, smart.noise_to_signal: neither is set, expected exactly one of them, such as",
     ),
+    "an option of other scorers": (
+        ["--smart.scorer_options.heads=4"],
+        "smart.scorer_options.heads is 4, expected unset: digits, of the format diffusers, is read with",
+    ),
+    "an option of scorers that is misspelt": (
+        ["--smart.scorer_options.shedule=cosine"],
+        "smart.scorer_options.shedule: there is no such option; did you mean smart.scorer_options.schedule?",
+    ),
+    "a schedule that is none": (
+        ["--smart.scorer_options.schedule=sqrt"],
+        "smart.scorer_options.schedule is sqrt, expected one of linear, scaled_linear, cosine",
+    ),
+    "a scorer read with another schedule": (
+        ["--smart.scorer_options.schedule=cosine", "--perf.cpu_threads=1"],
+        "smart.scorer: 'digits' finds noise clearly better with smart.scorer_options.schedule linear: 0.",
+    ),
     "scorer of another resolution": (["--data.resolution=32"], "has resolution 16, expected the GAN's 32"),
     "scorer of other channels": (rgb_data_for_grey_scorer, "1 image channels, expected the GAN's 3"),
     "scorer with classes, GAN without": (

@@ -1,6 +1,10 @@
 """Summaries of traces: one of a GPU made by hand, and a real one of this CPU."""
 
+import os
+import signal
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +12,9 @@ import pytest
 import torch
 from torch.profiler import record_function
 
+from smartfast.cli import main
 from smartfast.run.profiling import ITERATION, IterationProfiler, describe, summarize
+from smartfast.run.training import Training
 
 
 def event(category: str, name: str, start: float, end: float, thread: int = 7) -> dict[str, Any]:
@@ -89,3 +95,48 @@ def test_profiles_the_iterations_that_were_asked_for(tmp_path: Path) -> None:
     assert text.startswith("2 iterations") and "d_main" in text and "x2      aten::mm" in text
     assert "waits of the host for the device: none" in text
     assert (tmp_path / "trace.json.gz").stat().st_size > 0
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_a_run_that_ends_within_the_window_leaves_what_was_traced(
+    iterations: int, error: type[BaseException] | None, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with pytest.raises(error) if error else nullcontext():
+        with IterationProfiler(5, first=1, folder=tmp_path / "profile", say=said.append) as profiler:
+            for _ in range(iterations):
+                with profiler.iteration():
+                    torch.ones(8, 8) @ torch.ones(8, 8)
+            if error:
+                raise error
+    assert not torch.autograd._profiler_enabled(), "Python would crash at its exit"
+    expected = ["profile.txt", "trace.json.gz"] if iterations == 3 and error is not RuntimeError else []
+    assert sorted(path.name for path in tmp_path.glob("profile/*")) == expected
+    ended = "after 2 of the 5 iterations to trace" if expected else "before iteration 2, the first to trace; no trace"
+    assert said[-1:] == ([] if error is RuntimeError else [f"profile: the run ended {ended}"])
+    assert not expected or said[0].startswith("2 iterations, ")
+
+
+@pytest.mark.parametrize("command", ["train", "profile"])
+def test_ctrl_c_within_the_window(
+    command: str,
+    tmp_path: Path,
+    tiny_options: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run_iteration, calls = Training.run_iteration, []
+
+    def interrupted(self: Training, reals: object) -> None:
+        run_iteration(self, reals)
+        calls.append(reals)
+        if len(calls) == self.settling_iterations + 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Training, "run_iteration", interrupted)
+    assert main([command, *tiny_options(tmp_path, run__kimg=1, perf__profile=9)]) == 3
+    text = (tmp_path / "profile" / "profile.txt").read_text()
+    said = capsys.readouterr()
+    assert text in said.out + said.err and "of the 9 iterations to trace" in said.out + said.err
+    assert not torch.autograd._profiler_enabled()

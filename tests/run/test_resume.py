@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from smartfast.cli import main
+from smartfast.config.parse import load_config
 from smartfast.config.schema import Config
+from smartfast.config.scorer import ScorerOptions
 from smartfast.core.checkpoint import load_newest
 from smartfast.run import resume
 from smartfast.scorers.loading import BUNDLED
@@ -190,13 +192,21 @@ def test_a_config_that_cannot_be_read_is_named(
     assert f"{run_dir / 'config.yaml'}" in line and "optim.bach" in line
 
 
-def test_the_interval_of_the_score_term_is_one_in_either_form(
+def test_the_interval_of_the_score_term_is_one_in_either_form_and_its_scorer_is_read_alike(
     tmp_path: Path, tiny_options: Options, capsys: pytest.CaptureFixture
 ) -> None:
     scored = dict(smart__frequency=2, data__resolution=16, data__labels="true", run__kimg=0.016, smart__scorer="digits")
     by_timesteps = dict(smart__timesteps="[25, 250]", smart__noise_to_signal="null")
     assert main(["train", *tiny_options(tmp_path, **scored, **by_timesteps)]) == 0
-    scored["run__kimg"] = 0.032
+    said = capsys.readouterr().out
+    assert "self-check: squared error of eps 0." in said and "self-check: read otherwise, times schedule" in said
+    read_with = "schedule linear, steps 1000, prediction eps (scheduler_config.json); timestep_shift 0 (usual)"
+    assert f"scorer read with: {read_with}" in said
+    used = ScorerOptions(schedule="linear", steps=1000, prediction="eps", timestep_shift=0)
+    assert load_config(tmp_path / "config.yaml").smart.scorer_options == used
+    scored |= {"run__kimg": 0.032, "smart__self_check": "false"}
+    assert main(["train", *tiny_options(tmp_path, **scored, **{"smart.scorer_options.timestep_shift": 1})]) == 2
+    assert "timestep_shift is 1, but the run in" in capsys.readouterr().err
     assert main(["train", *tiny_options(tmp_path, **scored, smart__noise_to_signal="[0.5, 0.95]")]) == 2
     error = capsys.readouterr().err
     assert "t = 25..250 of 1000" in error and "but the run in" in error

@@ -13,16 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smartfast.cli import main
+from smartfast.config.families import UNetOptions
 from smartfast.config.parse import load_config, parse_config
-from smartfast.core.checkpoint import find_checkpoint, load_newest
+from smartfast.config.schema import DataConfig
+from smartfast.core.checkpoint import find_checkpoint, load_newest, save_checkpoint
 from smartfast.data import RealBatch, open_dataset
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 from smartfast.families.base import Family
 from smartfast.interop import read_gan
-from smartfast.run.launch import launch
 from smartfast.run.start import read_weights, start_elsewhere, with_transfer_values
 from smartfast.run.training import Training
+from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
 Options = Callable[..., list[str]]
 FIXTURES = Path(os.environ.get("SMARTFAST_FIXTURES", Path(__file__).resolve().parents[3] / "shared" / "fixtures"))
@@ -32,10 +34,22 @@ NETWORKS = ("g/module/", "d/module/")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, tiny_options: Options) -> Path:
-    """A run with ten classes at 16 pixels, of two iterations."""
+    """A run with ten classes at 16 pixels, after two iterations."""
     folder = tmp_path_factory.mktemp("source") / "run"
-    assert launch(parse_config(tiny_options(folder, run__kimg=0.016, **TEN_CLASSES)))
+    training, _ = new(tiny_options(folder, **TEN_CLASSES))
+    for _ in range(2):
+        training.run_iteration(reals())
+    state, family = training.state(), training.family
+    options = {"family": family.name, **family.options()}
+    weights = training.averaged_weights(state)
+    folder.mkdir()
+    save_checkpoint(folder, images=16, state=state, generator=weights, generator_options=options, info={}, keep=1)
     return folder
+
+
+def reals() -> RealBatch:
+    images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return RealBatch(images, torch.arange(8))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +125,7 @@ def test_the_table_says_shapes_and_settings_that_differ(source: Path, tiny_optio
 
 
 def test_the_average_starts_from_the_average_and_moves_without_a_ramp(
-    source: Path, tiny_options: Options, tiny_reals: Callable[..., RealBatch], tmp_path: Path
+    source: Path, tiny_options: Options, tmp_path: Path
 ) -> None:
     """Half-life 1 kimg, 8 images: with the ramp-up of 0.05 the average would forget its start at once."""
     options = tiny_options(tmp_path / "run", **TEN_CLASSES, optim__ema_rampup=0.05)
@@ -119,8 +133,7 @@ def test_the_average_starts_from_the_average_and_moves_without_a_ramp(
     name = "synthesis.b16.conv1.weight"
     before = training.state()[f"ema/{name}"].clone()
     assert not torch.equal(before, training.state()[f"g/module/{name}"])
-    images = torch.nn.functional.interpolate(tiny_reals().images, scale_factor=2)
-    training.run_iteration(RealBatch(images, tiny_reals().labels))
+    training.run_iteration(reals())
     expected = before.lerp(training.state()[f"g/module/{name}"], 1 - 0.5 ** (8 / 1000))
     torch.testing.assert_close(training.state()[f"ema/{name}"], expected)
 
@@ -246,18 +259,31 @@ def test_bad_weights_stop_a_run_before_it_has_a_folder(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("file", ["stylegan2_ada/skip_resnet_uncond.pkl", "smart/stylegan2_uncond.pth"])
-def test_files_of_other_projects(file: str, tiny_options: Options, tmp_path: Path) -> None:
+FILES = {
+    "stylegan2_ada/skip_orig_cond10_fp16.pkl": dict(
+        gan__architecture_d="orig", gan__d_mapping_layers=8, gan__mbstd_channels=1
+    ),
+    "smart/stylegan2_uncond.pth": dict(data__labels="false"),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_of_another_project(file: str, tiny_options: Options, tmp_path: Path) -> None:
+    """Of RGB images, into a run of grey ones with the same settings: all but the layers at the image."""
     path = FIXTURES / "files" / file
     if not path.is_file():
         pytest.skip(f"{path} is not there (set SMARTFAST_FIXTURES)")
     models = read_gan(path).models
-    weights = read_weights(str(path), FAMILIES["stylegan2"])
-    roles = {"g": "generator", "d": "discriminator", "average": "generator_ema"}
-    assert {roles[network] for network in weights.networks} == set(models)
-    for network, state in weights.networks.items():
-        assert all(torch.equal(state[name], value) for name, value in models[roles[network]].tensors.items())
-    assert weights.options == models["generator_ema"].options
+    sizes = {name: models["generator"].options[name] for name in ("z_dim", "w_dim", "channel_base", "mapping_layers")}
+    changes = TEN_CLASSES | {f"gan__{name}": value for name, value in sizes.items()} | FILES[file]
+    training, said = new(tiny_options(tmp_path / "run", **changes), path)
+    here = training.state()
+    for prefix, role in {"ema/": "generator_ema", "g/module/": "generator", "d/module/": "discriminator"}.items():
+        there = models[role].tensors if role in models else {}
+        mine = {name.removeprefix(prefix) for name in here if name.startswith(prefix)}
+        anew = {n for n in mine if n not in there or not torch.equal(here[prefix + n], there[n])}
+        assert not there or (anew and all(name.rpartition(".")[0].endswith(("torgb", "fromrgb")) for name in anew))
+    assert ("none, starts anew" in said) == ("discriminator" not in models)
 
 
 def test_a_family_without_foreign_formats_refuses_their_files(tmp_path: Path) -> None:
@@ -266,3 +292,50 @@ def test_a_family_without_foreign_formats_refuses_their_files(tmp_path: Path) ->
     assert Family.foreign_weights(file) is None
     with pytest.raises(UserError, match="no file that gan.family denoiser starts from"):
         read_weights(str(file), FAMILIES["denoiser"])
+
+
+DENOISER = {
+    "gan.family": "denoiser",
+    "data.path": "digits",
+    "data.resolution": 8,
+    "gan.block_out_channels": "[4, 8]",
+    "gan.layers_per_block": 1,
+    "gan.attention": "[4]",
+    "gan.attention_head_dim": 4,
+    "gan.norm_groups": 2,
+    "smart.frequency": 0,
+}
+
+
+ADM = {"gan.network": "adm", "gan.block_out_channels": "[32, 32]", "gan.norm_groups": 32}
+DENOISERS = {
+    "unet2d": (DENOISER, "unet.class_embedding.weight: [10, 16]", "unet.num_class_embeds 10 -> None"),
+    "adm": (DENOISER | ADM, "unet.label_emb.weight: [10, 128]", "unet.num_classes 10 -> None"),
+}
+"""Settings, then what a model without classes leaves out of one with ten, and in which option they differ."""
+
+
+@pytest.mark.parametrize("network", DENOISERS)
+def test_a_diffusion_model_starts_from_the_folder_of_a_scorer(network: str, tmp_path: Path) -> None:
+    settings, skipped, differs = DENOISERS[network]
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    other, _ = new([*options, "--run.seed=1", "--data.labels=true"])
+    other.family.export(tmp_path, other.family.denoiser.state_dict())
+    training, said = new(options, tmp_path / "scorer")
+    there, here = other.state(), training.state()
+    names = [name for name in here if name.startswith(("denoiser/module/", "ema/"))]
+    assert names and [name for name in names if not torch.equal(here[name], there[name])] == []
+    assert f"  denoiser {skipped} -> none, skipped\n" in said
+    assert f"options that differ (there -> here): {differs}\n" in said
+    assert training.family.average_step(0, 8) == pytest.approx(1e-4)  # loss.ema_decay 0.9999, from the first step on
+
+
+UNET = UNetOptions(block_out_channels=(4, 8), layers_per_block=1, attention=(4,), attention_head_dim=4, norm_groups=2)
+
+
+def test_train_scorer_has_the_setting(tmp_path: Path) -> None:
+    options = TrainScorerOptions(
+        dir=str(tmp_path / "run"), data=DataConfig(resolution=8), unet=UNET, init_from="nowhere"
+    )
+    with pytest.raises(UserError, match=r"\Ainit_from: nowhere does not exist, expected a run folder"):
+        train_scorer(options)

@@ -150,6 +150,27 @@ def edm_tensors() -> dict[str, torch.Tensor]:
             ),
             "my.pkl: model.map_label.bias is missing, expected (32,) in a network of the kind edm",
         ),
+        (
+            lambda: scorer_of_edm("EDMPrecond", SONG | {"num_blocks": 10**9}, edm_tensors(), where="my.pkl"),
+            "my.pkl: 1000000000 blocks per resolution, expected at most 1000",
+        ),
+        (
+            lambda: scorer_of_edm("EDMPrecond", SONG | {"num_blocks": 100}, edm_tensors(), where="my.pkl"),
+            "my.pkl: the network has more tensors than the weights",
+        ),
+        (
+            lambda: scorer_of_edm("EDMPrecond", SONG | {"img_channels": 10**9}, edm_tensors(), where="my.pkl"),
+            "expected (32, 1000000000, 3, 3)",
+        ),
+        (
+            lambda: scorer_of_edm(
+                "EDMPrecond",
+                SONG,
+                {name: t.to(torch.int8) if "map_label.bias" in name else t for name, t in edm_tensors().items()},
+                where="my.pkl",
+            ),
+            "my.pkl: model.map_label.bias is int8, expected floating-point numbers of 16, 32 or 64 bits",
+        ),
     ],
 )
 def test_what_does_not_fit(make, message) -> None:

@@ -244,6 +244,18 @@ def test_half_precision_stays(tmp_path: Path) -> None:
     assert load_file(folder / "scorer.safetensors")["unet.enc.16x16_conv.weight"].dtype == torch.float16
 
 
+def test_what_is_no_source_of_a_format(digits_file: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out.pt"
+    message = refusal(capsys, digits_file, "--out", out, "--to", "diffusers")
+    assert "holds hammer stylegan2 generator generator_smooth, expected a scorer: adm unet, " in message
+    message = refusal(capsys, digits_file, "--out", out, "--to", "nvidia-state-dict")
+    assert "checkpoint.pth: expected a run, checkpoint or converted folder" in message
+    message = refusal(capsys, digits_file, "--out", out, "--scorer_options.heads", "4")
+    assert "scorer_options.heads: given, expected unset" in message
+    message = refusal(capsys, tmp_path, "--out", out, "--to", "diffusers")
+    assert "scorer.json" in message
+
+
 def test_options_that_a_folder_does_not_hold(tmp_path: Path, capsys: Any) -> None:
     source = fixture_file("edm/vp_ddpmpp_uncond.pkl")
     message = refusal(capsys, source, "--out", tmp_path / "out", "--scorer_options.sigma_max", "5")

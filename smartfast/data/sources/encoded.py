@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from smartfast.data.sources.base import ImageInfo, Mode
 from smartfast.errors import UserError
@@ -90,6 +90,8 @@ def _opened(content: bytes, item_name: str) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # decoders raise nearly anything on corrupt files
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # whose text is the address of the bytes
+            reason = "of no format that Pillow knows"
         expected = "expected an intact PNG, JPEG, WebP, BMP, ..."
         raise UserError(f"{item_name}: not a readable image ({reason}), {expected}") from error
 

@@ -34,7 +34,7 @@ from smartfast.families.rounds import Round
 from smartfast.families.start import AVERAGE, StartWeights
 from smartfast.kernels import philox_uniform
 from smartfast.networks.unets import set_dropout
-from smartfast.scorers import diffusers
+from smartfast.scorers import converted, diffusers
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
 from smartfast.scorers.class_names import CLASS_NAMES_FILE
 from smartfast.scorers.diffusers import load_unet
@@ -71,12 +71,16 @@ class DenoiserFamily(Family):
 
     @classmethod
     def foreign_weights(cls, path: Path) -> StartWeights | None:
-        """Of a diffusers folder, its own export among them."""
-        if not diffusers.FORMAT.recognises(path):
+        """Of a scorer's folder: diffusers' or a converted one, its own exports among them."""
+        if converted.FORMAT.recognises(path):
+            options, tensors = converted.stored_network(path)
+        elif diffusers.FORMAT.recognises(path):
+            unet = load_unet(path)
+            options, tensors = dict(unet.config), unet.state_dict()
+        else:
             return None
-        unet = load_unet(path)
-        tensors = {f"unet.{name}": value for name, value in unet.state_dict().items()}
-        return StartWeights(str(path), cls.name, {"unet": dict(unet.config)}, {AVERAGE: tensors})
+        named = {f"unet.{name}": value for name, value in tensors.items()}
+        return StartWeights(str(path), cls.name, {"unet": options}, {AVERAGE: named})
 
     @property
     def sheet_rows(self) -> int:

@@ -51,6 +51,8 @@ def check_data(config: Config, dataset: ImageDataset) -> None:
                 f"with gan.architecture_d {gan.architecture_d} at {resolution} pixels"
             )
     if gan.mbstd_by_class and not dataset.num_classes:
-        raise UserError("gan.mbstd_by_class is true, expected data.labels true with it")
+        raise UserError(
+            "gan.mbstd_by_class is true, expected data.labels true with it, or false for images without classes"
+        )
     if gan.mbstd_by_class and config.optim.batch % gan.mbstd_group:
         raise UserError(f"gan.mbstd_group is {gan.mbstd_group}, expected a divisor of optim.batch {config.optim.batch}")

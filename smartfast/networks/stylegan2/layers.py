@@ -96,10 +96,11 @@ class Mapping(nn.Module):
         self.z_dim, self.c_dim, self.num_layers = z_dim, c_dim, num_layers
         self.num_ws = num_ws or 0
         embed_features = (embed_features or w_dim) if c_dim else 0
-        widths = [z_dim + embed_features] + [layer_features or w_dim] * (num_layers - 1) + [w_dim]
         if c_dim:
             self.embed = FullyConnected(c_dim, embed_features)
-        for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i in range(num_layers):
+            fan_in = (layer_features or w_dim) if i else z_dim + embed_features
+            fan_out = (layer_features or w_dim) if i < num_layers - 1 else w_dim
             setattr(self, f"fc{i}", FullyConnected(fan_in, fan_out, act=act, lr_multiplier=lr_multiplier))
         if num_ws is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from smartfast.networks.unets.layers import Resampling
 
+MOST_BLOCKS = 1000
+"""Per resolution; a file may ask for a list of them that no memory holds. Trained networks have 1 to 8."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -53,7 +56,12 @@ def plan_unet(
         num_blocks: Blocks per resolution of the encoder; the decoder has one more.
         attention: Resolutions with attention in every block.
         decoder_attention: Indices of the blocks of the decoder that have it; None = all.
+
+    Raises:
+        ValueError: More than MOST_BLOCKS.
     """
+    if num_blocks > MOST_BLOCKS:
+        raise ValueError(f"{num_blocks} blocks per resolution, expected at most {MOST_BLOCKS}")
     encoder: list[Step] = []
     for level, width in enumerate(widths):
         size, last = resolution >> level, encoder[-1].out_channels if encoder else in_channels
