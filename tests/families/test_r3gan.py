@@ -23,6 +23,9 @@ TINY = {
     "gan.cardinalities": "[4,4,2]",
     "gan.blocks": "[1,1,1]",
     "data.labels": "true",
+    "data.resolution": 16,
+    "smart.scorer": "digits",
+    "smart.timesteps": "[25,250]",
     "optim.batch": 8,
     "smart.frequency": 2,
     "metrics.every_ticks": 0,
@@ -101,7 +104,7 @@ def test_a_finite_difference_has_the_mean_of_the_exact_penalty() -> None:
 
 def test_run_resumes_exactly_and_samples(tmp_path: Path) -> None:
     def run(folder: str, kimg: float) -> bytes:
-        assert launch(parse_config(arguments(run__dir=tmp_path / folder, run__kimg=kimg, smart__scorer="digits")))
+        assert launch(parse_config(arguments(run__dir=tmp_path / folder, run__kimg=kimg)))
         newest = max((tmp_path / folder / "checkpoints").iterdir())
         return (newest / "state.safetensors").read_bytes()
 
