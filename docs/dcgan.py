@@ -111,7 +111,7 @@ class Dcgan(Family):
     def phases(self, parts: Parts) -> list[PhaseSpec]:
         g, d = self.modules.values()
         draw = DcganSampler(g, data_labels=parts.data_labels, seed=self.config.run.seed).draw
-        vectors, view = partial(one_hot, num_classes=self.num_classes), self.augmented_view()
+        vectors, view = partial(one_hot, num_classes=self.num_classes), self.augmented_view(parts.scalars)
 
         def d_main(batch: Round) -> PhaseResult:
             with torch.no_grad():

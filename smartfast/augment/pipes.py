@@ -63,5 +63,6 @@ PIPES: dict[str, Pipe] = {
     "bgcf": _BLIT | _GEOM | _COLOR | _FILTER,
     "bgcfn": _BLIT | _GEOM | _COLOR | _FILTER | _NOISE,
     "bgcfnc": _BLIT | _GEOM | _COLOR | _FILTER | _NOISE | _CUTOUT,
+    "r3gan": _BLIT | _GEOM | _CUTOUT | Pipe(brightness=0.5, contrast=0.5, lumaflip=0.5, hue=0.5, saturation=0.5),
 }
-"""By the names of stylegan2-ada's --augpipe."""
+"""By the names of stylegan2-ada's --augpipe, and R3GAN's (Huang et al., arXiv 2501.05441)."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smartfast.config.ranges import Count, Fraction, Kimg, Target, Weight
+from smartfast.config.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,14 @@ class AugmentConfig:
     """No augmentation, one with the constant probability augment.p, or with one that follows how certain the
     discriminator is (ADA, arXiv 2006.06676). Default: ours; ADA's is ada."""
     pipe: Literal[
-        "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc", "diff"
+        "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc", "r3gan", "diff"
     ] = "bgc"
     """Transforms, each drawn with the probability: blit (flips, quarter turns, shifts of whole pixels), geom, color,
-    filter, noise, cutout, several by their letters, or DiffAugment's three (arXiv 2006.10738). Default: ADA."""
-    p: Fraction | None = None
-    """Probability where it is fixed, or from which ada begins. Unset: 1 for diff that is fixed, else 0."""
+    filter, noise, cutout, several by their letters, R3GAN's (bgc with colour half as often, and cutout), or
+    DiffAugment's three (arXiv 2006.10738). Default: ADA."""
+    p: Fraction | Schedule | None = None
+    """Probability where it is fixed, a number or a schedule, or the number from which ada begins. Unset: 1 for a fixed
+    diff, else 0."""
     target: Target = 0.6
     """ada raises p where the mean sign of the logits of real images is above this, else lowers it. Default: ADA."""
     kimg: Kimg = 500.0

@@ -162,6 +162,39 @@ class DenoiserLoss(LossSettings):
     """Precision of the saved scorer. Default: ours."""
 
 
+@dataclass(frozen=True)
+class R3GanGan(GanSettings):
+    """The two networks (R3GAN, arXiv 2501.05441), mirrors of each other; lists go from 4 pixels up by doublings."""
+
+    family: Literal["r3gan"] = "r3gan"
+    """Which kind of model is trained. Default: ours."""
+    z_dim: Width = 64
+    """Dimension of the latent z, and of the generator's label embedding. Default: R3GAN."""
+    widths: tuple[Width, ...] = (768, 768, 768, 768)
+    """Feature maps of each stage; the last one is that of the images. Default: R3GAN on CIFAR-10."""
+    cardinalities: tuple[Width, ...] = (96, 96, 96, 96)
+    """Groups of the 3x3 convolutions of each stage. Default: R3GAN on CIFAR-10."""
+    blocks: tuple[Depth, ...] = (2, 2, 2, 2)
+    """Residual blocks of each stage. Default: R3GAN."""
+    expansion: Count = 2
+    """Feature maps inside a residual block over those of its stage. Default: R3GAN."""
+    half_resolutions: CountOrZero = 3
+    """Highest resolutions that run in half precision when perf.precision is fp16 or bf16. Default: R3GAN, CIFAR-10."""
+
+
+@dataclass(frozen=True)
+class R3GanLoss(LossSettings):
+    """The relativistic objective with both penalties (R3GAN)."""
+
+    gamma: Weight | Schedule = 0.05
+    """Weight of R1 and of R2, a number or a schedule. Default: R3GAN's at the start on CIFAR-10."""
+    penalty: Literal["exact", "finite_difference"] = "exact"
+    """Squared gradients by a second derivative, or as the mean of a squared difference of logits along one random
+    direction for each image: no second derivative, the same mean, a noisier gradient. Default: R3GAN (exact)."""
+    step: Ratio = 0.01
+    """Length per pixel of the direction of a finite difference. Default: ours."""
+
+
 class FamilySettings(NamedTuple):
     """The two groups of one family."""
 
@@ -174,6 +207,7 @@ DEFAULT_FAMILY = "stylegan2"
 
 FAMILY_SETTINGS: dict[str, FamilySettings] = {
     "denoiser": FamilySettings(DenoiserGan, DenoiserLoss),
+    "r3gan": FamilySettings(R3GanGan, R3GanLoss),
     "stylegan2": FamilySettings(StyleGan2Gan, StyleGan2Loss),
 }
 """By the values of gan.family."""

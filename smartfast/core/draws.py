@@ -29,6 +29,8 @@ class Purpose(IntEnum):
     SCORE_PART = 11
     SELF_CHECK = 12
     LABEL_DROPOUT = 13
+    PENALTY_REALS = 14
+    PENALTY_FAKES = 15
     AUGMENT_FAKES = 64
     AUGMENT_REALS = 65
     AUGMENT_G = 66

@@ -2,9 +2,11 @@
 
 from smartfast.families.base import Family
 from smartfast.families.denoiser.family import DenoiserFamily
+from smartfast.families.r3gan.family import R3Gan
 from smartfast.families.stylegan2.family import StyleGan2
 
 FAMILIES: dict[str, type[Family]] = {
     "denoiser": DenoiserFamily,
+    "r3gan": R3Gan,
     "stylegan2": StyleGan2,
 }

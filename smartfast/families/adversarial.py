@@ -28,6 +28,28 @@ def hinge_loss(fake_logits: Tensor, real_logits: Tensor) -> tuple[Tensor, Tensor
     return F.relu(1 + fake_logits), F.relu(1 - real_logits)
 
 
+def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
+    """Loss of logits that are to be above others, pair by pair (Jolicoeur-Martineau, arXiv 1807.00734), [N, 1].
+
+    The discriminator's is that of (reals, fakes), the generator's that of (fakes, reals).
+    """
+    return F.softplus(worse - better)
+
+
+def squared_gradient(logits: Tensor, images: Tensor) -> Tensor:
+    """|d logit / d image|^2 of each image, differentiable, [N]; logits [N, 1] each of its own image [N, C, H, W]."""
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum(dim=[1, 2, 3])
+
+
+def squared_difference(moved: Tensor, logits: Tensor, step: float) -> Tensor:
+    """An estimate of `squared_gradient`, [N], from logits [N, 1] of images and of images + step * unit normal numbers.
+
+    Along v ~ N(0, I) the mean of (v . gradient)^2 is |gradient|^2 (Hutchinson's estimator).
+    """
+    return ((moved - logits) / step).square()[:, 0]
+
+
 def r1_penalty(d: Callable[[Tensor, Tensor | None], Tensor], reals: Tensor, c: Tensor | None) -> Tensor:
     """|d logit / d image|^2 (Mescheder et al., arXiv 1801.04406, eq. 9 without gamma/2), differentiable, [N].
 
@@ -36,8 +58,7 @@ def r1_penalty(d: Callable[[Tensor, Tensor | None], Tensor], reals: Tensor, c: T
         reals: [N, C, H, W], a leaf that requires a gradient.
         c: Label vectors [N, classes], or None.
     """
-    (gradient,) = torch.autograd.grad(d(reals, c).sum(), reals, create_graph=True)
-    return gradient.square().sum(dim=[1, 2, 3])
+    return squared_gradient(d(reals, c), reals)
 
 
 def adversarial_costs(flops: dict[str, float], smart: SmartConfig, *, d_steps: int = 1) -> list[Cost]:

@@ -9,22 +9,20 @@ from smartfast.augment.ada import Augmentation
 from smartfast.augment.control import controller, new_probability
 from smartfast.augment.diff import DiffAugmentation
 from smartfast.config.augment import AugmentConfig
+from smartfast.config.schedule import Schedule, value_at
 from smartfast.core.draws import Purpose
 from smartfast.engine.phase import Carried
+from smartfast.engine.schedules import DeviceScalars
 
 SIGN = "augment/sign"
 
 
-def start_probability(augment: AugmentConfig) -> float:
-    """p at the start of a run."""
-    if augment.p is not None:
-        return augment.p
-    return 1.0 if augment.mode == "fixed" and augment.pipe == "diff" else 0.0
-
-
 def augment_variables(augment: AugmentConfig) -> dict[str, Tensor]:
-    """A family's variables that belong to the augmentation."""
-    return {} if augment.mode == "off" else new_probability(start_probability(augment))
+    """A family's variables that belong to the augmentation: those of ada."""
+    if augment.mode != "ada":
+        return {}
+    assert not isinstance(augment.p, Schedule), "checked before"
+    return new_probability(augment.p or 0.0)
 
 
 def bound_remark(augment: AugmentConfig, row: Mapping[str, float]) -> str | None:
@@ -43,17 +41,33 @@ class AugmentedView:
     Args:
         augment: Its settings.
         variables: The family's, on the device of the run.
+        scalars: Makes a scheduled probability a scalar on the device.
         seed: Of the run.
         batch: Images of a discriminator step over all processes.
     """
 
-    def __init__(self, augment: AugmentConfig, variables: dict[str, Tensor], *, seed: int, batch: int) -> None:
+    def __init__(
+        self,
+        augment: AugmentConfig,
+        variables: dict[str, Tensor],
+        scalars: DeviceScalars,
+        *,
+        seed: int,
+        batch: int,
+    ) -> None:
         self.augment, self._variables, self._batch = augment, variables, batch
         self._change: Callable[[Tensor, Tensor, Purpose], Tensor] | None = None
-        if augment.mode != "off":
-            p = variables["augment_p"]
-            pipe = augment.pipe
-            self._change = DiffAugmentation(p, seed=seed) if pipe == "diff" else Augmentation(PIPES[pipe], p, seed=seed)
+        if augment.mode == "off":
+            return
+        if augment.mode == "ada":
+            self.p = variables["augment_p"]
+        else:
+            fixed = 1.0 if augment.p is None else augment.p
+            self.p = scalars.add(lambda images: value_at(fixed, images))
+        is_diff = augment.pipe == "diff"
+        self._change = (
+            DiffAugmentation(self.p, seed=seed) if is_diff else Augmentation(PIPES[augment.pipe], self.p, seed=seed)
+        )
 
     def __call__(self, images: Tensor, stream: Tensor, purpose: Purpose) -> Tensor:
         """Images [N, C, H, W] whose numbers are int64 [N], differentiable to every order."""
@@ -63,7 +77,7 @@ class AugmentedView:
         """What a discriminator step says about p; the sign is carried where p is to follow it."""
         if self._change is None:
             return {}
-        p = {"augment/p": self._variables["augment_p"].clone()}
+        p = {"augment/p": self.p.clone()}
         return p | ({SIGN: real_logits.detach().sign().mean()} if self.carried else {})
 
     @property
@@ -73,7 +87,7 @@ class AugmentedView:
         if augment.mode != "ada":
             return ()
         move = controller(
-            self._variables["augment_p"],
+            self.p,
             self._variables["augment_window"],
             target=augment.target,
             step=self._batch * augment.interval / (augment.kimg * 1000),

@@ -198,10 +198,10 @@ class Family(ABC):
     def costs(self, flops: dict[str, float]) -> list[Cost]:
         """Estimated cost of each phase from the FLOPs of a forward pass, by network and `scorer`, per image."""
 
-    def augmented_view(self) -> AugmentedView:
+    def augmented_view(self, scalars: DeviceScalars) -> AugmentedView:
         """Images as the discriminator sees them; its `carried` belong to the phase that has its `statistics`."""
         optim, seed = self.config.optim, self.config.run.seed
-        return AugmentedView(self.config.augment, self.variables, seed=seed, batch=optim.batch)
+        return AugmentedView(self.config.augment, self.variables, scalars, seed=seed, batch=optim.batch)
 
     def remark(self, row: Mapping[str, float]) -> str | None:
         """What a user should hear, once, about the statistics of a tick by their names in metrics.jsonl."""

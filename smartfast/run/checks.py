@@ -9,6 +9,7 @@ import torch
 from smartfast.config.augment import AugmentConfig
 from smartfast.config.parse import CONFIGS
 from smartfast.config.ranges import in_range
+from smartfast.config.schedule import Schedule
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset
 from smartfast.data.planned import is_missing
@@ -40,6 +41,8 @@ def _check_augmentation(augment: AugmentConfig, family: str) -> None:
         raise UserError(f"augment.mode is {augment.mode}, expected off: {family} has no discriminator that sees images")
     elif augment.mode == "fixed" and augment.p is None and augment.pipe != "diff":
         raise UserError("augment.p is unset, expected a probability with augment.mode fixed")
+    elif augment.mode == "ada" and isinstance(augment.p, Schedule):
+        raise UserError("augment.p is a schedule, expected a number with augment.mode ada, or augment.mode fixed")
 
 
 def check_config(config: Config, dataset: ImageDataset, *, device: torch.device) -> None:

@@ -51,6 +51,8 @@ SUPPORTED_TOPICS = (
     "file_smart",
     "file_rosinality",
     "ada_augment",
+    "r3gan_networks",
+    "r3gan_losses",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2

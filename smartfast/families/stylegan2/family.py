@@ -90,7 +90,7 @@ class StyleGan2(Family):
 
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
         loss, smart = self.loss, self.config.smart
-        view = self.augmented_view()
+        view = self.augmented_view(parts.scalars)
         of = self._losses(parts, view)
         w_mean = (Carried("w_mean", self.gan.w_dim, self._move_w_avg),)
         path_mean = (Carried("path_mean", 1, self._set_path_mean),)
