@@ -189,7 +189,9 @@ def reduced_scorer(folder: Path, kimg: float) -> Scorer:
     options = TrainScorerOptions(
         dir=str(folder / "reduced_scorer"),
         data=DataConfig(path=str(folder / "reduced.npz"), labels=True),
-        unet=UNetOptions((16, 32, 64), layers_per_block=1, attention=(), attention_head_dim=16, norm_groups=8),
+        unet=UNetOptions(
+            block_out_channels=(16, 32, 64), layers_per_block=1, attention=(), attention_head_dim=16, norm_groups=8
+        ),
         kimg=kimg,
         batch=64,
         lr=2e-3,

@@ -38,7 +38,7 @@ class R3Gan(Family):
     )
 
     def networks(self) -> dict[str, nn.Module]:
-        half = {}
+        half: dict[str, Any] = {}
         if (dtype := _HALF_DTYPES.get(self.config.perf.precision)) is not None:
             half = dict(half_stages=self.gan.half_resolutions, half_dtype=dtype)
         options = self.options()

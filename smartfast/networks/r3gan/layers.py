@@ -76,6 +76,8 @@ class ResidualBlock(nn.Module):
 class Resampler(nn.Module):
     """Twice or half the size by nearest neighbours smoothed with a FIR filter; `Kernel` is both in two dimensions."""
 
+    Kernel: Tensor
+
     def __init__(self, taps: Sequence[float], *, up: bool) -> None:
         super().__init__()
         self.up = up

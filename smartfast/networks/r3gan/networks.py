@@ -69,7 +69,11 @@ class _Stage(nn.Module):
 
 
 class _Model(nn.Module):
-    """MainLayers in order; `EmbeddingLayer` where there are classes."""
+    """MainLayers in order; `EmbeddingLayer` where there are classes, and one of the others."""
+
+    EmbeddingLayer: nn.Linear
+    AggregationLayer: Convolution
+    ExtractionLayer: Convolution
 
     def __init__(self, stages: Sequence[nn.Module], classes: int, embedding: int) -> None:
         super().__init__()
