@@ -138,6 +138,8 @@ def _check_types(values: Any, where: str) -> None:
         if field.name == "model" or not all(isinstance(number, int | float) for number in numbers):
             continue
         most = _MOST_BLOCKS if "blocks" in field.name else _MOST_CHANNELS
+        if field.name == "channel_mult" and value == []:
+            raise UserError(f"{where}: channel_mult is [], expected a number for every resolution")
         if len(numbers) > _MOST_LEVELS or not all(0 <= number <= most for number in numbers):
             raise UserError(f"{where}: {field.name} is {str(value)[:60]}, expected numbers from 0 to {most}")
     if "model" in values:
