@@ -128,4 +128,5 @@ class DiscriminativeBasis(nn.Module):
         start_normal(self.LinearLayer.weight, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.LinearLayer((x * self.Basis.weight[:, 0].to(x.dtype)).sum(dim=[2, 3]))
+        weight = self.Basis.weight[:, 0]  # not in half precision: it is the last of the network
+        return self.LinearLayer((x.to(weight.dtype) * weight).sum(dim=[2, 3]))
