@@ -174,7 +174,7 @@ def _load(path: Path, *, where: str, settings: Settings, **options: Any) -> UNet
     config_file = next((place for place in places if place.is_file()), None)
     if config_file is None:
         raise UserError(f"smart.scorer: {where!r} has no {SCHEDULER_FILE}, expected one in it or in its scheduler/")
-    _check_pipeline(path / PIPELINE_FILE)
+    _check_pipeline((path.parent if path.name == "unet" else path) / PIPELINE_FILE)
     config = read_json(config_file)
     schedule = schedule_from_config(_with_settings(config, settings, str(config_file)), str(config_file))
     predicted = settings.take("prediction", parameterization_of(config, str(config_file)), config_file.name)

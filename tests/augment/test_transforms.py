@@ -139,4 +139,4 @@ def test_nothing_happens_at_zero_and_everything_at_one(name: str) -> None:
         if (value := getattr(never, field)) is not None and field not in ("centre", "bands"):
             neutral = NEUTRAL.get(field, 0.0)
             assert rate(value, neutral) == 0
-            assert rate(getattr(always, field), neutral) > 0.4
+            assert rate(getattr(always, field), neutral) > 0.2  # half of half is the least, R3GAN's inversion

@@ -213,7 +213,7 @@ CASES = {
         ["--optim.betas=[0.0, {kind: linear, kimg: [0, 10], values: [0.9, 1.0]}]"],
         "optim.betas is 1.0, expected a number of at least 0 and below 1",
     ),
-    "another family": (["--gan.family=gpt"], "gan.family is gpt, expected one of denoiser, stylegan2"),
+    "another family": (["--gan.family=gpt"], "gan.family is gpt, expected one of denoiser, r3gan, stylegan2"),
     "a diffusion model with a score term": (
         ["--gan.family=denoiser", "--smart.frequency=8"],
         "smart.frequency is 8, expected 0: a diffusion model has no fakes",

@@ -23,6 +23,7 @@ OPTIONS = {
     "smart.scorer": "digits",
     "smart.downscale": 1,
     "smart.frequency": 2,
+    "smart.self_check": "false",
     "metrics.every_ticks": 0,
     "run.tracker": "none",
     "run.tick_kimg": 0.008,

@@ -35,6 +35,7 @@ OPTIONS = {
     "loss.path_length_interval": 4,
     "optim.batch": 8,
     "smart.frequency": 2,
+    "smart.self_check": "false",
     "metrics.every_ticks": 0,
     "run.tracker": "none",
     "run.tick_kimg": 0.016,

@@ -41,6 +41,7 @@ TINY = {
     "loss.style_mixing_prob": 0.5,
     "optim.batch": 8,
     "smart.frequency": 2,
+    "smart.self_check": "false",
     "metrics.every_ticks": 0,
     "run.tracker": "none",
     "run.tick_kimg": 0.04,

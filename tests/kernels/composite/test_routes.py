@@ -38,6 +38,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "philox_normal": dict(count=5, **NOISE),
     "philox_uniform": dict(count=5, **NOISE),
     "upfirdn2d": dict(x=IMAGES, f=None),
+    "warp2d": dict(x=IMAGES, matrix=torch.zeros(2, 2, 3), f=torch.ones(4)),
 }
 
 

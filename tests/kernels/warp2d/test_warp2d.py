@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("implementation")
 
 F = torch.tensor(SYM6) / sum(SYM6)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-ODD = (3, 2, 5, 7)
+ODD = (2, 2, 3, 5)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     if INTERPRETED:
         from smartfast.kernels.warp2d import triton
 
-        monkeypatch.setattr(triton, "POINTS", 1024)
+        monkeypatch.setattr(triton, "POINTS", 256)
 
 
 def matrices(n: int, rng: torch.Generator, spread: float = 0.3, shift: float = 2.0) -> Tensor:
@@ -40,8 +40,7 @@ def randn(rng: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32)
     return torch.randn(shape, generator=rng).to(dtype)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "compiled"), [*((dtype, False) for dtype in DTYPES), (torch.float32, True)], ids=str)
 def test_values_and_derivatives(
     dtype: torch.dtype,
     compiled: bool,
@@ -49,7 +48,7 @@ def test_values_and_derivatives(
     assert_within_budget: Callable[..., Tensor],
     traced_autograd: None,
 ) -> None:
-    matrix = matrices(3, rng).to(torch.promote_types(dtype, torch.float32))
+    matrix = matrices(2, rng).to(torch.promote_types(dtype, torch.float32))
     x = randn(rng, *ODD, dtype=dtype)
     assert_within_budget(
         lambda x: warp2d(x, matrix, F),
@@ -60,7 +59,7 @@ def test_values_and_derivatives(
     )
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 1, 1, 9), (2, 5, 8, 3), (2, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 4, 3), (2, 1, 1, 5), (1, 1, 1, 1)], ids=str)
 @pytest.mark.parametrize(("spread", "shift"), [(0.0, 0.0), (1.0, 5.0), (0.2, 60.0), (3.0, 1e4)], ids=str)
 def test_shapes_and_far_places(
     shape: tuple[int, ...],
@@ -75,11 +74,11 @@ def test_shapes_and_far_places(
 
 
 def test_layouts_and_no_image(rng: torch.Generator) -> None:
-    matrix, x = matrices(3, rng), randn(rng, *ODD)
+    matrix, x = matrices(2, rng), randn(rng, *ODD)
     y = warp2d(x, matrix, F)
     for strided in (
         x.to(memory_format=torch.channels_last),
-        torch.cat([x, x], 3)[..., :7],
+        torch.cat([x, x], 3)[..., :5],
         torch.cat([x, x], 1)[:, :2],
     ):
         torch.testing.assert_close(warp2d(strided, matrix, F), y, rtol=0, atol=0)
@@ -87,17 +86,17 @@ def test_layouts_and_no_image(rng: torch.Generator) -> None:
 
 
 def test_gradient_does_not_depend_on_the_batch(rng: torch.Generator) -> None:
-    matrix, x = matrices(3, rng), randn(rng, *ODD).requires_grad_()
-    dy = randn(rng, *ODD) * torch.tensor([1e-6, 1.0, 1e5])[:, None, None, None]
+    matrix, x = matrices(2, rng), randn(rng, *ODD).requires_grad_()
+    dy = randn(rng, *ODD) * torch.tensor([1e-6, 1e5])[:, None, None, None]
     (together,) = torch.autograd.grad(warp2d(x, matrix, F), x, dy)
-    apart = [torch.autograd.grad(warp2d(x[i : i + 1], matrix[i : i + 1], F), x, dy[i : i + 1])[0][i] for i in range(3)]
+    apart = [torch.autograd.grad(warp2d(x[i : i + 1], matrix[i : i + 1], F), x, dy[i : i + 1])[0][i] for i in range(2)]
     assert torch.equal(together, torch.stack(apart))
 
 
 def test_gradients_that_are_not_finite_stay_so(rng: torch.Generator) -> None:
-    matrix, x = matrices(2, rng), randn(rng, 2, 1, 6, 6).requires_grad_()
-    dy = torch.ones(2, 1, 6, 6)
-    dy[1, 0, 3, 3] = math.inf
+    matrix, x = matrices(2, rng), randn(rng, 2, 1, 3, 3).requires_grad_()
+    dy = torch.ones(2, 1, 3, 3)
+    dy[1, 0, 1, 1] = math.inf
     (dx,) = torch.autograd.grad(warp2d(x, matrix, F), x, dy)
     assert dx[0].isfinite().all()
     assert not dx[1].isfinite().all()
@@ -107,7 +106,7 @@ def test_gradients_that_are_not_finite_stay_so(rng: torch.Generator) -> None:
     ("change", "message"),
     [
         (lambda x, m, f: (x[0], m, f), "x is"),
-        (lambda x, m, f: (x, m[:2], f), "matrix is"),
+        (lambda x, m, f: (x, m[:1], f), "matrix is"),
         (lambda x, m, f: (x, m.half(), f), "matrix is"),
         (lambda x, m, f: (x, m, f[:6]), "f has shape"),
         (lambda x, m, f: (x[:, :0], m, f), "x is"),
@@ -115,4 +114,4 @@ def test_gradients_that_are_not_finite_stay_so(rng: torch.Generator) -> None:
 )
 def test_what_does_not_fit(change: Callable[..., tuple[Tensor, ...]], message: str, rng: torch.Generator) -> None:
     with pytest.raises(ValueError, match=message):
-        warp2d(*change(randn(rng, *ODD), matrices(3, rng), F))
+        warp2d(*change(randn(rng, *ODD), matrices(2, rng), F))
