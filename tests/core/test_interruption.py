@@ -36,9 +36,9 @@ def test_it_is_noted_where_something_would_be_lost_and_a_second_one_changes_noth
     with Interruption() as interruption:
         interruption.may_stop = lambda: False
         assert interruption.asked(CPU) is None
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         interruption.may_stop = lambda: True
-        os.kill(os.getpid(), second)
+        signal.raise_signal(second)
         assert interruption.asked(CPU) == number.name
 
 
@@ -47,15 +47,15 @@ def test_it_is_noted_where_something_would_be_lost_and_a_second_one_changes_noth
 def test_it_ends_the_run_at_once_where_nothing_is_lost(number: signal.Signals, second: signal.Signals) -> None:
     with Interruption():
         with pytest.raises(Interrupted, match=number.name):
-            os.kill(os.getpid(), number)
-        os.kill(os.getpid(), second)
+            signal.raise_signal(number)
+        signal.raise_signal(second)
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, SystemError, OSError])
 def test_a_library_that_makes_another_error_of_it_does_not_hide_it(error: type[Exception]) -> None:
     with pytest.raises(Interrupted, match="SIGTERM"), Interruption():
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         except BaseException:
             raise error("could not determine the shape of object type 'torch.storage.UntypedStorage'") from None
 
@@ -66,7 +66,7 @@ def test_an_error_of_the_run_stays_one(is_sent: bool) -> None:
     with pytest.raises(UserError if is_sent else ValueError), Interruption() as interruption:
         interruption.may_stop = lambda: is_sent
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         finally:
             raise UserError if is_sent else ValueError
 
@@ -75,7 +75,7 @@ def test_nohup_stays_nohup() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interruption():
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
 
