@@ -1,6 +1,5 @@
 """Summaries of traces: one of a GPU made by hand, and a real one of this CPU."""
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -132,7 +131,7 @@ def test_ctrl_c_within_the_window(
         run_iteration(self, reals)
         calls.append(reals)
         if len(calls) == self.settling_iterations + 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Training, "run_iteration", interrupted)
     assert main([command, *tiny_options(tmp_path, run__kimg=1, perf__profile=9)]) == 3

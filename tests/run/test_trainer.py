@@ -1,7 +1,6 @@
 """What the loop does between iterations: one read per tick, time of compiling, snapshots beside training."""
 
 import json
-import os
 import resource
 import signal
 import time
@@ -164,7 +163,7 @@ def test_a_signal_saves_the_state_and_draws_no_samples(tmp_path: Path, monkeypat
     def run_iteration(self: Training, reals: RealBatch, original=Training.run_iteration) -> None:
         original(self, reals)
         if self.images == 24:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Training, "run_iteration", run_iteration)
     assert not launch(parse_config(options(tmp_path, run__snapshot_ticks=100)))

@@ -1,6 +1,7 @@
 """Broken scheduler_config.json, config.json and model_index.json: one line that names file and field, at load."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -140,7 +141,12 @@ def valid_folder(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file", ["scheduler_config.json", "config.json"])
-@settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=150 if "SMARTFAST_TEST_SLOW" in os.environ else 40,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(data=st.data())
 def test_random_mutations(valid_folder, tmp_path_factory, file, data):
     folder = tmp_path_factory.mktemp("mutated")

@@ -59,7 +59,7 @@ def test_values_and_derivatives(
     )
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 3), (2, 1, 1, 5), (1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 4, 3), (1, 1, 1, 1)], ids=str)
 @pytest.mark.parametrize(("spread", "shift"), [(0.0, 0.0), (1.0, 5.0), (0.2, 60.0), (3.0, 1e4)], ids=str)
 def test_shapes_and_far_places(
     shape: tuple[int, ...],
