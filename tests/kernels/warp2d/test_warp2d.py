@@ -1,6 +1,7 @@
 """Affine warps against the formula, by both implementations."""
 
 import math
+import os
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +15,10 @@ from smartfast.kernels.warp2d import spec
 pytestmark = pytest.mark.usefixtures("implementation")
 
 F = torch.tensor(SYM6) / sum(SYM6)
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+SLOW = "SMARTFAST_TEST_SLOW" in os.environ
+DTYPES = [torch.float64, torch.float32, torch.float16, *([torch.bfloat16] if SLOW else [])]
+CASES = [*((dtype, False) for dtype in DTYPES), *([(torch.float32, True)] if SLOW else [])]
+"""Compiled it is part of tests/augment/test_images.py; Triton's interpreter takes half a minute for it."""
 ODD = (2, 2, 3, 5)
 
 
@@ -40,7 +44,7 @@ def randn(rng: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32)
     return torch.randn(shape, generator=rng).to(dtype)
 
 
-@pytest.mark.parametrize(("dtype", "compiled"), [*((dtype, False) for dtype in DTYPES), (torch.float32, True)], ids=str)
+@pytest.mark.parametrize(("dtype", "compiled"), CASES, ids=str)
 def test_values_and_derivatives(
     dtype: torch.dtype,
     compiled: bool,
@@ -60,7 +64,7 @@ def test_values_and_derivatives(
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 3), (1, 1, 1, 1)], ids=str)
-@pytest.mark.parametrize(("spread", "shift"), [(0.0, 0.0), (1.0, 5.0), (0.2, 60.0), (3.0, 1e4)], ids=str)
+@pytest.mark.parametrize(("spread", "shift"), [(0.0, 0.0), (1.0, 5.0), (3.0, 1e4)], ids=str)
 def test_shapes_and_far_places(
     shape: tuple[int, ...],
     spread: float,
