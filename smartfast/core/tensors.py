@@ -21,22 +21,23 @@ def weight_shapes(file: Path) -> dict[str, Shape]:
     """Shapes of the weights in a safetensors file by name; reads its header alone.
 
     Raises:
-        ValueError: One of them is not of floating-point numbers.
+        ValueError: One of them is not of floating-point numbers, and no lone number: batch norm counts its batches.
         OSError, SafetensorError: There is no such file, or it is damaged.
     """
     shapes = {}
     with safe_open(file, "pt") as content:
         for name in content.keys():
             part = content.get_slice(name)
-            _check_kind(name, part.get_dtype(), part.get_dtype() in _FLOATING)
             shapes[name] = tuple(part.get_shape())
+            _check_kind(name, part.get_dtype(), part.get_dtype() in _FLOATING or not shapes[name])
     return shapes
 
 
 def check_floating(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless all tensors hold floating-point numbers."""
+    """Raise ValueError unless all tensors but lone numbers, such as batch norm's counter, are of floating point."""
     for name, values in tensors.items():
-        _check_kind(name, str(values.dtype).removeprefix("torch."), values.dtype in _FLOATING.values())
+        is_floating = values.dtype in _FLOATING.values() or values.ndim == 0
+        _check_kind(name, str(values.dtype).removeprefix("torch."), is_floating)
 
 
 def check_weights(tensors: Mapping[str, Tensor]) -> None:
