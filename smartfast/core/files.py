@@ -62,8 +62,9 @@ def appear_complete(folder: Path) -> Iterator[Path]:
     They are for whom the umask says, whatever made them.
     """
     temporary = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: its files would move as well
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(parents=True)
         yield temporary
         folder.mkdir(exist_ok=True)
         mode = temporary.stat().st_mode & 0o666

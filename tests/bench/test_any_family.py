@@ -104,6 +104,10 @@ def test_its_floor_has_no_score_term(config: str) -> None:
 def test_its_runs_are_compared(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     result = measure_equality(job, iterations=2)
-    series = result["statistics"]["loss/denoise"]
-    assert series["compiled"] == series["eager"] != series["rounding"]
-    assert set(result["parameters"]["rounding"]) == {"denoiser", "ema"}
+    series, drift = result["statistics"]["loss/denoise"], result["parameters"]
+    assert series["compiled"] == series["eager"] and len(series["rounding"]) == 2
+    # Of the weights, for on some processors the first losses are alike to the last bit.
+    assert all(value == 0 for values in drift["compiled"].values() for value in values)
+    assert set(drift["rounding"]) == {"denoiser", "ema"} and all(
+        min(values) > 0 for values in drift["rounding"].values()
+    )

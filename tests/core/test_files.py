@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smartfast.core.files import sha256, write_atomically
+from smartfast.core.files import appear_complete, sha256, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +16,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="killed"):
         write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_files_of_a_killed_process_are_not_taken_for_those_of_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "folder.partial"
+    left.mkdir()
+    (left / "half").write_bytes(b"ha")
+    with appear_complete(tmp_path / "folder") as partial:
+        (partial / "whole").write_bytes(b"whole")
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["whole"] and not left.exists()
 
 
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
