@@ -34,7 +34,7 @@ class Purpose(IntEnum):
     AUGMENT_FAKES = 64
     AUGMENT_REALS = 65
     AUGMENT_G = 66
-    AUGMENT_R1 = 67
+    AUGMENT_REALS_AGAIN = 67
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
     PIXELS = 32  # added to a purpose: normal numbers of pixels beside those of images
 

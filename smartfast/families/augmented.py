@@ -78,7 +78,7 @@ class AugmentedView:
         if self._change is None:
             return {}
         p = {"augment/p": self.p.clone()}
-        return p | ({SIGN: real_logits.detach().sign().mean()} if self.carried else {})
+        return p | ({SIGN: real_logits.detach().sign().mean()} if self.augment.mode == "ada" else {})
 
     @property
     def carried(self) -> tuple[Carried, ...]:

@@ -59,7 +59,7 @@ def test_r1_through_the_augmentation(compiled: bool) -> None:
     augment, d, stream = augmentation("bgc"), discriminator(), torch.arange(4)
 
     def penalty(reals: Tensor) -> Tensor:
-        return r1_penalty(lambda x, c: d(augment(x, stream, Purpose.AUGMENT_R1)), reals, None)
+        return r1_penalty(lambda x, c: d(augment(x, stream, Purpose.AUGMENT_REALS_AGAIN)), reals, None)
 
     truth = penalty(images(4, size=(8, 8)).requires_grad_())
     torch._dynamo.reset()

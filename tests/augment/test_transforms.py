@@ -113,7 +113,8 @@ def test_passes_and_images_are_independent(drawn: Transforms) -> None:
     """No column of one pass correlates with any of another pass or of the image before."""
     mine = numbers(drawn)
     others = [
-        numbers(draw(PIPES["bgcfnc"], purpose=purpose)) for purpose in (Purpose.AUGMENT_FAKES, Purpose.AUGMENT_R1)
+        numbers(draw(PIPES["bgcfnc"], purpose=purpose))
+        for purpose in (Purpose.AUGMENT_FAKES, Purpose.AUGMENT_REALS_AGAIN)
     ]
     for other in (*others, mine.roll(1, dims=0)):
         a, b = ((x - x.mean(dim=0)) / x.std(dim=0) for x in (mine, other))

@@ -84,7 +84,7 @@ class R3GanPhases:
         fakes, _ = self.sampler.draw(Purpose.G_MAIN, batch.stream, batch.labels)
         fake_logits = self._judge(fakes, batch, Purpose.AUGMENT_G)
         with torch.no_grad():
-            real_logits = self._judge(batch.images, batch, Purpose.AUGMENT_R1)
+            real_logits = self._judge(batch.images, batch, Purpose.AUGMENT_REALS_AGAIN)
         loss = relativistic_loss(fake_logits, real_logits).mean()
         return loss, {"loss/g_main": loss.detach()}, fakes
 

@@ -153,7 +153,7 @@ class StyleGan2Phases:
         """R1 regularization of the discriminator on the reals, whose gradient passes through their augmentation."""
 
         def d(reals: Tensor, c: Tensor | None) -> Tensor:
-            return self.d(self.view(reals, batch.stream, Purpose.AUGMENT_R1), c)
+            return self.d(self.view(reals, batch.stream, Purpose.AUGMENT_REALS_AGAIN), c)
 
         penalty = r1_penalty(d, batch.images, self._c(batch)).mean()
         return penalty * (self.r1_gamma / 2), {"loss/r1": penalty.detach()}
