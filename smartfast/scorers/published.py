@@ -43,6 +43,7 @@ PUBLISHED_FILES: dict[str, PublishedFile] = {
     for make, name, what, mega_parameters in (
         (_edm, "edm-cifar10-32x32-cond-vp.pkl", "EDM of CIFAR-10 with classes", 55.7),
         (_edm, "edm-cifar10-32x32-uncond-vp.pkl", "EDM of CIFAR-10 without classes", 55.7),
+        (_edm, "edm-ffhq-64x64-uncond-vp.pkl", "EDM of FFHQ at 64 pixels", 61.8),
         (_edm, "edm-imagenet-64x64-cond-adm.pkl", "EDM of ImageNet at 64 pixels with classes", 295.9),
         (_adm, "64x64_diffusion.pt", "ADM of ImageNet at 64 pixels with classes", 295.9),
         (_adm, "128x128_diffusion.pt", "ADM of ImageNet at 128 pixels with classes", 421.5),

@@ -34,6 +34,7 @@ def test_every_op_has_an_aten_implementation() -> None:
         "philox_normal",
         "philox_uniform",
         "upfirdn2d",
+        "warp2d",
     ]
     assert registered_ops() == ops
     with use("aten"):
