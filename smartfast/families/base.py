@@ -181,6 +181,11 @@ class Family(ABC):
         """The averaged network, without its weights; raises TypeError or ValueError for options that do not fit."""
 
     @classmethod
+    def build_discriminator(cls, **options: Any) -> nn.Module:
+        """As `build`, the discriminator of a file that `smartfast.interop.read_gan` reads."""
+        raise ValueError(f"gan.family {cls.name} has no discriminator in files of other projects")
+
+    @classmethod
     @abstractmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> Sampler:
         """What draws images from the averaged network; data_labels int64 [M], None = labels 0.. in turn."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from smartfast.interop.project import Project
 from smartfast.interop.recognise import Network
-from smartfast.interop.stylegan2 import Project, discriminator_options, generator_options, with_filters
+from smartfast.interop.stylegan2 import discriminator_options, generator_options, with_filters
 
 _FIXED: dict[str, object] = {
     "init_res": 4,

@@ -13,26 +13,27 @@ import torch
 from torch import Tensor
 
 from smartfast.errors import UserError
-from smartfast.interop import hammer, nvidia, rosinality
+from smartfast.interop import hammer, nvidia, r3gan, rosinality
+from smartfast.interop.project import Project, Reader
 from smartfast.interop.recognise import Network, networks_in, rest_of
 from smartfast.interop.records import Record, printable
 from smartfast.interop.safe_pickle import read_untrusted
-from smartfast.interop.stylegan2 import Project, Reader
 
 Role = Literal["generator", "discriminator", "generator_ema"]
 ROLES: tuple[Role, ...] = get_args(Role)
-PROJECTS = (nvidia.PROJECT, hammer.PROJECT, rosinality.PROJECT)
+PROJECTS = (nvidia.PROJECT, hammer.PROJECT, rosinality.PROJECT, r3gan.PROJECT)
 _MISFITS = (ValueError, KeyError, IndexError, StopIteration, TypeError, RuntimeError)
 _ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
-_WITHOUT_FAMILY = ("r3gan", "biggan", "aurora")
+_WITHOUT_FAMILY = ("biggan", "aurora")
 _MAX_SHOWN = 2000
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network of `smartfast.networks.stylegan2`: arguments of its class, which JSON can hold, and its state dict.
+    """A network: arguments that build it, which JSON can hold, and its state dict.
 
-    options: Precision is left out: a network computes in float32, whatever it was trained in.
+    options: Of `Family.build` or `Family.build_discriminator`. Precision is left out: a network computes in
+        float32, whatever it was trained in.
     tensors: Copies in float32 on the CPU.
     """
 
@@ -46,7 +47,7 @@ class GanFile:
 
     family: Key of `smartfast.families.FAMILIES`.
     project: Whose format the file has.
-    models: At least one; "discriminator" is of `Discriminator`, the others of `Generator`.
+    models: At least one.
     names: The name of each in the file.
     left_out: Everything else in the file by name -> why.
     notes: What is not the file's, one line each.
@@ -93,7 +94,7 @@ def read_gan(path: Path) -> GanFile:
     if not models:
         raise UserError(f"{path}: " + "; ".join(f"{name or 'it'}: {reason}" for name, reason in left_out.items()))
     left_out |= {name: why for name, why in rest_of(content, networks).items() if name not in project.also_read}
-    return GanFile("stylegan2", project.name, models, names, left_out, _augment_p(content), project.notes(content))
+    return GanFile(project.family, project.name, models, names, left_out, _augment_p(content), project.notes(content))
 
 
 def _read(reader: Reader, network: Network, content: Mapping[str, object]) -> Model:

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from smartfast.interop.project import Project
 from smartfast.interop.recognise import Network
 from smartfast.interop.records import Record
-from smartfast.interop.stylegan2 import Project, discriminator_options, generator_options
+from smartfast.interop.stylegan2 import discriminator_options, generator_options
 
 
 def generator(network: Network, beside: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Tensor]]:

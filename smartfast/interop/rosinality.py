@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
+from smartfast.interop.project import Project
 from smartfast.interop.recognise import Network
-from smartfast.interop.stylegan2 import Project, discriminator_options, generator_options, with_filters
+from smartfast.interop.stylegan2 import discriminator_options, generator_options, with_filters
 
 MAPPING_LR = 0.01
 _MEAN_OF = 4096

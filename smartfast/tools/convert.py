@@ -28,8 +28,8 @@ class ConvertOptions:
 
     source: FilePath
     """A file of StyleGAN2: .pkl of stylegan2-ada-pytorch or stylegan3, .pth of SMaRt or Hammer, .pt of rosinality's.
-    Of a scorer: .pt of guided-diffusion or consistency_models, .pkl of EDM or EDM2, a diffusers folder. With --to also
-    what this command, a run or train-scorer made."""
+    Of R3GAN: its .pkl. Of a scorer: .pt of guided-diffusion or consistency_models, .pkl of EDM or EDM2, a diffusers
+    folder. With --to also what this command, a run or train-scorer made."""
     out: FilePath
     """The folder to make; with --to nvidia-state-dict a .pt or .safetensors file."""
     to: Literal["smartfast", "nvidia-state-dict", "diffusers"] = "smartfast"

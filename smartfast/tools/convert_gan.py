@@ -1,13 +1,16 @@
 """A GAN of another project as a folder: each network as in a checkpoint, and conversion.json."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
 from smartfast.core.checkpoint import CONVERSION
 from smartfast.core.files import appear_complete
 from smartfast.errors import UserError
-from smartfast.families.stylegan2.imported import module_of
+from smartfast.families import FAMILIES
+from smartfast.families.imported import module_of
 from smartfast.interop import GanFile, Model, read_gan
 from smartfast.interop.models import Role
 from smartfast.tools.conversion import Conversion, Read, Source, write_json
@@ -33,7 +36,8 @@ def gan_folder(source: Path, out: Path) -> Conversion:
         models["generator_ema"], names["generator_ema"] = models["generator"], names["generator"]
         notes.append(f"generator_ema is {gan.names['generator']}: the file has no average")
     reads = [
-        Read.of(names[role], f"{role}.safetensors", model.tensors, kind_of(model)) for role, model in models.items()
+        Read.of(names[role], f"{role}.safetensors", model.tensors, kind_of(gan.family, model.options))
+        for role, model in models.items()
     ]
     conversion = Conversion(gan.project, str(out), [Source.of(source)], reads, left_out, notes)
     with appear_complete(out) as partial:
@@ -49,15 +53,17 @@ def _built(gan: GanFile) -> tuple[dict[Role, Model], dict[str, str]]:
     models, unfit = dict(gan.models), {}
     for role, model in gan.models.items():
         try:
-            module_of(role, model)
+            module_of(FAMILIES[gan.family], role, model)
         except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
             unfit[gan.names[role]] = str(error).splitlines()[0]
             del models[role]
     return models, unfit
 
 
-def kind_of(model: Model) -> str:
-    """What a network is, for people."""
-    options = model.options
-    size = f"{options['resolution']}x{options['resolution']}x{options['channels']}"
-    return f"StyleGAN2, {size}, {options['c_dim'] or 'no'} classes"
+def kind_of(family: str, options: Mapping[str, Any]) -> str:
+    """What a network of a family is, by its arguments, for people."""
+    if family == "r3gan":
+        name, resolution, classes = "R3GAN", 4 * 2 ** (len(options["widths"]) - 1), options["classes"]
+    else:
+        name, resolution, classes = "StyleGAN2", options["resolution"], options["c_dim"]
+    return f"{name}, {resolution}x{resolution}x{options['channels']}, {classes or 'no'} classes"

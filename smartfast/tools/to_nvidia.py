@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from smartfast.core.checkpoint import find_weights
 from smartfast.core.files import appears_complete, write_atomically
 from smartfast.errors import UserError
+from smartfast.families.imported import module_of
 from smartfast.families.saved import open_sampler
-from smartfast.families.stylegan2.imported import module_of
+from smartfast.families.stylegan2.family import StyleGan2
 from smartfast.families.stylegan2.sampler import StyleGan2Sampler
 from smartfast.interop import Model
 from smartfast.interop.models import ROLES, Role
@@ -99,7 +100,10 @@ def nvidia_state_dict(source: Path, out: Path) -> Conversion:
         content = {name: {"kwargs": kwargs[name], "state_dict": model.tensors} for name, model in networks.items()}
         torch.save(content, buffer)
         write_atomically(out, buffer.getvalue())
-    reads = [Read.of(name, out.name, model.tensors, kind_of(model)) for name, model in networks.items()]
+    reads = [
+        Read.of(name, out.name, model.tensors, kind_of(StyleGan2.name, model.options))
+        for name, model in networks.items()
+    ]
     return Conversion("smartfast", str(out), [Source.of(file) for file in files.values()], reads)
 
 
@@ -121,7 +125,7 @@ def _read(role: Role, file: Path) -> Model:
     try:
         options = json.loads(file.with_suffix(".json").read_text())
         model = Model({name: value for name, value in options.items() if name != "family"}, load_file(file))
-        module_of(role, model)
+        module_of(StyleGan2, role, model)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{file}: expected a {role}, found: {str(error).splitlines()[0]}") from error
     return model

@@ -50,6 +50,7 @@ SUPPORTED_TOPICS = (
     "file_stylegan3",
     "file_smart",
     "file_rosinality",
+    "file_r3gan",
     "ada_augment",
     "r3gan_networks",
     "r3gan_losses",

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from smartfast.config.scorer import ScorerOptions
+from smartfast.families import FAMILIES
 from smartfast.families.saved import open_sampler
-from smartfast.networks.stylegan2 import Discriminator, Generator
 from smartfast.scorers.loading import FORMATS
 from smartfast.scorers.settings import Settings
 from smartfast.tools.convert import ConvertOptions, convert
 
 FIXTURES = Path(os.environ.get("SMARTFAST_FIXTURES", Path(__file__).resolve().parents[3] / "shared" / "fixtures"))
 DEVICE = torch.get_default_device()
-GANS = ("file_stylegan2_ada", "file_stylegan3", "file_smart", "file_rosinality")
+GANS = ("file_stylegan2_ada", "file_stylegan3", "file_smart", "file_rosinality", "file_r3gan")
 GOLDEN_TOPIC = (*GANS, "file_adm", "file_edm", "file_edm2")
 
 
@@ -64,21 +64,26 @@ def options_of(flags: dict[str, Any]) -> ScorerOptions:
 def check_gan(folder: Path, case: Any, compare: Callable[..., None]) -> None:
     t = case.inputs
     average = open_sampler(folder, DEVICE).module.to(case.dtype)
-    networks = {"G_ema": average, "G": built(Generator, folder / "generator").to(DEVICE, case.dtype)}
+    networks = {"G_ema": average, "G": built(folder / "generator").to(DEVICE, case.dtype)}
     if "logits" in case.outputs:
-        discriminator = built(Discriminator, folder / "discriminator").to(DEVICE, case.dtype)
-        compare("logits", discriminator(t["img"], t.get("c")))
+        discriminator = built(folder / "discriminator").to(DEVICE, case.dtype)
+        logits = discriminator(t["real_img" if "real_img" in t else "img"], t.get("c"))
+        compare("logits", logits.view(case.outputs["logits"].shape))
     if "image" in case.outputs:
         compare("image", average(t["z"]))
+    if "img_G" in case.outputs:
+        compare("img", average(t["z"], t.get("c")))
+        compare("img_G", networks["G"](t["z"], t.get("c")))
     for run in case.args.get("runs", []):
         look = run["truncation_psi"], run.get("truncation_cutoff")
         compare(f"img_{run['name']}", networks[run["network"]](t["z"], t.get("c"), *look))
     assert compare.errors
 
 
-def built(kind: type[nn.Module], path: Path) -> nn.Module:
+def built(path: Path) -> nn.Module:
     options = json.loads(path.with_suffix(".json").read_text())
-    network = kind(**{name: value for name, value in options.items() if name != "family"})
+    family = FAMILIES[options.pop("family")]
+    network = (family.build_discriminator if path.name == "discriminator" else family.build)(**options)
     network.load_state_dict(load_file(path.with_suffix(".safetensors")))
     return network.eval()
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from smartfast.errors import UserError
+from smartfast.families.imported import module_of
+from smartfast.families.r3gan.family import R3Gan
 from smartfast.interop import Model, read_gan
 from smartfast.networks.stylegan2 import Discriminator, Generator
 
@@ -40,6 +42,57 @@ def check_same(network: torch.nn.Module, model: Model, inputs: Tensor, c: Tensor
     with torch.no_grad():
         labels = c if c.shape[1] else None
         assert torch.equal(network(inputs, labels), again(inputs, labels))
+
+
+R3GANS: dict[str, dict[str, Any]] = {
+    "one stage": dict(widths=[4], cardinalities=[2], blocks=[2]),
+    "widths, groups and blocks that differ": dict(widths=[6, 6, 4], cardinalities=[3, 2, 4], blocks=[1, 3, 2]),
+    "another filter": dict(widths=[4, 2], cardinalities=[1, 2], blocks=[1, 1], expansion=3, taps=[1, 3, 2]),
+}
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("shape", R3GANS)
+def test_shapes_tell_all_of_r3gan(shape: str, classes: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = R3GANS[shape] | dict(channels=4, classes=classes, embedding=5 if classes else 0)
+    networks = {"G_ema": R3Gan.build(7, **options), "D": R3Gan.build_discriminator(**options)}
+    for network in networks.values():  # the last convolutions begin at 0
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    torch.save({name: network.state_dict() for name, network in networks.items()}, tmp_path / "weights.pt")
+    models = read_gan(tmp_path / "weights.pt").models
+    resolution = 4 * 2 ** (len(options["widths"]) - 1)
+    inputs = {"generator_ema": torch.randn(4, 7), "discriminator": torch.randn(4, 4, resolution, resolution)}
+    labels = torch.eye(4, classes) if classes else None
+    for role, network in zip(inputs, networks.values(), strict=True):
+        found = models[role]  # type: ignore[index]
+        again = module_of(R3Gan, role, found)  # type: ignore[arg-type]
+        assert found.options.items() >= {name: options[name] for name in options if name != "taps"}.items()
+        assert torch.equal(again(inputs[role], labels), network(inputs[role], labels))
+        rebuilt = (R3Gan.build_discriminator if role == "discriminator" else R3Gan.build)(**found.options)
+        for name, kernel in rebuilt.named_buffers():  # what the arguments say of the filter is what is stored
+            torch.testing.assert_close(kernel, found.tensors[name])
+
+
+R3GAN_MISFITS: dict[str, tuple[str, tuple[int, ...] | None, str]] = {
+    "a stage without blocks": ("MainLayers.1.Layers.1.LinearLayer3", None, "2 of 3 stages have residual blocks"),
+    "no feature maps": ("MainLayers.0.Layers.1.LinearLayer2", (8, 0, 3, 3), "a stage without feature maps"),
+    "another filter": ("Resampler.Kernel", (4, 4), "the resampling filter is not one of rows and columns alike"),
+    "no latent": ("MainLayers.0.Layers.0.LinearLayer", (4, 0), "z_dim is 0, expected at least 1"),
+}
+
+
+@pytest.mark.parametrize("misfit", R3GAN_MISFITS)
+def test_tensors_of_no_r3gan(misfit: str, tmp_path: Path) -> None:
+    part, shape, reason = R3GAN_MISFITS[misfit]
+    state = R3Gan.build(3, widths=[4, 4, 4], cardinalities=[2, 2, 2], blocks=[1, 1, 1]).state_dict()
+    (name, *_) = [name for name in state if part in name]
+    state |= {name: torch.randn(shape or ())}
+    if shape is None:
+        del state[name]
+    torch.save({"G": state}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=f"weights.pt: G: r3gan generator: {reason}"):
+        read_gan(tmp_path / "weights.pt")
 
 
 NO_COUNTERPART: list[dict[str, Any]] = [
@@ -115,7 +168,6 @@ def test_what_is_left_out_is_named(fixtures: Path) -> None:
 
 
 UNSUPPORTED = {
-    "r3gan/cond10.pkl": "G_ema is of the kind r3gan generator: recognised, but this family is not there yet",
     "biggan/C10_legacy/G_ema.pth": "it is of the kind biggan generator: recognised, but this family is not there yet",
     "smart/aurora_class10.pth": 'aurora generator.*; its arguments: .*"model_type": "Text2ImageGenerator".*"l2_att',
     "stylegan3/config_t.pkl": "a StyleGAN3 generator .config-t or config-r., which is not supported",

@@ -21,9 +21,11 @@ from smartfast.data import RealBatch, open_dataset
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 from smartfast.families.base import Family
+from smartfast.families.r3gan.family import R3Gan
 from smartfast.interop import read_gan
 from smartfast.run.start import read_weights, start_elsewhere, with_transfer_values
 from smartfast.run.training import Training
+from smartfast.tools.convert import ConvertOptions, convert
 from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
 Options = Callable[..., list[str]]
@@ -265,6 +267,46 @@ FILES = {
     ),
     "smart/stylegan2_uncond.pth": dict(data__labels="false"),
 }
+
+
+R3GAN = {
+    "gan.family": "r3gan",
+    "gan.z_dim": 8,
+    "gan.widths": "[12, 8]",
+    "gan.cardinalities": "[3, 2]",
+    "gan.blocks": "[1, 1]",
+    "data.path": "digits",
+    "data.resolution": 8,
+    "data.labels": "true",
+    "smart.frequency": 0,
+}
+
+
+@pytest.mark.parametrize("is_converted", [False, True])
+def test_a_file_of_r3gan(is_converted: bool, tmp_path: Path) -> None:
+    """Of RGB images, into a run of grey ones with the same settings: all but the layers at the image."""
+    path = FIXTURES / "files/r3gan/cond10.pkl"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there (set SMARTFAST_FIXTURES)")
+    models = read_gan(path).models
+    if is_converted:
+        path = convert(ConvertOptions(source=str(path), out=str(tmp_path / "converted")))
+    training, said = new([f"--{name}={value}" for name, value in R3GAN.items()], path)
+    here = training.state()
+    for prefix, role in {"ema/": "generator_ema", "g/module/": "generator", "d/module/": "discriminator"}.items():
+        there = models[role].tensors
+        mine = {name.removeprefix(prefix) for name in here if name.startswith(prefix)}
+        anew = {name for name in mine if not torch.equal(here[prefix + name], there[name])}
+        assert anew == {f"Model.{'Extraction' if role == 'discriminator' else 'Aggregation'}Layer.Layer.weight"}
+    assert "options that differ (there -> here): channels 3 -> 1\n" in f"{said}\n"
+    assert is_converted or "trained on 0.512 kimg" in said
+
+
+def test_a_file_of_another_family_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "network.pt"
+    torch.save({"G_ema": R3Gan.build(4, widths=[4], cardinalities=[2], blocks=[1]).state_dict()}, file)
+    with pytest.raises(UserError, match="network.pt is of the family r3gan, expected gan.family stylegan2"):
+        read_weights(str(file), FAMILIES["stylegan2"])
 
 
 @pytest.mark.parametrize("file", FILES)

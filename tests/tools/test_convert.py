@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from smartfast.cli import main
 from smartfast.core.files import sha256
 from smartfast.errors import UserError
+from smartfast.families.r3gan.family import R3Gan
 from smartfast.families.saved import open_sampler
 from smartfast.interop import find_networks
 from smartfast.networks.stylegan2 import Discriminator, Generator
@@ -26,7 +27,6 @@ from smartfast.tools.evaluate import DataOptions, EvaluateOptions, MetricsOption
 FIXTURES = Path(os.environ.get("SMARTFAST_FIXTURES", Path(__file__).resolve().parents[3] / "shared" / "fixtures"))
 NO_GAN = "recognised, but this family is not there yet"
 REASONS = {
-    "files/r3gan/": NO_GAN,
     "files/biggan/": NO_GAN,
     "files/smart/aurora": NO_GAN,
     "files/adm/": "its tensors are of no published network, expected scorer_options.image_size",
@@ -91,9 +91,19 @@ def digits_file(write_hammer: Callable[..., Path]) -> Path:
     return write_hammer({"generator_smooth": generator.state_dict()}, mapping_lr_mul=0.1)
 
 
-def test_converted_folders_in_the_commands(digits_file: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def r3gan_file(tmp_path: Path) -> Path:
+    """Of digits, as a dictionary of weights: R3GAN's names and shapes tell all of it."""
+    shape: dict[str, Any] = dict(widths=[8, 8, 4], cardinalities=[4, 4, 2], blocks=[1, 1, 1], channels=1, classes=10)
+    file = tmp_path / "r3gan.pt"
+    torch.save({"G_ema": R3Gan.build(4, embedding=6, **shape).state_dict()}, file)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["digits_file", "r3gan_file"])
+def test_converted_folders_in_the_commands(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     out = tmp_path / "new" / "converted"
-    assert main(["convert", str(digits_file), "--out", str(out)]) == 0
+    assert main(["convert", str(request.getfixturevalue(kind)), "--out", str(out)]) == 0
     for command, more in (("generate", []), ("interpolate", ["--steps", "2"])):
         picture = tmp_path / f"{command}.png"
         arguments = ["--checkpoint", str(out), "--out", str(picture), "--seeds", "0-2", "--device", "cpu", *more]
@@ -244,10 +254,12 @@ def test_half_precision_stays(tmp_path: Path) -> None:
     assert load_file(folder / "scorer.safetensors")["unet.enc.16x16_conv.weight"].dtype == torch.float16
 
 
-def test_what_is_no_source_of_a_format(digits_file: Path, tmp_path: Path, capsys: Any) -> None:
+def test_what_is_no_source_of_a_format(digits_file: Path, r3gan_file: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out.pt"
     message = refusal(capsys, digits_file, "--out", out, "--to", "diffusers")
     assert "holds hammer stylegan2 generator generator_smooth, expected a scorer: adm unet, " in message
+    message = refusal(capsys, convert_file(r3gan_file, tmp_path), "--out", out, "--to", "nvidia-state-dict")
+    assert "converted: is of another family than stylegan2" in message
     message = refusal(capsys, digits_file, "--out", out, "--to", "nvidia-state-dict")
     assert "checkpoint.pth: expected a run, checkpoint or converted folder" in message
     message = refusal(capsys, digits_file, "--out", out, "--scorer_options.heads", "4")

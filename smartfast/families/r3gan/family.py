@@ -1,6 +1,7 @@
 """R3GAN as a family: two phases, both of all images, without lazy penalties."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,8 +15,10 @@ from smartfast.engine.phase import PhaseSpec
 from smartfast.errors import UserError
 from smartfast.families.adversarial import adversarial_costs
 from smartfast.families.base import AUGMENT_PANEL, SCORE_PANEL, Cost, Family, Panel, Parts
+from smartfast.families.imported import weights_of_file
 from smartfast.families.r3gan.phases import R3GanPhases
 from smartfast.families.r3gan.sampler import R3GanSampler
+from smartfast.families.start import StartWeights
 from smartfast.networks.r3gan import Discriminator, Generator, R3GanOptions
 
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -46,6 +49,11 @@ class R3Gan(Family):
         embedding = self.gan.widths[0] if self.num_classes else 0
         d = Discriminator(R3GanOptions(**options | dict(embedding=embedding), **half))
         return {"g": g, "d": d}
+
+    @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Of a file of R3GAN's project."""
+        return weights_of_file(path)
 
     @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
@@ -111,6 +119,10 @@ class R3Gan(Family):
     @classmethod
     def build(cls, z_dim: int, **options: Any) -> nn.Module:  # type: ignore[override]
         return Generator(z_dim, R3GanOptions(**options))
+
+    @classmethod
+    def build_discriminator(cls, **options: Any) -> nn.Module:
+        return Discriminator(R3GanOptions(**options))
 
     @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> R3GanSampler:

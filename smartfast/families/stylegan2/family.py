@@ -18,14 +18,14 @@ from smartfast.engine.phase import Carried, PhaseSpec
 from smartfast.families.adversarial import adversarial_costs
 from smartfast.families.augmented import AugmentedView
 from smartfast.families.base import AUGMENT_PANEL, SCORE_PANEL, Cost, Family, Panel, Parts
-from smartfast.families.start import ROLES, StartWeights
+from smartfast.families.imported import weights_of_file
+from smartfast.families.start import StartWeights
 from smartfast.families.stylegan2 import checks
 from smartfast.families.stylegan2.latents import LatentSampler
 from smartfast.families.stylegan2.networks import build_networks, generator_options
 from smartfast.families.stylegan2.phases import StyleGan2Phases
 from smartfast.families.stylegan2.sampler import StyleGan2Sampler
-from smartfast.interop import read_gan
-from smartfast.networks.stylegan2 import Generator
+from smartfast.networks.stylegan2 import Discriminator, Generator
 
 
 class StyleGan2(Family):
@@ -67,14 +67,7 @@ class StyleGan2(Family):
     @classmethod
     def foreign_weights(cls, path: Path) -> StartWeights | None:
         """Of a file of NVIDIA's, of SMaRt's and Hammer's, or of rosinality's projects."""
-        if not path.is_file():
-            return None
-        gan = read_gan(path)
-        model = gan.models.get("generator_ema") or gan.models.get("generator")
-        networks = {ROLES[role]: model.tensors for role, model in gan.models.items()}
-        left_out = [f"left out: {', '.join(gan.left_out)}"] if gan.left_out else []
-        notes = [f"format: {gan.project}", *gan.notes, *left_out]
-        return StartWeights(str(path), gan.family, model.options if model else {}, networks, notes)
+        return weights_of_file(path)
 
     @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
@@ -147,6 +140,10 @@ class StyleGan2(Family):
     @classmethod
     def build(cls, **options: Any) -> nn.Module:
         return Generator(**options)
+
+    @classmethod
+    def build_discriminator(cls, **options: Any) -> nn.Module:
+        return Discriminator(**options)
 
     @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> StyleGan2Sampler:
