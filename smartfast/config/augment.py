@@ -6,6 +6,9 @@ from typing import Literal
 from smartfast.config.ranges import Count, Fraction, Kimg, Target, Weight
 from smartfast.config.schedule import Schedule
 
+ADA_KIMG, ADA_TRANSFER_KIMG = 500.0, 100.0
+"""stylegan2-ada-pytorch's augment.kimg, of a new training and of one that starts from other weights."""
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -22,11 +25,11 @@ class AugmentConfig:
     DiffAugment's three (arXiv 2006.10738). Default: ADA."""
     p: Fraction | Schedule | None = None
     """Probability where it is fixed, a number or a schedule, or the number from which ada begins. Unset: 1 for a fixed
-    diff, else 0."""
+    diff; with run.init_from where ada was in the training of that discriminator; else 0."""
     target: Target = 0.6
     """ada raises p where the mean sign of the logits of real images is above this, else lowers it. Default: ADA."""
-    kimg: Kimg = 500.0
-    """Thousands of images in which ada moves p by 1 at most. Default: ADA."""
+    kimg: Kimg | None = None
+    """Thousands of images in which ada moves p by 1 at most. Unset: 500, with run.init_from 100. Default: ADA."""
     interval: Count = 4
     """Discriminator steps between two moves of p. Default: ADA."""
     max_p: Weight = 0.8

@@ -8,7 +8,7 @@ from smartfast.augment import PIPES
 from smartfast.augment.ada import Augmentation
 from smartfast.augment.control import controller, new_probability
 from smartfast.augment.diff import DiffAugmentation
-from smartfast.config.augment import AugmentConfig
+from smartfast.config.augment import ADA_KIMG, AugmentConfig
 from smartfast.config.schedule import Schedule, value_at
 from smartfast.core.draws import Purpose
 from smartfast.engine.phase import Carried
@@ -90,7 +90,7 @@ class AugmentedView:
             self.p,
             self._variables["augment_window"],
             target=augment.target,
-            step=self._batch * augment.interval / (augment.kimg * 1000),
+            step=self._batch * augment.interval / ((augment.kimg or ADA_KIMG) * 1000),
             interval=augment.interval,
             max_p=augment.max_p,
         )

@@ -44,4 +44,4 @@ def weights_of_file(path: Path) -> StartWeights | None:
     networks = {ROLES[role]: model.tensors for role, model in gan.models.items()}
     left_out = [f"left out: {', '.join(gan.left_out)}"] if gan.left_out else []
     notes = [f"format: {gan.project}", *gan.notes, *left_out]
-    return StartWeights(str(path), gan.family, model.options if model else {}, networks, notes)
+    return StartWeights(str(path), gan.family, model.options if model else {}, networks, notes, gan.augment_p)

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from smartfast.config.augment import AugmentConfig
 from smartfast.core.text import format_table, printable
 from smartfast.errors import UserError
 
@@ -29,6 +30,7 @@ class StartWeights:
     options: Arguments of `Family.build` for the averaged network, as far as they are known.
     networks: State dicts by the family's names of its networks, and AVERAGE; at least one.
     notes: What else is to be said of them, one line each.
+    augment_p: Probability of augmentation that ada had reached, None = unknown.
     """
 
     where: str
@@ -36,6 +38,7 @@ class StartWeights:
     options: Mapping[str, Any]
     networks: Mapping[str, Mapping[str, Tensor]]
     notes: Sequence[str] = ()
+    augment_p: float | None = None
 
     def source_of(self, network: str, averaged: str) -> str | None:
         """Which of the networks one starts from: `averaged` and AVERAGE stand in for each other; None = from none."""
@@ -97,6 +100,18 @@ def take(weights: StartWeights, wanted: Mapping[str, Mapping[str, Tensor]], aver
     for target, value in pairs:
         target.copy_(value)
     return matches
+
+
+def initial_p(weights: StartWeights, matches: Iterable[Match], augment: AugmentConfig) -> float | None:
+    """Where ada begins: at the probability that its discriminator has learnt with, None = as the settings say.
+
+    stylegan2-ada-pytorch begins at 0 again, and what its discriminator knows is new to it for as long as p rises.
+    """
+    found = weights.augment_p
+    if augment.mode != "ada" or augment.p is not None or found is None or not found >= 0:
+        return None
+    is_loaded = any(m.network == ROLES["discriminator"] and m.outcome == "loaded" for m in matches)
+    return min(found, augment.max_p) if is_loaded else None
 
 
 def summary(weights: StartWeights, matches: Sequence[Match], averaged: str, options: Mapping[str, Any]) -> str:

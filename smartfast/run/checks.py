@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import torch
 
-from smartfast.config.augment import AugmentConfig
+from smartfast.config.augment import ADA_KIMG, AugmentConfig
 from smartfast.config.parse import CONFIGS
 from smartfast.config.ranges import in_range
 from smartfast.config.schedule import Schedule
@@ -31,7 +31,7 @@ def check_settings(config: Config, *, num_processes: int) -> None:
 
 def _check_augmentation(augment: AugmentConfig, family: str) -> None:
     if augment.mode == "off":
-        usual = AugmentConfig()
+        usual = AugmentConfig(kimg=ADA_KIMG if augment.kimg == ADA_KIMG else None)  # which unset means
         changed = [
             field.name for field in fields(augment) if getattr(augment, field.name) != getattr(usual, field.name)
         ]

@@ -10,28 +10,45 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from smartfast.config.augment import ADA_KIMG, ADA_TRANSFER_KIMG
 from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.config.schema import Config
-from smartfast.core.checkpoint import find_checkpoint, load_tensors
+from smartfast.core.checkpoint import CONVERSION, find_checkpoint, load_tensors
 from smartfast.core.files import user_path
 from smartfast.errors import UserError
 from smartfast.families.base import Family
-from smartfast.families.start import AVERAGE, ROLES, Match, StartWeights, complete_table, match, summary, take
+from smartfast.families.start import (
+    AVERAGE,
+    ROLES,
+    Match,
+    StartWeights,
+    complete_table,
+    initial_p,
+    match,
+    summary,
+    take,
+)
 from smartfast.run.training import Training
 
 TABLE_FILE = "start.txt"
 _EXPECTED = "a run folder, a checkpoint folder, a converted folder or a file of weights"
+_PROBABILITY = "augment_p"  # the name of ada's variable, in a checkpoint and of what a conversion found
 _TRAINED = "/module/"  # in the names of a checkpoint's tensors, between a network and a tensor of it
 
 
 def with_transfer_values(config: Config) -> Config:
     """The same configuration with the values that stylegan2-ada-pytorch sets in a transfer, where it is one.
 
-    The average must not ramp up: it would forget at the first step what it starts from.
+    The average must not ramp up: it would forget at the first step what it starts from. ada moves faster, where
+    augment.kimg is not set.
     """
-    if config.run.init_from is None:
-        return config
-    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, ema_rampup=None))
+    is_transfer, augment, optim = config.run.init_from is not None, config.augment, config.optim
+    kimg = augment.kimg or (ADA_TRANSFER_KIMG if is_transfer and augment.mode == "ada" else ADA_KIMG)
+    return dataclasses.replace(
+        config,
+        augment=dataclasses.replace(augment, kimg=kimg),
+        optim=dataclasses.replace(optim, ema_rampup=None) if is_transfer else optim,
+    )
 
 
 def read_weights(text: str, family: type[Family]) -> StartWeights:
@@ -81,7 +98,10 @@ def start_elsewhere(training: Training, say: Callable[[str], None]) -> str | Non
     _check_fit(weights, family, match(weights, wanted, family.averaged))
     matches = take(weights, wanted | {AVERAGE: training.ema.state()}, family.averaged)
     training.moving.accept()
-    say(summary(weights, matches, family.averaged, family.options()))
+    p = initial_p(weights, matches, family.config.augment)
+    if p is not None:
+        family.variables[_PROBABILITY].fill_(p)
+    say(_said(weights, family, matches))
     say(f"start: every tensor is listed in {TABLE_FILE}; optimizers are new, the average does not ramp up")
     return f"{weights.where}\n\n{complete_table(matches)}\n"
 
@@ -91,7 +111,17 @@ def describe_start(name: str, family: Family) -> str:
     weights = read_weights(name, type(family))
     matches = match(weights, _state_dicts(family), family.averaged)
     _check_fit(weights, family, matches)
-    return summary(weights, matches, family.averaged, family.options())
+    return _said(weights, family, matches)
+
+
+def _said(weights: StartWeights, family: Family, matches: list[Match]) -> str:
+    """What becomes of the weights, and where ada begins."""
+    lines, augment = [summary(weights, matches, family.averaged, family.options())], family.config.augment
+    if augment.mode == "ada":
+        p = initial_p(weights, matches, augment)
+        begin = f"{augment.p or 0} (augment.p)" if p is None else f"{p:g}, where it was there,"
+        lines.append(f"augmentation: p begins at {begin} and moves by 1 in {augment.kimg or ADA_KIMG:g} kimg")
+    return "\n".join(lines)
 
 
 def _state_dicts(family: Family) -> dict[str, dict[str, Tensor]]:
@@ -116,7 +146,8 @@ def _read(path: Path, family: type[Family]) -> StartWeights:
     there = {network: file for network, file in files.items() if file.is_file()}
     if there:
         family_name, options = _options(there.get(AVERAGE) or next(iter(there.values())))
-        return StartWeights(str(path), family_name, options, {name: load_file(file) for name, file in there.items()})
+        networks = {name: load_file(file) for name, file in there.items()}
+        return StartWeights(str(path), family_name, options, networks, augment_p=_p_of_conversion(path))
     weights = family.foreign_weights(path)
     if weights is None and path.is_dir():
         find_checkpoint(path)  # says what is missing
@@ -126,13 +157,23 @@ def _read(path: Path, family: type[Family]) -> StartWeights:
 
 
 def _of_checkpoint(path: Path) -> StartWeights:
-    folder, tensors = load_tensors(path, lambda name: _TRAINED in name)
+    folder, tensors = load_tensors(path, lambda name: _TRAINED in name or name == _PROBABILITY)
+    p = tensors.pop(_PROBABILITY, None)
     networks: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         network, _, own_name = name.partition(_TRAINED)
         networks.setdefault(network, {})[own_name] = tensor
     averaged = folder / "generator_ema.safetensors"
-    return StartWeights(str(folder), *_options(averaged), networks | {AVERAGE: load_file(averaged)})
+    networks[AVERAGE] = load_file(averaged)
+    return StartWeights(str(folder), *_options(averaged), networks, augment_p=None if p is None else float(p))
+
+
+def _p_of_conversion(folder: Path) -> float | None:
+    """What `smartfast convert` found; a folder of weights need not be its work."""
+    if not (folder / CONVERSION).is_file():
+        return None
+    p = json.loads((folder / CONVERSION).read_text()).get(_PROBABILITY)
+    return None if p is None else float(p)
 
 
 def _options(weights: Path) -> tuple[str, dict[str, Any]]:
