@@ -12,16 +12,21 @@ from smartfast.scorers import load_scorer
 from smartfast.scorers.loading import BUNDLED, missing_file
 from smartfast.scorers.published import PUBLISHED_FILES, PUBLISHED_MODELS
 
-PRESETS = [name for name in presets() if parse_config(["--config", name]).smart.scorer not in BUNDLED]
+SCORERS = {name: parse_config(["--config", name]).smart for name in presets()}
+PRESETS = [name for name, smart in SCORERS.items() if smart.frequency and smart.scorer not in BUNDLED]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_names_a_published_scorer_and_its_terms(preset: str) -> None:
-    name = parse_config(["--config", preset]).smart.scorer
+    name = SCORERS[preset].scorer
     file = PUBLISHED_MODELS.get(name) or PUBLISHED_FILES[Path(name).name]
     said = (CONFIGS / f"{preset}.yaml").read_text()
     assert file.page in said and f"({file.size}, {file.licence.partition(',')[0]}" in said
     assert name in PUBLISHED_MODELS or f"-o {name} \\\n#   {file.url}\n" in said
+
+
+def test_a_preset_without_a_published_scorer_has_none() -> None:
+    assert {name: smart.scorer for name, smart in SCORERS.items() if not smart.frequency} == {"r3gan_imagenet32": None}
 
 
 @pytest.mark.parametrize(
