@@ -151,7 +151,9 @@ def _in_range(value: Any, hint: Any, name: str) -> Any:
         return in_range(value, f"{name}.")
     parts = [part for part in get_args(hint) if part is not Ellipsis]
     if get_origin(hint) in (Union, types.UnionType):
-        hint = next((part for part in parts if hasattr(part, "_type") or get_origin(part) is tuple), None)
+        is_list = isinstance(value, tuple | list)
+        checked = [part for part in parts if hasattr(part, "_type") or get_origin(part) is tuple]
+        hint = next((part for part in checked if (get_origin(part) is tuple) == is_list), next(iter(checked), None))
         return value if value is None or hint is None else _in_range(value, hint, name)
     if get_origin(hint) is tuple:
         if get_origin(parts[0]) is Literal and len(set(value)) < len(value):

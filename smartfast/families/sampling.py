@@ -93,6 +93,24 @@ class Sampler(ABC):
             UserError: The network has no such look.
         """
 
+    @property
+    def style_layers(self) -> int:
+        """Layers that take a style of their own, from which images can be mixed and projected; 0 = none do."""
+        return 0
+
+    def styles(self, z: Tensor, c: Tensor | None, look: Look) -> Tensor:
+        """Styles [N, style_layers, F] of latents [N, *z_shape] and label vectors [N, classes], truncated by `look`.
+
+        Raises:
+            UserError: The network has no style layers.
+        """
+        raise UserError("checkpoint: found a network without style layers, expected one with them, as StyleGAN2's")
+
+    def styled(self, styles: Tensor, look: Look) -> Tensor:
+        """Images float [N, C, H, W] of styles [N, style_layers, F], differentiable; of `look` the noise, which no seed
+        draws, is all that matters."""
+        raise NotImplementedError(f"{type(self).__name__} has styles without images of them")
+
     def mix(self, z: Tensor, c: Tensor | None, places: "Places", *, space: str, look: Look) -> Tensor:
         """Images float [F, C, H, W] at places between latents z [K, *z_shape] with label vectors c [K, classes]."""
         mixed = None if c is None else c[places.start].lerp(c[places.end], places.fraction[:, None])

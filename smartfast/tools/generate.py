@@ -5,7 +5,7 @@ stylegan2-ada-pytorch's and stylegan3's generate scripts use for the same seed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -40,14 +40,15 @@ class GenerateOptions:
     classes: str | None = None
     """Class indices such as `3` or `0-9`, or names such as `cat,dog` where the data had them; every seed is drawn in
     each. Unset: seed s gets class s mod classes."""
-    truncation_psi: Truncation = 1.0
-    """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality."""
+    truncation_psi: Truncation | tuple[Truncation, ...] = 1.0
+    """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality. Several, such as
+    `0.5,0.7,1`, give each image with each of them, side by side in the sheet. (stylegan2-ada: --trunc)"""
     truncation_cutoff: CountOrZero | None = None
-    """Number of leading layers that truncation acts on; unset = all."""
+    """Number of leading layers that truncation acts on; unset = all. (stylegan2-ada: truncation_cutoff of G)"""
     noise: Literal["const", "random", "none"] = "const"
-    """Per-pixel noise: the stored one, one drawn from the seed, or none."""
+    """Per-pixel noise: the stored one, one drawn from the seed, or none. (stylegan2-ada: --noise-mode)"""
     columns: Count | None = None
-    """Images per row of the sheet; unset chooses by number of classes and size."""
+    """Images per row of the sheet; unset chooses by number of truncations, or of classes, and size."""
     batch: Count = 32
     """Images computed at a time; changes nothing but speed and memory."""
     device: str = "auto"
@@ -78,17 +79,20 @@ def generate(options: GenerateOptions) -> list[Path]:
         raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
     request = make_request(sampler.num_classes, seeds, class_indices(options.classes, options.checkpoint))
+    looks = _looks(options)
     check_writable(out.parent if is_sheet else out, f"out: {out}")
-    images = _draw(sampler, request, options)
+    images = _draw(sampler, request, looks, options.batch)
     if is_sheet:
         classes = 1 if request.labels is None else len(request.labels.unique())
         columns = options.columns or min(len(request.seeds), grid_shape(sampler.image_shape[2], classes).columns)
+        if len(looks) > 1:
+            columns = options.columns or len(looks)
         sheet = torch.cat(list(images))
         with writing(f"out: {out}"):
             save_grid(sheet, out, columns)
         print(f"{len(sheet)} images: {out}")
         return [out]
-    files = [out / name for name in _names(request)]
+    files = [out / name for name in _names(request, looks)]
     for path, image in zip(files, (image for batch in images for image in batch), strict=True):
         with writing(f"out: {path}"):
             save_grid(image[None], path, columns=1, min_pixels=0)
@@ -111,6 +115,24 @@ def make_request(num_classes: int, seeds: list[int], classes: str | None) -> Req
         return Request(numbers, numbers % num_classes)
     wanted = parse_numbers(classes, "classes", num_classes - 1)
     return Request(torch.tensor(seeds).repeat_interleave(len(wanted)), torch.tensor(wanted).repeat(len(seeds)))
+
+
+def seed_labels(num_classes: int, seeds: Sequence[int], classes: str | None) -> Tensor | None:
+    """The class of each seed, int64 [N]: the one of `classes`, one for each, or s mod classes; None without classes.
+
+    Raises:
+        UserError: Classes that the generator does not have, or another number of them.
+    """
+    if not num_classes:
+        if classes is not None:
+            raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
+        return None
+    if classes is None:
+        return torch.tensor(seeds) % num_classes
+    labels = parse_numbers(classes, "classes", num_classes - 1)
+    if len(labels) not in (1, len(seeds)):
+        raise UserError(f"classes: found {len(labels)} classes, expected 1 or as many as seeds ({len(seeds)})")
+    return torch.tensor(labels).expand(len(seeds))
 
 
 def class_indices(text: str | None, checkpoint: str) -> str | None:
@@ -171,21 +193,31 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"device: found {name!r}, expected auto, cpu or a GPU such as cuda:0 ({reason})") from error
 
 
+def _looks(options: GenerateOptions) -> list[Look]:
+    """One per truncation."""
+    wanted = options.truncation_psi
+    psis = wanted if isinstance(wanted, tuple) else (wanted,)
+    if not psis or len(set(psis)) < len(psis):
+        raise UserError(f"truncation_psi is {list(psis)}, expected one or several, each once")
+    return [Look(psi, options.truncation_cutoff, options.noise) for psi in psis]
+
+
 @torch.no_grad()
-def _draw(sampler: Sampler, request: Request, options: GenerateOptions) -> Iterator[Tensor]:
-    """uint8 [n, C, H, W] on the CPU, batch by batch."""
-    look = Look(options.truncation_psi, options.truncation_cutoff, options.noise)
-    for start in range(0, len(request.seeds), options.batch):
-        part = slice(start, start + options.batch)
+def _draw(sampler: Sampler, request: Request, looks: Sequence[Look], batch: int) -> Iterator[Tensor]:
+    """uint8 [n * looks, C, H, W] on the CPU, batch by batch, each image in every look before the next."""
+    for start in range(0, len(request.seeds), batch):
+        part = slice(start, start + batch)
         seeds = request.seeds[part]
         labels = None if request.labels is None else request.labels[part]
         z = seeded_latents(seeds, sampler.z_shape).to(sampler.device)
         c = label_vectors(labels, sampler.num_classes, sampler.device)
-        yield to_uint8(sampler.images(z, c, seeds, look)).cpu()
+        drawn = [to_uint8(sampler.images(z, c, seeds, look)).cpu() for look in looks]
+        yield torch.stack(drawn, dim=1).flatten(0, 1)
 
 
-def _names(request: Request) -> list[str]:
+def _names(request: Request, looks: Sequence[Look]) -> list[str]:
     """The files of single images."""
     seeds = [f"seed{seed:04d}" for seed in request.seeds.tolist()]
     labels = [""] * len(seeds) if request.labels is None else [f"_class{label}" for label in request.labels.tolist()]
-    return [f"{seed}{label}.png" for seed, label in zip(seeds, labels, strict=True)]
+    ends = [f"_psi{look.psi:g}" for look in looks] if len(looks) > 1 else [""]
+    return [f"{seed}{label}{end}.png" for seed, label in zip(seeds, labels, strict=True) for end in ends]
