@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     Share: TypeAlias = float
     Target: TypeAlias = float
     Truncation: TypeAlias = float
+    LabelNumber: TypeAlias = float
     LogSigma: TypeAlias = float
     LogSigmaSpread: TypeAlias = float
     FilePath: TypeAlias = str
@@ -101,6 +102,7 @@ else:
     Share = _number("from 0.001 to 1", (">=", 0.001), ("<=", 1))
     Target = _number("from -1 to 1", (">=", -1), ("<=", 1))
     Truncation = _number("from -100 to 100", (">=", -100), ("<=", 100))
+    LabelNumber = _number("from -1e30 to 1e30", (">=", -1e30), ("<=", 1e30))
     LogSigma = _number("from -10 to 10", (">=", -10), ("<=", 10))
     LogSigmaSpread = _number("from 0.01 to 4", (">=", 0.01), ("<=", 4))
     FilePath = extend_base_type("path", str, _check_path)

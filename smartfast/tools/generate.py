@@ -13,11 +13,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from smartfast.config.ranges import Count, CountOrZero, FilePath, Truncation, in_range
+from smartfast.config.ranges import Count, CountOrZero, FilePath, LabelNumber, Truncation, in_range
+from smartfast.core.draws import are_vectors
 from smartfast.core.grids import grid_shape, save_grid
 from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
-from smartfast.families.sampling import Look, Sampler, label_vectors, seeded_latents
+from smartfast.families.sampling import Look, Sampler, label_vectors, seeded_latents, usual_labels
 from smartfast.families.saved import open_sampler, saved_class_names
 from smartfast.tools.output import check_writable, writing
 
@@ -40,6 +41,9 @@ class GenerateOptions:
     classes: str | None = None
     """Class indices such as `3` or `0-9`, or names such as `cat,dog` where the data had them; every seed is drawn in
     each. Unset: seed s gets class s mod classes."""
+    label: tuple[LabelNumber, ...] | None = None
+    """The label vector of every image, such as `0.2,0.8`, in place of classes: several at a time, shares of each, or
+    continuous labels where the data had them. Unset, with such data: a few of the training images' in turn."""
     truncation_psi: Truncation | tuple[Truncation, ...] = 1.0
     """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality. Several, such as
     `0.5,0.7,1`, give each image with each of them, side by side in the sheet. (stylegan2-ada: --trunc)"""
@@ -56,7 +60,8 @@ class GenerateOptions:
 
 
 class Request(NamedTuple):
-    """The images to draw: seeds and class indices, int64 [N] each; labels is None for unconditional generators."""
+    """The images to draw: seeds int64 [N], and class indices int64 [N] or label vectors float [N, F]; labels is None
+    for unconditional generators."""
 
     seeds: Tensor
     labels: Tensor | None
@@ -78,12 +83,12 @@ def generate(options: GenerateOptions) -> list[Path]:
     if not is_sheet and (out.suffix or out.is_file()):
         raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
-    request = make_request(sampler.num_classes, seeds, class_indices(options.classes, options.checkpoint))
+    request = make_request(sampler, seeds, class_indices(options.classes, options.checkpoint), options.label)
     looks = _looks(options)
     check_writable(out.parent if is_sheet else out, f"out: {out}")
     images = _draw(sampler, request, looks, options.batch)
     if is_sheet:
-        classes = 1 if request.labels is None else len(request.labels.unique())
+        classes = 1 if request.labels is None or are_vectors(request.labels) else len(request.labels.unique())
         columns = options.columns or min(len(request.seeds), grid_shape(sampler.image_shape[2], classes).columns)
         if len(looks) > 1:
             columns = options.columns or len(looks)
@@ -100,39 +105,52 @@ def generate(options: GenerateOptions) -> list[Path]:
     return files
 
 
-def make_request(num_classes: int, seeds: list[int], classes: str | None) -> Request:
-    """Which images to draw: the first seed in every wanted class, then the second seed, ...
+def make_request(
+    sampler: Sampler, seeds: Sequence[int], classes: str | None, label: tuple[float, ...] | None
+) -> Request:
+    """Which images to draw: every seed with the label vector, or the first seed in every wanted class, then the second.
 
     Raises:
-        UserError: Classes that the generator does not have.
+        UserError: Classes or a label that the generator does not have.
     """
-    if not num_classes:
-        if classes is not None:
-            raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
-        return Request(torch.tensor(seeds), None)
+    numbers = torch.tensor(seeds)
+    if label is not None:
+        _check_label(sampler.num_classes, classes, label)
+        return Request(numbers, torch.tensor([label], dtype=torch.float32).expand(len(seeds), -1))
     if classes is None:
-        numbers = torch.tensor(seeds)
-        return Request(numbers, numbers % num_classes)
-    wanted = parse_numbers(classes, "classes", num_classes - 1)
-    return Request(torch.tensor(seeds).repeat_interleave(len(wanted)), torch.tensor(wanted).repeat(len(seeds)))
+        return Request(numbers, usual_labels(sampler, numbers))
+    _check_conditional(sampler.num_classes, classes)
+    wanted = parse_numbers(classes, "classes", sampler.num_classes - 1)
+    return Request(numbers.repeat_interleave(len(wanted)), torch.tensor(wanted).repeat(len(seeds)))
 
 
-def seed_labels(num_classes: int, seeds: Sequence[int], classes: str | None) -> Tensor | None:
+def seed_labels(sampler: Sampler, seeds: Sequence[int], classes: str | None) -> Tensor | None:
     """The class of each seed, int64 [N]: the one of `classes`, one for each, or s mod classes; None without classes.
 
     Raises:
         UserError: Classes that the generator does not have, or another number of them.
     """
-    if not num_classes:
-        if classes is not None:
-            raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
-        return None
     if classes is None:
-        return torch.tensor(seeds) % num_classes
-    labels = parse_numbers(classes, "classes", num_classes - 1)
+        return usual_labels(sampler, torch.tensor(seeds))
+    _check_conditional(sampler.num_classes, classes)
+    labels = parse_numbers(classes, "classes", sampler.num_classes - 1)
     if len(labels) not in (1, len(seeds)):
         raise UserError(f"classes: found {len(labels)} classes, expected 1 or as many as seeds ({len(seeds)})")
     return torch.tensor(labels).expand(len(seeds))
+
+
+def _check_conditional(num_classes: int, classes: str) -> None:
+    if not num_classes:
+        raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
+
+
+def _check_label(num_classes: int, classes: str | None, label: tuple[float, ...]) -> None:
+    if classes is not None:
+        raise UserError(f"label: found {list(label)} beside classes {classes!r}, expected one of the two")
+    if not num_classes:
+        raise UserError(f"label: found {list(label)}, expected none: the generator was trained without labels")
+    if len(label) != num_classes:
+        raise UserError(f"label: found {len(label)} numbers, expected the generator's {num_classes}")
 
 
 def class_indices(text: str | None, checkpoint: str) -> str | None:
@@ -218,6 +236,8 @@ def _draw(sampler: Sampler, request: Request, looks: Sequence[Look], batch: int)
 def _names(request: Request, looks: Sequence[Look]) -> list[str]:
     """The files of single images."""
     seeds = [f"seed{seed:04d}" for seed in request.seeds.tolist()]
-    labels = [""] * len(seeds) if request.labels is None else [f"_class{label}" for label in request.labels.tolist()]
+    labels = [""] * len(seeds)
+    if request.labels is not None and not are_vectors(request.labels):
+        labels = [f"_class{label}" for label in request.labels.tolist()]
     ends = [f"_psi{look.psi:g}" for look in looks] if len(looks) > 1 else [""]
     return [f"{seed}{label}{end}.png" for seed, label in zip(seeds, labels, strict=True) for end in ends]

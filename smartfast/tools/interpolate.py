@@ -77,7 +77,7 @@ def interpolate(options: InterpolateOptions) -> Path:
     if out.suffix.lower() == ".mp4":
         _ffmpeg()
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
-    labels = seed_labels(sampler.num_classes, seeds, class_indices(options.classes, options.checkpoint))
+    labels = seed_labels(sampler, seeds, class_indices(options.classes, options.checkpoint))
     check_writable(out.parent, f"out: {out}")
     images = draw_path(
         sampler,

@@ -71,7 +71,7 @@ def style_mix(options: StyleMixOptions) -> list[Path]:
         raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
     seeds = [*rows, *columns]
-    labels = seed_labels(sampler.num_classes, seeds, class_indices(options.classes, options.checkpoint))
+    labels = seed_labels(sampler, seeds, class_indices(options.classes, options.checkpoint))
     check_writable(out.parent if is_grid_alone else out, f"out: {out}")
     look = Look(options.truncation_psi, options.truncation_cutoff, options.noise)
     own = seed_styles(sampler, torch.tensor(seeds), labels, look)
