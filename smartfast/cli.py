@@ -51,6 +51,15 @@ def interpolate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def style_mix(arguments: Sequence[str]) -> int:
+    """Give images the styles of others in some layers: a grid and single files."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.style_mix import StyleMixOptions, style_mix
+
+    style_mix(parse_options(StyleMixOptions, arguments, command="style-mix"))
+    return 0
+
+
 def evaluate(arguments: Sequence[str]) -> int:
     """Compute the metrics of a checkpoint."""
     from smartfast.config.parse import parse_options
@@ -126,6 +135,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "profile": profile,
     "generate": generate,
     "interpolate": interpolate,
+    "style-mix": style_mix,
     "evaluate": evaluate,
     "dataset": dataset,
     "convert": convert,

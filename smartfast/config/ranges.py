@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     Share: TypeAlias = float
     Target: TypeAlias = float
     Truncation: TypeAlias = float
+    LabelNumber: TypeAlias = float
     LogSigma: TypeAlias = float
     LogSigmaSpread: TypeAlias = float
     FilePath: TypeAlias = str
@@ -101,6 +102,7 @@ else:
     Share = _number("from 0.001 to 1", (">=", 0.001), ("<=", 1))
     Target = _number("from -1 to 1", (">=", -1), ("<=", 1))
     Truncation = _number("from -100 to 100", (">=", -100), ("<=", 100))
+    LabelNumber = _number("from -1e30 to 1e30", (">=", -1e30), ("<=", 1e30))
     LogSigma = _number("from -10 to 10", (">=", -10), ("<=", 10))
     LogSigmaSpread = _number("from 0.01 to 4", (">=", 0.01), ("<=", 4))
     FilePath = extend_base_type("path", str, _check_path)
@@ -151,7 +153,9 @@ def _in_range(value: Any, hint: Any, name: str) -> Any:
         return in_range(value, f"{name}.")
     parts = [part for part in get_args(hint) if part is not Ellipsis]
     if get_origin(hint) in (Union, types.UnionType):
-        hint = next((part for part in parts if hasattr(part, "_type") or get_origin(part) is tuple), None)
+        is_list = isinstance(value, tuple | list)
+        checked = [part for part in parts if hasattr(part, "_type") or get_origin(part) is tuple]
+        hint = next((part for part in checked if (get_origin(part) is tuple) == is_list), next(iter(checked), None))
         return value if value is None or hint is None else _in_range(value, hint, name)
     if get_origin(hint) is tuple:
         if get_origin(parts[0]) is Literal and len(set(value)) < len(value):

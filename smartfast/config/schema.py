@@ -75,9 +75,11 @@ class DataConfig:
     resolution: Resolution | None = None
     """Height and width in pixels that the images must have; unset takes the images' own. `digits` is enlarged to it."""
     labels: bool = False
-    """Train with class labels (sub-folders, dataset.json or the file's own). Default: ADA (`--cond`)."""
+    """Train with the labels, classes or vectors of numbers (sub-folders, dataset.json or the file's own). Default: ADA
+    (`--cond`)."""
     classes: Count | None = None
-    """Number of classes that the images must have with data.labels; unset takes the images' own."""
+    """Number of classes, or numbers of a label vector, that the images must have with data.labels; unset takes the
+    images' own."""
     mirror: bool = False
     """Flip each real image horizontally with probability 1/2. Default: ADA (`--mirror`)."""
     cache: Literal["auto", "device", "stream"] = "auto"

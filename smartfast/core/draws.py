@@ -39,13 +39,18 @@ class Purpose(IntEnum):
     PIXELS = 32  # added to a purpose: normal numbers of pixels beside those of images
 
 
+def are_vectors(labels: Tensor | None) -> bool:
+    """Whether labels are vectors float [N, F], several or continuous ones per image, rather than classes int64 [N]."""
+    return labels is not None and labels.is_floating_point()
+
+
 def one_hot(labels: Tensor | None, num_classes: int) -> Tensor | None:
-    """Label vectors float32 [N, num_classes] of class indices int64 [N]; None stays None.
+    """Label vectors float32 [N, num_classes] of class indices int64 [N]; vectors stay as they are, None stays None.
 
     Unlike `torch.nn.functional.one_hot`, it reads nothing back from the device to check the labels.
     """
-    if labels is None:
-        return None
+    if labels is None or labels.is_floating_point():
+        return labels
     return (labels[:, None] == torch.arange(num_classes, device=labels.device)).to(torch.float32)
 
 

@@ -27,7 +27,8 @@ _GIB = 2**30
 
 
 class RealBatch(NamedTuple):
-    """Real images float32 [local, C, H, W] in [-1, 1] and labels int64 [local] (None without), on the device."""
+    """Real images float32 [local, C, H, W] in [-1, 1] and labels int64 [local], or vectors float32
+    [local, F] (None without), on the device."""
 
     images: Tensor
     labels: Tensor | None
@@ -193,7 +194,7 @@ def _select(images: Tensor, labels: Tensor | None, indices: Tensor, flips: Tenso
 
 
 def _finish(images: Tensor, labels: Tensor | None, indices: Tensor, flips: Tensor | None) -> RealBatch:
-    """From images uint8 [local, C, H, W] and all labels int64 [len] on the device to what training sees."""
+    """From images uint8 [local, C, H, W] and all labels [len, ...] on the device to what training sees."""
     if flips is not None:
         images = torch.where(flips[:, None, None, None], images.flip(3), images)
     return RealBatch(to_float(images), None if labels is None else labels.index_select(0, indices))

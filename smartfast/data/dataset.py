@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smartfast.config.schema import DataConfig
+from smartfast.core.draws import are_vectors
 from smartfast.core.files import user_path
 from smartfast.core.parallel import ordered_map
 from smartfast.core.text import printable
@@ -41,9 +42,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         name: Short name of the data set.
         resolution: Height and width in pixels, a power of two.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        num_classes: Number of classes; 0 when labels are not used.
-        labels: Class indices int64 [len], or None when labels are not used.
-        class_names: What class 0, 1, ... is called; None when labels are not used, or nobody says.
+        num_classes: Number of classes, or of the numbers of a label vector; 0 when labels are not used.
+        labels: Class indices int64 [len], label vectors float32 [len, num_classes], or None when labels are not used.
+        class_names: What class, or number of the vector, 0, 1, ... is called; None when labels are not used, or nobody
+            says.
         fingerprint: 16 hex digits that change with the names, sizes, contents, labels or resolution of the images, and
             with nothing else: the same data elsewhere have the same.
     """
@@ -60,7 +62,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self.name = source.name
         self.resolution = infos[0].width
         self.channels = CHANNELS[infos[0].mode]
-        self.labels = None if classes is None else torch.tensor(classes.numbers)
+        self.labels = None if classes is None else _as_tensor(classes)
         self.num_classes = 0 if classes is None else classes.num_classes
         self.class_names = None if classes is None else classes.names
         self._hashed = partial(_fingerprint, source, infos[0], self.labels)
@@ -70,8 +72,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Image uint8 [C, H, W] and label (0 without labels). Raises UserError if the image cannot be decoded."""
-        return self.image(index), 0 if self.labels is None else int(self.labels[index])
+        """Image uint8 [C, H, W] and class (0 without). Raises UserError if the image cannot be decoded."""
+        return self.image(index), 0 if self.labels is None or are_vectors(self.labels) else int(self.labels[index])
 
     def image(self, index: int) -> Tensor:
         """Image uint8 [C, H, W]. Raises UserError if it cannot be decoded to the size that its header promised."""
@@ -158,10 +160,12 @@ def open_dataset(config: DataConfig) -> ImageDataset:
 
 
 def described_classes(dataset: ImageDataset) -> str:
-    """For the line on a data set: `, 2 classes: 0 cat, 1 dog`; empty without labels."""
+    """For the line on a data set: `, 2 classes: 0 cat, 1 dog`, or `, label vectors of 2`; empty without labels."""
     if not dataset.num_classes:
         return ""
     count = f", {dataset.num_classes} classes"
+    if are_vectors(dataset.labels):
+        count = f", label vectors of {dataset.num_classes}"
     named = [f"{number} {name}" for number, name in enumerate(dataset.class_names or ()) if name != str(number)]
     if len(named) > _SHOWN_CLASSES:
         named[2:-1] = ["..."]
@@ -208,6 +212,12 @@ def _check_resolution(where: str, resolution: int) -> None:
         expected = f"a power of two from {_SMALLEST_RESOLUTION} up"
         nearest = max(_SMALLEST_RESOLUTION, 1 << (resolution - 1).bit_length())
         raise UserError(f"{where}: {resolution} pixels, expected {expected}; {_REMEDY} (--resolution {nearest})")
+
+
+def _as_tensor(classes: Classes) -> Tensor:
+    if classes.vectors is None:
+        return torch.tensor(classes.numbers)
+    return torch.tensor(classes.vectors, dtype=torch.float32)
 
 
 def _fingerprint(source: Source, alike: ImageInfo, labels: Tensor | None, stamps: Iterable[str]) -> str:

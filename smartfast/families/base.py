@@ -65,8 +65,9 @@ class Cost(NamedTuple):
 class Parts:
     """What phases work with, on the device of the run.
 
-    data_labels: Labels of the training images int64 [M], None = unconditional. scalars: Makes scheduled numbers scalars
-    on the device. score: The score term, None = off. num_processes: Processes that share a batch.
+    data_labels: Labels of the training images, int64 [M] or vectors [M, F]; None = unconditional. scalars: Makes
+    scheduled numbers scalars on the device. score: The score term, None = off. num_processes: Processes that share a
+    batch.
     """
 
     data_labels: Tensor | None
@@ -93,6 +94,7 @@ class Family(ABC):
         averaged: The network whose running average is sampled and saved for use.
         panels: Plots of its statistics in the report.
         augments: Whether its phases show images to a discriminator through `augmented_view`.
+        takes_vectors: Whether labels may be vectors, several or continuous ones per image, in place of classes.
         modules: The networks by name, on the CPU; see `networks`.
         variables: Further tensors that the next iterations depend on, saved by name.
         interacting: Images of a batch that one pass lets depend on one another; the batch is cut so that each part
@@ -104,6 +106,7 @@ class Family(ABC):
     averaged: ClassVar[str]
     panels: ClassVar[tuple[Panel, ...]] = ()
     augments: ClassVar[bool] = False
+    takes_vectors: ClassVar[bool] = False
     gan: GanSettings
     loss: LossSettings
     modules: dict[str, nn.Module]

@@ -9,7 +9,7 @@ class Round(NamedTuple):
     """The images of one round of gradient accumulation in one process.
 
     stream: their numbers int64 [N]; images float32 [N, C, H, W] in [-1, 1], leaves of autograd that require a gradient;
-    labels int64 [N] or None.
+    labels int64 [N], vectors float [N, F], or None.
     """
 
     stream: Tensor

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smartfast.core.draws import Purpose, one_hot
+from smartfast.core.draws import Purpose, are_vectors, one_hot
 from smartfast.core.grids import GridShape
 from smartfast.core.pixels import to_uint8
 from smartfast.data.holdout import TrainingImages
@@ -40,9 +40,9 @@ class Sampler(ABC):
     Args:
         module: The network, usually an averaged one.
         image_shape: Channels, height, width.
-        num_classes: 0 = unconditional.
-        data_labels: Labels of the training images, int64 [M], on the network's device; samples take those of random
-            images. None = unconditional, or samples that are given labels.
+        num_classes: Length of a label vector, 0 = unconditional.
+        data_labels: Labels of the training images, int64 [M] or vectors [M, num_classes], on the network's device;
+            samples take those of random images. None = unconditional, or samples that are given labels.
         seed: Of the run.
         look: Of the samples.
 
@@ -93,6 +93,24 @@ class Sampler(ABC):
             UserError: The network has no such look.
         """
 
+    @property
+    def style_layers(self) -> int:
+        """Layers that take a style of their own, from which images can be mixed and projected; 0 = none do."""
+        return 0
+
+    def styles(self, z: Tensor, c: Tensor | None, look: Look) -> Tensor:
+        """Styles [N, style_layers, F] of latents [N, *z_shape] and label vectors [N, classes], truncated by `look`.
+
+        Raises:
+            UserError: The network has no style layers.
+        """
+        raise UserError("checkpoint: found a network without style layers, expected one with them, as StyleGAN2's")
+
+    def styled(self, styles: Tensor, look: Look) -> Tensor:
+        """Images float [N, C, H, W] of styles [N, style_layers, F], differentiable; of `look` the noise, which no seed
+        draws, is all that matters."""
+        raise NotImplementedError(f"{type(self).__name__} has styles without images of them")
+
     def mix(self, z: Tensor, c: Tensor | None, places: "Places", *, space: str, look: Look) -> Tensor:
         """Images float [F, C, H, W] at places between latents z [K, *z_shape] with label vectors c [K, classes]."""
         mixed = None if c is None else c[places.start].lerp(c[places.end], places.fraction[:, None])
@@ -102,15 +120,16 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def __call__(self, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
-        """uint8 [N, C, H, W] and labels int64 [N] or None of the samples numbered int64 [N]."""
+        """uint8 [N, C, H, W] and labels int64 [N], vectors, or None of the samples numbered int64 [N]."""
         images, labels = self.draw(Purpose.SAMPLE, numbers.to(self.device), None)
         return to_uint8(images), labels
 
     @torch.no_grad()
     def grid(self, shape: GridShape, *, batch: int = 64) -> Tensor:
-        """uint8 [cells, C, H, W], row by row; with labels each column is one class."""
+        """uint8 [cells, C, H, W], row by row; with classes each column is one class, label vectors are drawn."""
         numbers = torch.arange(shape.cells, device=self.device)
-        labels = column_class(numbers, shape, self.num_classes).to(self.device) if self.num_classes else None
+        has_classes = self.num_classes and not are_vectors(self.data_labels)
+        labels = column_class(numbers, shape, self.num_classes).to(self.device) if has_classes else None
         pieces = []
         for piece in torch.arange(shape.cells).split(batch):
             places = piece.to(self.device)
@@ -143,8 +162,16 @@ def seeded_latents(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def label_vectors(labels: Tensor | None, num_classes: int, device: torch.device) -> Tensor | None:
-    """One-hot vectors of labels int64 [N] on a device; None without classes."""
+    """One-hot vectors of labels int64 [N], or vectors as they are, on a device; None without labels."""
     return one_hot(None if labels is None else labels.to(device), num_classes)
+
+
+def usual_labels(sampler: Sampler, seeds: Tensor) -> Tensor | None:
+    """Labels of seeds int64 [N] that nobody gave any: class s mod classes, or in turn the vectors that are known."""
+    if not sampler.num_classes:
+        return None
+    known = sampler.data_labels
+    return seeds % sampler.num_classes if known is None or not are_vectors(known) else known.cpu()[seeds % len(known)]
 
 
 def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
@@ -185,8 +212,8 @@ def draw_path(
     Args:
         sampler: Draws them.
         seeds: Key points, int64 [K], K >= 2.
-        labels: Their classes, int64 [K]; None for unconditional networks. Between two key points of different
-            class the label vectors (space z) or the latents (space w) are mixed.
+        labels: Their classes, int64 [K], or vectors; None for unconditional networks. Between two key points of
+            different labels the label vectors (space z) or the latents (space w) are mixed.
         steps: Images from one key point to just before the next.
         loop: Return from the last to the first.
         space: Where images are mixed; auto takes the best one.
@@ -222,8 +249,8 @@ def column_class(cells: Tensor, shape: GridShape, num_classes: int) -> Tensor:
 
 
 def real_grid(dataset: TrainingImages, shape: GridShape) -> Tensor:
-    """uint8 [cells, C, H, W] of evenly spaced training images; with labels each column is one class."""
-    if dataset.labels is None:
+    """uint8 [cells, C, H, W] of evenly spaced training images; with classes each column is one class."""
+    if dataset.labels is None or are_vectors(dataset.labels):
         indices = torch.arange(shape.cells) * len(dataset) // shape.cells
     else:
         members = [torch.nonzero(dataset.labels == label)[:, 0] for label in range(dataset.num_classes)]

@@ -2,30 +2,57 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.core.checkpoint import find_weights
+from smartfast.core.draws import are_vectors
 from smartfast.core.tensors import check_weights, weight_shapes, without_memory
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 from smartfast.families.sampling import Sampler
 
+_FEW_VECTORS = 16
+
+
+def some_vectors(labels: Tensor | None) -> list[list[float]] | None:
+    """What a checkpoint says of label vectors [M, F]: a few, evenly spaced; None for other labels."""
+    if labels is None or not are_vectors(labels):
+        return None
+    count = min(len(labels), _FEW_VECTORS)
+    return labels[torch.arange(count) * len(labels) // count].tolist()
+
 
 def saved_class_names(path: str | Path) -> list[str]:
     """What the data of a checkpoint called class 0, 1, ..., empty if unknown; path and errors as `open_sampler`."""
-    index = find_weights(Path(path)).with_name("checkpoint.json")
+    return _of_dataset(find_weights(Path(path)), "class_names") or []
+
+
+def _of_dataset(weights: Path, key: str) -> Any:
+    """What the checkpoint of `weights` says of its data; None where it does not."""
     try:
-        return json.loads(index.read_text())["dataset"]["class_names"] or []
+        return json.loads(weights.with_name("checkpoint.json").read_text())["dataset"][key]
     except (OSError, ValueError, KeyError, TypeError):  # older, or weights on their own
-        return []
+        return None
+
+
+def _saved_vectors(weights: Path, num_classes: int) -> Tensor | None:
+    try:
+        vectors = torch.tensor(_of_dataset(weights, "label_vectors"), dtype=torch.float32)
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    return vectors if len(vectors) and vectors.shape[1:] == (num_classes,) else None
 
 
 def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sampler:
     """What draws images from a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file.
+
+    Where it was trained with label vectors, its `data_labels` are a few of them.
 
     Raises:
         UserError: Nothing is there, or it is damaged.
@@ -47,4 +74,6 @@ def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sample
         raise UserError(
             f"{weights}: expected a generator with {options_file.name} beside it, found: {reason}"
         ) from error
-    return family.sampler(module.eval().requires_grad_(False).to(device))
+    sampler = family.sampler(module.eval().requires_grad_(False).to(device))
+    vectors = _saved_vectors(weights, sampler.num_classes)
+    return sampler if vectors is None else sampler.of_data(vectors.to(device), seed=sampler.seed)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from smartfast.config.schema import SmartConfig
-from smartfast.core.draws import Purpose, draw_timesteps
+from smartfast.core.draws import Purpose, are_vectors, draw_timesteps
 from smartfast.engine.phase import PhaseResult
 from smartfast.families.rounds import Round
 from smartfast.kernels import philox_uniform
@@ -74,7 +74,7 @@ class ScoreRegularity:
             adversarial: The generator's loss, a scalar.
             statistics: Of the phase.
             fakes, labels: Images float [N, C, H, W] behind `adversarial` and their labels int64 [N] or None: the term
-                acts on them, or some of them. It is the mean over the images it scores.
+                acts on them, or some of them. It is the mean over the images it scores. No scorer is told vectors.
             batch: The round.
             redraw: Draws the fakes instead where smart.separate_pass asks for fresh ones.
         """
@@ -84,5 +84,6 @@ class ScoreRegularity:
             fakes, labels = redraw(chosen)
         elif places is not None:
             fakes, labels = fakes[places], None if labels is None else labels[places]
-        distance = self.term(fakes, labels, t, chosen.stream).mean()
+        classes = None if are_vectors(labels) else labels
+        distance = self.term(fakes, classes, t, chosen.stream).mean()
         return adversarial + self.term.weight * distance, statistics | {"loss/score": distance.detach()}

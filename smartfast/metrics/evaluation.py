@@ -19,6 +19,7 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from smartfast.config.schema import MetricsConfig
 from smartfast.core.caches import default_cache_dir
+from smartfast.core.draws import are_vectors
 from smartfast.data import ImageDataset
 from smartfast.metrics.collect import Collected, ImageSource, Processes, collect
 from smartfast.metrics.diversity import within_class_diversity
@@ -150,7 +151,8 @@ def _classifier_score(logits: Tensor) -> float:
 
 
 def _diversity(fakes: Collected, reals: Collected) -> float:
-    value = within_class_diversity(fakes.features, fakes.labels, reals.features, reals.labels)
+    fake_labels, real_labels = (None if are_vectors(some.labels) else some.labels for some in (fakes, reals))
+    value = within_class_diversity(fakes.features, fake_labels, reals.features, real_labels)
     if math.isnan(value):
         warnings.warn("diversity: nan, no class has two samples and two different real images", stacklevel=2)
     return value

@@ -22,7 +22,7 @@ from smartfast.core.run_log import read_rows
 from smartfast.core.text import format_duration
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
-from smartfast.families.sampling import Sampler, draw_path
+from smartfast.families.sampling import Sampler, draw_path, usual_labels
 from smartfast.families.saved import open_sampler
 from smartfast.report import page as html
 from smartfast.report.plots import SPEED_PANEL, draw_panels
@@ -168,9 +168,8 @@ def interpolation_strip(sampler: Sampler) -> Image.Image:
     """A picture of a few rows, each from the image of one seed to that of another; with labels, within one class."""
     paths = []
     for row in range(_STRIP_ROWS):
-        labels = None
-        if classes := sampler.num_classes:
-            labels = torch.tensor([row * max(classes // _STRIP_ROWS, 1) % classes] * 2)
+        places = max(sampler.num_classes // _STRIP_ROWS, 1)
+        labels = usual_labels(sampler, torch.tensor([row * places] * 2))
         seeds = torch.tensor([2 * row, 2 * row + 1])
         paths.append(draw_path(sampler, seeds, labels, steps=_STRIP_COLUMNS - 1, loop=False, batch=_STRIP_COLUMNS))
     return to_pillow(torch.cat(paths), _STRIP_COLUMNS, min_pixels=64)

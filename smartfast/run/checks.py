@@ -11,6 +11,7 @@ from smartfast.config.parse import CONFIGS
 from smartfast.config.ranges import in_range
 from smartfast.config.schedule import Schedule
 from smartfast.config.schema import Config
+from smartfast.core.draws import are_vectors
 from smartfast.data import ImageDataset
 from smartfast.data.planned import is_missing
 from smartfast.errors import UserError
@@ -47,6 +48,7 @@ def _check_augmentation(augment: AugmentConfig, family: str) -> None:
 
 def check_config(config: Config, dataset: ImageDataset, *, device: torch.device) -> None:
     """Raise UserError, one line, for the first setting that does not fit the data or the device."""
+    _check_vectors(config, dataset)
     FAMILIES[config.gan.family].check_data(config, dataset)
     _check_classes(config, dataset)
     _check_downscale(config, dataset)
@@ -89,6 +91,14 @@ def _check_classes(config: Config, dataset: ImageDataset) -> None:
     if config.data.labels and expected not in (None, dataset.num_classes):
         raise UserError(
             f"data.path {config.data.path}: {dataset.num_classes} classes, expected data.classes {expected}"
+        )
+
+
+def _check_vectors(config: Config, dataset: ImageDataset) -> None:
+    family = config.gan.family
+    if are_vectors(dataset.labels) and not FAMILIES[family].takes_vectors:
+        raise UserError(
+            f"data.labels is true, expected false: {dataset.name} has label vectors, gan.family {family} takes classes"
         )
 
 

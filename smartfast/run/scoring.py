@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from smartfast.config.schema import Config, SmartConfig
+from smartfast.core.draws import are_vectors
 from smartfast.core.pixels import to_float
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
@@ -42,12 +43,18 @@ def open_scorer(
         resolution=dataset.resolution // config.smart.downscale,
         options=config.smart.scorer_options,
     )
+    has_vectors = are_vectors(dataset.labels)
+    if has_vectors and scorer.num_classes and scorer.null_class is None:
+        raise UserError(
+            f"smart.scorer: {config.smart.scorer!r} has {scorer.num_classes} classes, {dataset.name} has label "
+            "vectors; expected a scorer without classes, or smart.null_class"
+        )
     check_scorer(
         scorer,
         resolution=dataset.resolution,
         channels=dataset.channels,
-        num_classes=dataset.num_classes,
-        class_names=dataset.class_names,
+        num_classes=0 if has_vectors else dataset.num_classes,
+        class_names=None if has_vectors else dataset.class_names,
         name=config.smart.scorer,
         downscale=config.smart.downscale,
     )
@@ -58,7 +65,7 @@ def open_scorer(
         scorer,
         timesteps,
         F.avg_pool2d(images, config.smart.downscale),
-        None if dataset.labels is None else dataset.labels[chosen].to(device),
+        None if dataset.labels is None or has_vectors else dataset.labels[chosen].to(device),
         name=config.smart.scorer,
         compare_readings=config.smart.self_check and say is not None,
     )

@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from smartfast.config.schema import Config
 from smartfast.core.checkpoint import Checkpoint, save_checkpoint
+from smartfast.core.draws import are_vectors
 from smartfast.core.grids import grid_shape
 from smartfast.core.interruption import Interrupted, Interruption
 from smartfast.core.run_log import RunLog
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.families.sampling import real_grid
+from smartfast.families.saved import some_vectors
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.report.build import write_report
 from smartfast.run.main_process import on_main_process
@@ -65,7 +67,7 @@ class Trainer:
         self.interruption = interruption or Interruption()
         self.interruption.may_stop = lambda: training.images in (0, self.saved_images)
         self.sampler = training.sampler()
-        shape = grid_shape(dataset.resolution, dataset.num_classes)
+        shape = grid_shape(dataset.resolution, 0 if are_vectors(dataset.labels) else dataset.num_classes)
         self.grid = shape._replace(rows=min(shape.rows, training.family.sheet_rows or shape.rows))
         self.sheets, self.shown_images = Sheets(self.run_dir, self.grid.columns, accelerator.trackers), -1
         self.total_images = round(self.config.run.kimg * 1000)
@@ -321,6 +323,7 @@ class Trainer:
                     "images": len(dataset),
                     "fingerprint": dataset.fingerprint,
                     "class_names": dataset.class_names,
+                    "label_vectors": some_vectors(dataset.labels),
                 },
             },
             keep=self.config.run.keep_checkpoints,

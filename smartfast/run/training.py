@@ -70,7 +70,7 @@ class Training:
         self.ema = AveragedNetwork(self.networks[self.family.averaged], self.scalars.add(self._average_step))
         self.compiler = Compiler(config.perf.compile, say)
         self.timer = PhaseTimer(device, compile_sec=lambda: self.compile_sec)
-        self.batch, self.turns = self._static_batch(self._places(process_index), dataset.labels is not None)
+        self.batch, self.turns = self._static_batch(self._places(process_index))
         self.phases = {spec.name: self._phase(spec) for spec in self.specs}
         self.graphs = CudaGraphs(device) if config.perf.cuda_graphs else None
         self.steps = self._steps()
@@ -105,13 +105,15 @@ class Training:
         parts = batch_positions(optim.batch, num_processes * rounds, self.family.interacting)
         return [part.to(self.device) for part in parts[process_index * rounds : (process_index + 1) * rounds]]
 
-    def _static_batch(self, places: list[Tensor], has_labels: bool) -> tuple[Round, list[list[Round]]]:
+    def _static_batch(self, places: list[Tensor]) -> tuple[Round, list[list[Round]]]:
         """Memory for the images of an iteration, and its rounds, a list for each step of a phase that repeats."""
         turns = self.images_per_iteration // self.config.optim.batch
         places = [place + turn * self.config.optim.batch for turn in range(turns) for place in places]
         self.offsets = torch.cat(places)
         images = torch.zeros(len(self.offsets), *self.family.image_shape, device=self.device)
-        labels = torch.zeros_like(self.offsets) if has_labels else None
+        labels = self.data_labels
+        if labels is not None:
+            labels = labels.new_zeros(len(self.offsets), *labels.shape[1:])
         batch = Round(self.offsets.clone(), images, labels)
         pieces = [[None] * len(places) if value is None else value.chunk(len(places)) for value in batch]
         rounds = [Round(s, i.detach().requires_grad_(True), c) for s, i, c in zip(*pieces, strict=True)]

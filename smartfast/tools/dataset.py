@@ -196,21 +196,22 @@ def _classes(source: Source, chosen: list[int]) -> Classes | None:
     classes = read_classes(source)
     if classes is None or len(set(classes.numbers)) < 2:
         return None
-    numbers = [classes.numbers[index] for index in chosen]
-    return Classes(numbers, classes.num_classes, classes.names)
+    return classes.of(chosen)
 
 
 def _label_table(classes: Classes | None) -> dict[str, object]:
     """The content of dataset.json; other programs read the labels alone."""
     if classes is None:
         return {"labels": None}
-    labels = [[_name(place), label] for place, label in enumerate(classes.numbers)]
+    labels = [[_name(place), label] for place, label in enumerate(classes.vectors or classes.numbers)]
     return {"labels": labels} | ({"class_names": classes.names} if classes.names else {})
 
 
 def _describe(classes: Classes | None) -> str:
     if classes is None:
         return "no labels"
+    if classes.vectors:
+        return f"label vectors of {classes.num_classes}"
     empty = classes.empty
     gaps = f" ({len(empty)} of them without an image, e.g. {empty[0]})" if empty else ""
     return f"{classes.num_classes} classes{gaps}"

@@ -5,7 +5,7 @@ stylegan2-ada-pytorch's and stylegan3's generate scripts use for the same seed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,11 +13,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from smartfast.config.ranges import Count, CountOrZero, FilePath, Truncation, in_range
+from smartfast.config.ranges import Count, CountOrZero, FilePath, LabelNumber, Truncation, in_range
+from smartfast.core.draws import are_vectors
 from smartfast.core.grids import grid_shape, save_grid
 from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
-from smartfast.families.sampling import Look, Sampler, label_vectors, seeded_latents
+from smartfast.families.sampling import Look, Sampler, label_vectors, seeded_latents, usual_labels
 from smartfast.families.saved import open_sampler, saved_class_names
 from smartfast.tools.output import check_writable, writing
 
@@ -40,14 +41,18 @@ class GenerateOptions:
     classes: str | None = None
     """Class indices such as `3` or `0-9`, or names such as `cat,dog` where the data had them; every seed is drawn in
     each. Unset: seed s gets class s mod classes."""
-    truncation_psi: Truncation = 1.0
-    """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality."""
+    label: tuple[LabelNumber, ...] | None = None
+    """The label vector of every image, such as `0.2,0.8`, in place of classes: several at a time, shares of each, or
+    continuous labels where the data had them. Unset, with such data: a few of the training images' in turn."""
+    truncation_psi: Truncation | tuple[Truncation, ...] = 1.0
+    """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality. Several, such as
+    `0.5,0.7,1`, give each image with each of them, side by side in the sheet. (stylegan2-ada: --trunc)"""
     truncation_cutoff: CountOrZero | None = None
-    """Number of leading layers that truncation acts on; unset = all."""
+    """Number of leading layers that truncation acts on; unset = all. (stylegan2-ada: truncation_cutoff of G)"""
     noise: Literal["const", "random", "none"] = "const"
-    """Per-pixel noise: the stored one, one drawn from the seed, or none."""
+    """Per-pixel noise: the stored one, one drawn from the seed, or none. (stylegan2-ada: --noise-mode)"""
     columns: Count | None = None
-    """Images per row of the sheet; unset chooses by number of classes and size."""
+    """Images per row of the sheet; unset chooses by number of truncations, or of classes, and size."""
     batch: Count = 32
     """Images computed at a time; changes nothing but speed and memory."""
     device: str = "auto"
@@ -55,7 +60,8 @@ class GenerateOptions:
 
 
 class Request(NamedTuple):
-    """The images to draw: seeds and class indices, int64 [N] each; labels is None for unconditional generators."""
+    """The images to draw: seeds int64 [N], and class indices int64 [N] or label vectors float [N, F]; labels is None
+    for unconditional generators."""
 
     seeds: Tensor
     labels: Tensor | None
@@ -77,18 +83,21 @@ def generate(options: GenerateOptions) -> list[Path]:
     if not is_sheet and (out.suffix or out.is_file()):
         raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
-    request = make_request(sampler.num_classes, seeds, class_indices(options.classes, options.checkpoint))
+    request = make_request(sampler, seeds, class_indices(options.classes, options.checkpoint), options.label)
+    looks = _looks(options)
     check_writable(out.parent if is_sheet else out, f"out: {out}")
-    images = _draw(sampler, request, options)
+    images = _draw(sampler, request, looks, options.batch)
     if is_sheet:
-        classes = 1 if request.labels is None else len(request.labels.unique())
+        classes = 1 if request.labels is None or are_vectors(request.labels) else len(request.labels.unique())
         columns = options.columns or min(len(request.seeds), grid_shape(sampler.image_shape[2], classes).columns)
+        if len(looks) > 1:
+            columns = options.columns or len(looks)
         sheet = torch.cat(list(images))
         with writing(f"out: {out}"):
             save_grid(sheet, out, columns)
         print(f"{len(sheet)} images: {out}")
         return [out]
-    files = [out / name for name in _names(request)]
+    files = [out / name for name in _names(request, looks)]
     for path, image in zip(files, (image for batch in images for image in batch), strict=True):
         with writing(f"out: {path}"):
             save_grid(image[None], path, columns=1, min_pixels=0)
@@ -96,21 +105,52 @@ def generate(options: GenerateOptions) -> list[Path]:
     return files
 
 
-def make_request(num_classes: int, seeds: list[int], classes: str | None) -> Request:
-    """Which images to draw: the first seed in every wanted class, then the second seed, ...
+def make_request(
+    sampler: Sampler, seeds: Sequence[int], classes: str | None, label: tuple[float, ...] | None
+) -> Request:
+    """Which images to draw: every seed with the label vector, or the first seed in every wanted class, then the second.
 
     Raises:
-        UserError: Classes that the generator does not have.
+        UserError: Classes or a label that the generator does not have.
     """
-    if not num_classes:
-        if classes is not None:
-            raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
-        return Request(torch.tensor(seeds), None)
+    numbers = torch.tensor(seeds)
+    if label is not None:
+        _check_label(sampler.num_classes, classes, label)
+        return Request(numbers, torch.tensor([label], dtype=torch.float32).expand(len(seeds), -1))
     if classes is None:
-        numbers = torch.tensor(seeds)
-        return Request(numbers, numbers % num_classes)
-    wanted = parse_numbers(classes, "classes", num_classes - 1)
-    return Request(torch.tensor(seeds).repeat_interleave(len(wanted)), torch.tensor(wanted).repeat(len(seeds)))
+        return Request(numbers, usual_labels(sampler, numbers))
+    _check_conditional(sampler.num_classes, classes)
+    wanted = parse_numbers(classes, "classes", sampler.num_classes - 1)
+    return Request(numbers.repeat_interleave(len(wanted)), torch.tensor(wanted).repeat(len(seeds)))
+
+
+def seed_labels(sampler: Sampler, seeds: Sequence[int], classes: str | None) -> Tensor | None:
+    """The class of each seed, int64 [N]: the one of `classes`, one for each, or s mod classes; None without classes.
+
+    Raises:
+        UserError: Classes that the generator does not have, or another number of them.
+    """
+    if classes is None:
+        return usual_labels(sampler, torch.tensor(seeds))
+    _check_conditional(sampler.num_classes, classes)
+    labels = parse_numbers(classes, "classes", sampler.num_classes - 1)
+    if len(labels) not in (1, len(seeds)):
+        raise UserError(f"classes: found {len(labels)} classes, expected 1 or as many as seeds ({len(seeds)})")
+    return torch.tensor(labels).expand(len(seeds))
+
+
+def _check_conditional(num_classes: int, classes: str) -> None:
+    if not num_classes:
+        raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
+
+
+def _check_label(num_classes: int, classes: str | None, label: tuple[float, ...]) -> None:
+    if classes is not None:
+        raise UserError(f"label: found {list(label)} beside classes {classes!r}, expected one of the two")
+    if not num_classes:
+        raise UserError(f"label: found {list(label)}, expected none: the generator was trained without labels")
+    if len(label) != num_classes:
+        raise UserError(f"label: found {len(label)} numbers, expected the generator's {num_classes}")
 
 
 def class_indices(text: str | None, checkpoint: str) -> str | None:
@@ -171,21 +211,33 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"device: found {name!r}, expected auto, cpu or a GPU such as cuda:0 ({reason})") from error
 
 
+def _looks(options: GenerateOptions) -> list[Look]:
+    """One per truncation."""
+    wanted = options.truncation_psi
+    psis = wanted if isinstance(wanted, tuple) else (wanted,)
+    if not psis or len(set(psis)) < len(psis):
+        raise UserError(f"truncation_psi is {list(psis)}, expected one or several, each once")
+    return [Look(psi, options.truncation_cutoff, options.noise) for psi in psis]
+
+
 @torch.no_grad()
-def _draw(sampler: Sampler, request: Request, options: GenerateOptions) -> Iterator[Tensor]:
-    """uint8 [n, C, H, W] on the CPU, batch by batch."""
-    look = Look(options.truncation_psi, options.truncation_cutoff, options.noise)
-    for start in range(0, len(request.seeds), options.batch):
-        part = slice(start, start + options.batch)
+def _draw(sampler: Sampler, request: Request, looks: Sequence[Look], batch: int) -> Iterator[Tensor]:
+    """uint8 [n * looks, C, H, W] on the CPU, batch by batch, each image in every look before the next."""
+    for start in range(0, len(request.seeds), batch):
+        part = slice(start, start + batch)
         seeds = request.seeds[part]
         labels = None if request.labels is None else request.labels[part]
         z = seeded_latents(seeds, sampler.z_shape).to(sampler.device)
         c = label_vectors(labels, sampler.num_classes, sampler.device)
-        yield to_uint8(sampler.images(z, c, seeds, look)).cpu()
+        drawn = [to_uint8(sampler.images(z, c, seeds, look)).cpu() for look in looks]
+        yield torch.stack(drawn, dim=1).flatten(0, 1)
 
 
-def _names(request: Request) -> list[str]:
+def _names(request: Request, looks: Sequence[Look]) -> list[str]:
     """The files of single images."""
     seeds = [f"seed{seed:04d}" for seed in request.seeds.tolist()]
-    labels = [""] * len(seeds) if request.labels is None else [f"_class{label}" for label in request.labels.tolist()]
-    return [f"{seed}{label}.png" for seed, label in zip(seeds, labels, strict=True)]
+    labels = [""] * len(seeds)
+    if request.labels is not None and not are_vectors(request.labels):
+        labels = [f"_class{label}" for label in request.labels.tolist()]
+    ends = [f"_psi{look.psi:g}" for look in looks] if len(looks) > 1 else [""]
+    return [f"{seed}{label}{end}.png" for seed, label in zip(seeds, labels, strict=True) for end in ends]

@@ -18,7 +18,7 @@ from smartfast.core.grids import save_grid, to_pillow
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, draw_path
 from smartfast.families.saved import open_sampler
-from smartfast.tools.generate import MAX_SEED, choose_device, class_indices, parse_numbers
+from smartfast.tools.generate import MAX_SEED, choose_device, class_indices, parse_numbers, seed_labels
 from smartfast.tools.output import check_writable, writing
 
 FORMATS = (".gif", ".mp4", ".png")
@@ -77,7 +77,7 @@ def interpolate(options: InterpolateOptions) -> Path:
     if out.suffix.lower() == ".mp4":
         _ffmpeg()
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
-    labels = _key_labels(sampler.num_classes, seeds, class_indices(options.classes, options.checkpoint))
+    labels = seed_labels(sampler, seeds, class_indices(options.classes, options.checkpoint))
     check_writable(out.parent, f"out: {out}")
     images = draw_path(
         sampler,
@@ -100,19 +100,6 @@ def interpolate(options: InterpolateOptions) -> Path:
     note = "; alpha is laid on white, a .png keeps it" if images.shape[1] == 4 and out.suffix.lower() != ".png" else ""
     print(f"{len(images)} images along {len(seeds)} seeds: {out}{note}")
     return out
-
-
-def _key_labels(num_classes: int, seeds: list[int], classes: str | None) -> Tensor | None:
-    if not num_classes:
-        if classes is not None:
-            raise UserError(f"classes: found {classes!r}, expected none: the generator was trained without labels")
-        return None
-    if classes is None:
-        return torch.tensor(seeds) % num_classes
-    labels = parse_numbers(classes, "classes", num_classes - 1)
-    if len(labels) not in (1, len(seeds)):
-        raise UserError(f"classes: found {len(labels)} classes, expected 1 or as many as seeds ({len(seeds)})")
-    return torch.tensor(labels).expand(len(seeds))
 
 
 def _pictures(images: Tensor) -> list[Image.Image]:

@@ -134,10 +134,10 @@ FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "SET/a.png: label 7, expected a whole number from 0 to less than the number of images (2)",
     ),
     "fractional label": (two(labels=[["a.png", 0.5], ["b.png", 1]]), ASKS_LABELS, "SET/a.png: label 0.5, expected"),
-    "vector label": (
-        two(labels=[["a.png", [1, 0]], ["b.png", [0, 1]]]),
+    "vectors of several lengths": (
+        two(labels=[["a.png", [1, 0]], ["b.png", [0]]]),
         ASKS_LABELS,
-        "SET/a.png: label [1, 0], expected a whole",
+        "SET/b.png: label [0], expected a list of 2 finite numbers as the first image's",
     ),
     "label file without labels": (
         two(classes=[1, 2]),
@@ -196,10 +196,10 @@ ARRAYS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "negative label": (images(2, 8, 8) | {"labels": [0, -3]}, ASKS_LABELS, "SET: image 1: label -3, expected a whole"),
     "label out of range": (images(2, 8, 8) | {"labels": [0, 2]}, ASKS_LABELS, "SET: image 1: label 2, expected"),
     "fractional label": (images(2, 8, 8) | {"labels": [0.0, 1.0]}, ASKS_LABELS, "SET: image 0: label 0.0, expected"),
-    "one-hot labels": (
-        images(2, 8, 8) | {"labels": np.eye(2)},
+    "labels that are matrices": (
+        images(2, 8, 8) | {"labels": np.eye(2)[:, :, None]},
         {},
-        "SET: labels of shape [2, 2], expected one whole number per image",
+        "SET: labels of shape [2, 2, 1], expected a whole number, or a vector, per image",
     ),
     "pickled objects": ({"images": np.array([{}, None])}, {}, "data.path: SET is not a readable .npz (Object arrays"),
 }  # fmt: skip

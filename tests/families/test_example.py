@@ -154,6 +154,8 @@ def test_generate_evaluate_and_the_report_know_it(
     )
     report = build.write_report(run).read_text()
     assert {"Hinge loss", "Score term"} <= set(panels) and "Not available" not in report
+    assert main(["style-mix", f"--checkpoint={run}", f"--out={tmp_path / 'mix.png'}"]) == 2
+    assert "checkpoint: found a network without style layers" in capsys.readouterr().err
     assert main(["generate", f"--checkpoint={run}", "--truncation_psi=0.5"]) == 2
     assert "a DCGAN has neither truncation nor noise" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from smartfast.config.parse import parse_options
 from smartfast.errors import UserError
 from smartfast.families.sampling import seeded_latents
 from smartfast.families.saved import open_sampler
@@ -66,6 +67,31 @@ def test_images_are_the_generators(make_checkpoint, tmp_path):
     assert np.array_equal(image, expected[0].permute(1, 2, 0).numpy())
 
 
+def test_several_truncations_lie_side_by_side(make_checkpoint, tmp_path):
+    run = make_checkpoint(c_dim=3)
+    images = singles(run, tmp_path / "several", seeds="0-2", truncation_psi=(0.25, 1.0), batch=2)
+    assert list(images)[:3] == [
+        "seed0000_class0_psi0.25.png",
+        "seed0000_class0_psi1.png",
+        "seed0001_class1_psi0.25.png",
+    ]
+    for psi in (0.25, 1.0):
+        for name, image in singles(run, tmp_path / f"alone{psi > 0.5}", seeds="0-2", truncation_psi=psi).items():
+            both = images[name.replace(".png", f"_psi{psi:g}.png")]
+            assert np.abs(both.astype(int) - image.astype(int)).max() <= 1
+    sheet = tmp_path / "sheet.png"
+    generate(GenerateOptions(str(run), str(sheet), seeds="0-2", truncation_psi=(0.25, 1.0), device="cpu"))
+    assert pixels(sheet).shape == (8 * (3 * 9 + 1), 8 * (2 * 9 + 1))
+    assert np.array_equal(pixels(sheet)[8:72:8, 80:144:8], images["seed0000_class0_psi1.png"])
+
+
+@pytest.mark.parametrize(("given", "psis"), [("0.5", 0.5), ("0.5,1", (0.5, 1.0)), ("[0.7]", 0.7)])
+def test_truncations_of_the_command_line(given, psis):
+    options = parse_options(GenerateOptions, ["--checkpoint", "a", "--truncation_psi", given], command="generate")
+    wanted = options.truncation_psi
+    assert wanted == psis or wanted == (psis,)
+
+
 def test_noise_modes_differ(make_checkpoint, tmp_path):
     images = [
         singles(make_checkpoint(), tmp_path / noise, seeds="1", noise=noise)["seed0001.png"].astype(int)
@@ -99,6 +125,9 @@ def test_sheet_has_one_column_per_class(make_checkpoint, tmp_path):
         (dict(out="fakes.jpg"), "out: found 'fakes.jpg'"),
         (dict(batch=0), "batch is 0"),
         (dict(columns=0), "columns is 0"),
+        (dict(truncation_psi=(0.5, 0.5)), r"^truncation_psi is \[0.5, 0.5\], expected one or several, each once"),
+        (dict(truncation_psi=()), r"^truncation_psi is \[\]"),
+        (dict(truncation_psi=(0.5, 101.0)), "^truncation_psi is 101"),
         (dict(device="gpu7"), "device: found 'gpu7'"),
         (dict(checkpoint="nowhere"), "nowhere: expected a run folder"),
     ],

@@ -28,7 +28,7 @@ class ArraySource:
         labels: np.ndarray | None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        """`images` is uint8 [N, H, W, C] with 1, 3 or 4 channels; `labels` are [N]."""
+        """`images` is uint8 [N, H, W, C] with 1, 3 or 4 channels; `labels` are [N], or vectors [N, F]."""
         self.name = name
         self.place = self._where = where
         self._images = images.contiguous()
@@ -68,7 +68,7 @@ def digits_source(resolution: int | None) -> ArraySource:
 
 
 def npz_source(path: Path) -> ArraySource:
-    """A .npz with `images` or `arr_0` (uint8 NHWC, NHW or NCHW; NHWC if both fit), perhaps `labels` or `arr_1` [N]."""
+    """A .npz with `images` or `arr_0` (uint8 NHWC, NHW or NCHW; NHWC if both fit), perhaps `labels` or `arr_1`."""
     where = printable(str(path))
     try:
         with np.load(path) as file:
@@ -82,8 +82,9 @@ def npz_source(path: Path) -> ArraySource:
     except Exception as error:  # numpy and zipfile raise nearly anything on corrupt files
         reason = f"is not a readable .npz ({printable(str(error))})"
         raise UserError(f"data.path: {where} {reason}, expected an intact one") from error
-    if labels is not None and labels.ndim != 1:
-        raise UserError(f"{where}: labels of shape {list(labels.shape)}, expected one whole number per image")
+    if labels is not None and labels.ndim not in (1, 2):
+        found = f"labels of shape {list(labels.shape)}"
+        raise UserError(f"{where}: {found}, expected a whole number, or a vector, per image")
     pixels = torch.from_numpy(_as_nhwc(images, f"{where}: {key}"))
     return ArraySource(printable(path.stem), where, pixels, labels)
 

@@ -14,6 +14,8 @@ from smartfast.data.sources.base import Labels, Source
 from smartfast.errors import UserError
 
 LABEL_FILE = "dataset.json"
+LARGEST_LABEL = 1e30
+"""Largest magnitude of a number of a label vector."""
 
 
 def file_labels(names: Sequence[str], read: Callable[[str], bytes | None], where: str) -> Labels | None:
@@ -25,7 +27,8 @@ def file_labels(names: Sequence[str], read: Callable[[str], bytes | None], where
         names: Names of the images relative to the root of the data set, with forward slashes.
         read: From such a name to the content of the file, None if there is none.
             dataset.json is {"labels": [["path/of/image.png", 3], ...], "class_names": ["cat", ...]}, the names being
-            relative to its own folder; without the second, or with {"labels": null}.
+            relative to its own folder; without the second, or with {"labels": null}. In place of a class there may be
+            a list of numbers, as many for every image.
         where: Folder or archive, for messages.
 
     Returns:
@@ -75,33 +78,49 @@ class Classes(NamedTuple):
     """Checked labels."""
 
     numbers: list[int]
-    """The class of every image."""
+    """The class of every image; with `vectors`, the same for the same vector."""
     num_classes: int
-    """Highest number + 1: numbers are kept as they are, also where some between them have no image."""
+    """Highest number + 1: numbers are kept as they are, also where some between them have no image. With `vectors`,
+    how many numbers each has."""
     names: tuple[str, ...] | None
-    """Of the classes; None where nobody says."""
+    """Of the classes, or of the numbers of a vector; None where nobody says."""
+    vectors: list[tuple[float, ...]] | None = None
+    """The label vector of every image, None where labels are classes."""
 
     @property
     def empty(self) -> list[int]:
         """Classes without an image."""
-        return sorted(set(range(self.num_classes)) - set(self.numbers))
+        return [] if self.vectors else sorted(set(range(self.num_classes)) - set(self.numbers))
+
+    def of(self, chosen: Sequence[int]) -> "Classes":
+        """The labels of the images at these places."""
+        numbers = [self.numbers[index] for index in chosen]
+        return self._replace(numbers=numbers, vectors=self.vectors and [self.vectors[index] for index in chosen])
 
 
 def read_classes(source: Source) -> Classes | None:
     """The labels of a source, or None if it has none.
 
     Raises:
-        UserError: There are too few or too many labels, or one is not a whole number from 0 up.
+        UserError: There are too few or too many labels, or one is not a whole number from 0 up, or vectors are not
+            all of the same length or have a number that is not finite.
     """
     found = source.labels()
     if found is None:
         return None
     if len(found.values) != len(source):
         raise UserError(f"{source.name}: {len(found.values)} labels for {len(source)} images, expected one per image")
-    numbers = [_whole_number(label, source, index) for index, label in enumerate(found.values)]
-    count = max(numbers) + 1
+    vectors = None
+    if isinstance(first := found.values[0], list | tuple):
+        count = len(first)
+        vectors = [_vector(label, count, source, index) for index, label in enumerate(found.values)]
+        place = {vector: number for number, vector in enumerate(dict.fromkeys(vectors))}
+        numbers = [place[vector] for vector in vectors]
+    else:
+        numbers = [_whole_number(label, source, index) for index, label in enumerate(found.values)]
+        count = max(numbers) + 1
     names = None if found.class_names is None else tuple(found.class_names[:count])
-    return Classes(numbers, count, names)
+    return Classes(numbers, count, names, vectors)
 
 
 def training_classes(source: Source) -> Classes:
@@ -147,7 +166,8 @@ def _json_labels(names: Sequence[str], content: bytes, where: str) -> Labels | N
 def _json_class_names(found: object, labels: Sequence[object], where: str) -> list[str] | None:
     if found is None:
         return None
-    least = max((label for label in labels if isinstance(label, int)), default=-1) + 1
+    counts = (len(label) if isinstance(label, list) else label + 1 for label in labels if isinstance(label, int | list))
+    least = max(counts, default=0)
     if not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
         raise UserError(f"{where}: class_names {str(found)[:100]!r}, expected a list with one name of text per class")
     if len(set(found)) != len(found) or len(found) < least:
@@ -165,3 +185,12 @@ def _whole_number(label: object, source: Source, index: int) -> int:
         limit = f"a whole number from 0 to less than the number of images ({len(source)})"
         raise UserError(f"{source.item_name(index)}: label {label!r}, expected {limit}")
     return number
+
+
+def _vector(label: object, length: int, source: Source, index: int) -> tuple[float, ...]:
+    numbers = list(label) if isinstance(label, list | tuple) else []
+    is_finite = all(type(number) in (int, float) and abs(number) <= LARGEST_LABEL for number in numbers)
+    if not numbers or len(numbers) != length or not is_finite:
+        expected = f"a list of {length} finite numbers as the first image's" if length else "one with numbers"
+        raise UserError(f"{source.item_name(index)}: label {str(label)[:100]}, expected {expected}")
+    return tuple(map(float, numbers))

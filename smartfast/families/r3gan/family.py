@@ -32,6 +32,7 @@ class R3Gan(Family):
     name: ClassVar[str] = "r3gan"
     averaged: ClassVar[str] = "g"
     augments: ClassVar[bool] = True
+    takes_vectors: ClassVar[bool] = True
     panels: ClassVar[tuple[Panel, ...]] = (
         Panel("Relativistic loss", "nats per pair", {"loss/d_main": "discriminator", "loss/g_main": "generator"}),
         Panel("Real minus fake logits (mean)", "logit", {"logits/real_minus_fake": "difference"}),

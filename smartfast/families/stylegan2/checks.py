@@ -4,6 +4,7 @@ import torch
 
 from smartfast.config.families import StyleGan2Gan, StyleGan2Loss
 from smartfast.config.schema import Config
+from smartfast.core.draws import are_vectors
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.families.stylegan2.networks import discriminator_options
@@ -54,5 +55,7 @@ def check_data(config: Config, dataset: ImageDataset) -> None:
         raise UserError(
             "gan.mbstd_by_class is true, expected data.labels true with it, or false for images without classes"
         )
+    if gan.mbstd_by_class and are_vectors(dataset.labels):
+        raise UserError("gan.mbstd_by_class is true, expected false: the labels of the images are vectors, not classes")
     if gan.mbstd_by_class and config.optim.batch % gan.mbstd_group:
         raise UserError(f"gan.mbstd_group is {gan.mbstd_group}, expected a divisor of optim.batch {config.optim.batch}")

@@ -36,6 +36,7 @@ class StyleGan2(Family):
     name: ClassVar[str] = "stylegan2"
     averaged: ClassVar[str] = "g"
     augments: ClassVar[bool] = True
+    takes_vectors: ClassVar[bool] = True
     panels: ClassVar[tuple[Panel, ...]] = (
         Panel("Discriminator loss", "nats per image", {"loss/d_main": "d_main"}),
         Panel("Generator loss", "nats per image", {"loss/g_main": "g_main"}),

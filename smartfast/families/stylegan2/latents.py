@@ -14,8 +14,8 @@ class Latents(NamedTuple):
     """What a generator pass consumes.
 
     z: [N, z_dim]. z_mix, cutoff: a second latent [N, z_dim] for the layers from `cutoff` [N, 1] on, or None.
-    labels: class indices int64 [N] or None; c: the same one-hot, float [N, classes]. noise: one unit-normal
-    tensor [N, 1, H, W] per layer, or a name that `Synthesis.forward` knows.
+    labels: class indices int64 [N], vectors [N, classes] or None; c: the same as vectors, float [N, classes]. noise:
+    one unit-normal tensor [N, 1, H, W] per layer, or a name that `Synthesis.forward` knows.
     """
 
     z: Tensor
@@ -32,8 +32,8 @@ class LatentSampler:
     Args:
         seed: Of the run.
         z_dim, num_ws, noise_shapes: Of the generator.
-        data_labels: int64 [M], the labels of the training images; fakes get the label of a random one. None =
-            unconditional.
+        data_labels: int64 [M], or vectors [M, num_classes], the labels of the training images; fakes get the label of
+            a random one. None = unconditional.
         num_classes: Classes of `data_labels`.
         style_mixing_prob: Probability that an image takes its later styles from a second latent.
     """

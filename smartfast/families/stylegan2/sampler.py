@@ -54,9 +54,18 @@ class StyleGan2Sampler(Sampler):
     def mix(self, z: Tensor, c: Tensor | None, places: Places, *, space: str, look: Look) -> Tensor:
         if space != "w":
             return super().mix(z, c, places, space=space, look=look)
-        keys = self.module.mapping(z, c, look.psi, look.cutoff)
-        ws = keys[places.start].lerp(keys[places.end], places.fraction[:, None, None])
-        return self.module.synthesis(ws, look.noise)
+        keys = self.styles(z, c, look)
+        return self.styled(keys[places.start].lerp(keys[places.end], places.fraction[:, None, None]), look)
+
+    @property
+    def style_layers(self) -> int:
+        return self.module.num_ws
+
+    def styles(self, z: Tensor, c: Tensor | None, look: Look) -> Tensor:
+        return self.module.mapping(z, c, look.psi, look.cutoff)
+
+    def styled(self, styles: Tensor, look: Look) -> Tensor:
+        return self.module.synthesis(styles, look.noise)
 
     def _seeded_noise(self, seeds: Tensor) -> list[Tensor]:
         shapes = self.module.synthesis.noise_shapes
