@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .selection import INTERPRETED
+from .selection import NAMESPACE as NAMESPACE
 
 if INTERPRETED:
     from .interpreter import mend
@@ -17,7 +18,6 @@ if INTERPRETED:
     mend()
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-NAMESPACE = "smartfast"
 MOST_PROGRAMS = 65_535
 """Along the second and the third axis of a grid (CUDA C++ Programming Guide, technical specifications)."""
 
