@@ -109,6 +109,12 @@ def compute_dtype(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
+def dot_dtype(dtype: torch.dtype) -> tl.dtype:
+    """What a kernel multiplies matrices of `dtype` in: the same, but what Triton's interpreter cannot, in float32."""
+    known = {torch.float16: tl.float16, torch.bfloat16: tl.float32 if INTERPRETED else tl.bfloat16}
+    return known.get(dtype) or compute_dtype(dtype)
+
+
 def is_channels_last(x: Tensor) -> bool:
     """Whether images [N, C, H, W] are stored as NHWC; where both orders are the same (C or H * W is 1), they are."""
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)

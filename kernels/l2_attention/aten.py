@@ -170,18 +170,6 @@ def second_op(
     return without_autocast(_second, q.device, a, b, c, do, q, k, v, lse, scale)
 
 
-def fake_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """What the op returns, without data."""
-    return empty_by_token(q), wide(q.new_empty(q.shape[:3]))
-
-
-def fake_gradients(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `gradients_op` returns, without data."""
-    return empty_by_token(q), empty_by_token(k), empty_by_token(v)
-
-
 @second_op.register_fake
 def _(
     a: Tensor, b: Tensor, c: Tensor, do: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, scale: float
@@ -189,32 +177,32 @@ def _(
     return empty_by_token(q), empty_by_token(q), empty_by_token(k), empty_by_token(v)
 
 
-def save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """What the gradients need: everything but p."""
-    q, k, v, ctx.scale = inputs
-    ctx.save_for_backward(q, k, v, *output)
-    ctx.mark_non_differentiable(output[1])
+def register_gradients(forward: Any, gradients: Any) -> None:
+    """Register the shapes and derivatives of two ops that take and return what the first two of this module do."""
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, ctx.scale = inputs
+        ctx.save_for_backward(q, k, v, *output)
+        ctx.mark_non_differentiable(output[1])
+
+    def differentiate(ctx: Any, do: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        return *gradients(do, *ctx.saved_tensors, ctx.scale), None
+
+    def save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        do, q, k, v, _, lse, ctx.scale = inputs
+        ctx.save_for_backward(do, q, k, v, lse)
+
+    def differentiate_gradients(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor | None, ...]:
+        # out and lse count as the functions of q, k and v that they are.
+        return *second_op(a, b, c, *ctx.saved_tensors, ctx.scale), None, None, None
+
+    forward.register_fake(lambda q, k, v, scale: (empty_by_token(q), wide(q.new_empty(q.shape[:3]))))
+    gradients.register_fake(lambda do, q, k, v, *_: tuple(map(empty_by_token, (q, k, v))))
+    forward.register_autograd(differentiate, setup_context=save)
+    gradients.register_autograd(differentiate_gradients, setup_context=save_gradients)
 
 
-def save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """What the gradients of the gradients need."""
-    do, q, k, v, _, lse, ctx.scale = inputs
-    ctx.save_for_backward(do, q, k, v, lse)
-
-
-def differentiate_gradients(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor | None, ...]:
-    """The derivative of the gradients; out and lse count as the functions of q, k and v that they are."""
-    return *second_op(a, b, c, *ctx.saved_tensors, ctx.scale), None, None, None
-
-
-def _differentiate(ctx: Any, do: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    return *gradients_op(do, *ctx.saved_tensors, ctx.scale), None
-
-
-l2_attention_op.register_fake(fake_forward)
-gradients_op.register_fake(fake_gradients)
-l2_attention_op.register_autograd(_differentiate, setup_context=save_forward)
-gradients_op.register_autograd(differentiate_gradients, setup_context=save_gradients)
+register_gradients(l2_attention_op, gradients_op)
 register("l2_attention", "aten", l2_attention)
 
 

@@ -10,10 +10,7 @@ from torch import Tensor
 from smartfast.kernels import grouped_linear
 from smartfast.kernels.grouped_linear import aten, spec
 
-pytestmark = [
-    pytest.mark.usefixtures("implementation"),
-    pytest.mark.parametrize("implementation", ["aten"], indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("implementation")
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 COUNTS = {
