@@ -12,6 +12,8 @@ from .composite import DEMODULATION_EPS, conv2d_resample, limit_styles, modulate
 from .conv2d.op import conv2d
 from .epilogue.op import Epilogue, finish
 from .geometry import memory_format
+from .grouped_linear.op import grouped_linear
+from .l2_attention.op import l2_attention
 from .philox.aten import noise_like, philox_words
 from .philox.op import philox_normal, philox_uniform
 from .routes import DEFAULT_ROUTE, ROUTES, Route, measured_route, measured_shapes
@@ -21,7 +23,7 @@ from .upfirdn2d.op import downsample2d, filter2d, setup_filter, upfirdn2d, upsam
 from .warp2d.op import warp2d
 
 if importlib.util.find_spec("triton") is not None:
-    for _module in ("philox", "bias_act", "epilogue", "upfirdn2d", "conv2d", "score_noise", "warp2d"):
+    for _module in ("philox", "bias_act", "epilogue", "upfirdn2d", "conv2d", "score_noise", "warp2d", "grouped_linear"):
         importlib.import_module(f".{_module}.triton", __name__)  # registers its ops
     importlib.import_module(".conv2d.gemm", __name__)
 
@@ -43,7 +45,9 @@ __all__ = [
     "explain",
     "filter2d",
     "finish",
+    "grouped_linear",
     "implementation_of",
+    "l2_attention",
     "limit_styles",
     "measured_route",
     "measured_shapes",

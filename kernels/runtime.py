@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .selection import INTERPRETED
+from .selection import NAMESPACE as NAMESPACE
 
 if INTERPRETED:
     from .interpreter import mend
@@ -17,7 +18,6 @@ if INTERPRETED:
     mend()
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-NAMESPACE = "smartfast"
 MOST_PROGRAMS = 65_535
 """Along the second and the third axis of a grid (CUDA C++ Programming Guide, technical specifications)."""
 
@@ -107,6 +107,12 @@ def compute_dtype(dtype: torch.dtype) -> tl.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"x is {dtype}, expected float16, bfloat16, float32 or float64")
     return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def dot_dtype(dtype: torch.dtype) -> tl.dtype:
+    """What a kernel multiplies matrices of `dtype` in: the same, but what Triton's interpreter cannot, in float32."""
+    known = {torch.float16: tl.float16, torch.bfloat16: tl.float32 if INTERPRETED else tl.bfloat16}
+    return known.get(dtype) or compute_dtype(dtype)
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+NAMESPACE = "smartfast"
+"""Of the project's custom ops in PyTorch's registry."""
 CHOICES = ("auto", "triton", "aten")
 OLD_NAMES = {"reference": "aten"}
 """Names of choices that configurations written earlier hold, and what they mean."""

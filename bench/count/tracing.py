@@ -2,7 +2,8 @@
 
 Meta and fake tensors have shapes and strides only, so that any layer of any network is traced in milliseconds without
 a GPU. The bodies of the project's custom ops run inside `record_launches`, which notes their Triton kernels instead of
-starting them. This is the only counter: of launches, of bytes, of FLOPs, and of the layer that each belongs to.
+starting them; one that tells its FLOPs counts as a single operation. This is the only counter: of launches, of bytes,
+of FLOPs, and of the layer that each belongs to.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -90,7 +91,7 @@ class Trace(TorchDispatchMode):
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == runtime.NAMESPACE:
+        if func.namespace == runtime.NAMESPACE and func.overloadpacket not in flop_registry:
             return self._run_body(func, args, kwargs)
         layer, is_backward = self._place()
         result = func(*args, **kwargs)

@@ -30,6 +30,8 @@ def test_every_op_has_an_aten_implementation() -> None:
         "denoise_distance",
         "denoise_distance_and_gradient",
         "finish",
+        "grouped_linear",
+        "l2_attention",
         "noise_forward",
         "philox_normal",
         "philox_uniform",
