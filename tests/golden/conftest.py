@@ -54,6 +54,7 @@ SUPPORTED_TOPICS = (
     "ada_augment",
     "r3gan_networks",
     "r3gan_losses",
+    "aurora_generator",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2
