@@ -34,6 +34,94 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class AuroraGan(GanSettings):
+    """Aurora's generator (arXiv 2309.03904) and StyleGAN2's discriminator; lists go from 4 pixels up by doublings, one
+    number for each resolution. "Aurora" are the public 64-pixel model's numbers; its discriminator is not public."""
+
+    family: Literal["aurora"] = "aurora"
+    """Which kind of model is trained. Default: ours."""
+    z_dim: Width = 128
+    """Dimension of the latent z. Default: Aurora."""
+    w_dim: Width = 512
+    """Dimension of the intermediate latent w. Default: ours; Aurora takes 1024."""
+    mapping_layers: Depth = 4
+    """Depth of the generator's mapping network. Default: Aurora."""
+    mapping_width: Width = 1024
+    """Width of its hidden layers. Default: Aurora."""
+    mapping_lr_multiplier: Ratio = 0.01
+    """Learning-rate multiplier of both mapping networks. Default: Aurora."""
+    embedding: Width = 512
+    """Dimension of the generator's label embedding. Default: ours; Aurora takes 1024."""
+    kernels: tuple[Count, ...] = (1, 1, 2, 4, 8)
+    """Kernels that each convolution mixes by w; 1 = an ordinary convolution. Default: Aurora."""
+    blocks: tuple[Depth, ...] = (2, 2, 2, 2, 2)
+    """Residual blocks. Default: ours; Aurora takes [3, 3, 3, 2, 2]."""
+    attention: tuple[CountOrZero, ...] = (0, 1, 1, 1, 0)
+    """Depth of the attention behind each block; 0 = none. Default: ours; Aurora takes [0, 2, 2, 2, 1]."""
+    experts: tuple[CountOrZero, ...] = (0, 4, 4, 4, 0)
+    """Experts of the attention's feed-forward layers, each token meets one; below 2 = one layer for all. Default: ours;
+    Aurora takes [0, 4, 8, 16, 16]."""
+    channel_base: Count = 16384
+    """Feature maps of the generator at resolution r are min(channel_base / r, channel_max). Default: Aurora."""
+    channel_max: Count = 512
+    """Largest number of feature maps of the generator. Default: ours; Aurora takes 1600."""
+    heads: Count = 8
+    """Heads of the attention. Default: Aurora."""
+    head_dim: Count | None = 64
+    """Dimension of each head; unset: the feature maps over gan.heads. Default: Aurora."""
+    l2_attention: bool = True
+    """Attend by distance, otherwise by inner product. Default: Aurora."""
+    tie: bool = False
+    """Queries of the attention by distance are its keys. Default: Aurora."""
+    scale_in: bool = False
+    """Scale queries and keys in place of the logits; of attention by distance it is the same. Default: Aurora."""
+    gated: bool = True
+    """Gate the feed-forward layers (GEGLU). Default: Aurora."""
+    deformable: bool = False
+    """Let the convolutions below 32 pixels move their taps. Default: ours, for speed; Aurora does."""
+    fourier: bool = True
+    """Begin with waves that w moves, otherwise with a constant. Default: Aurora."""
+    residual_gain: Ratio = 0.4
+    """Factor of what leaves a residual block. Default: Aurora."""
+    attention_gain: Ratio = 0.3
+    """Factor of what leaves an attention block. Default: Aurora."""
+    attention_lr: Ratio = 1.0
+    """Factor of optim.lr_g for attention and experts; 0.2 where they are unstable. Default: ours."""
+    conv_clamp: Clamp | None = None
+    """Clamp of the layers' outputs in both networks; unset for none. Default: Aurora."""
+    w_avg_beta: Fraction = 0.998
+    """Decay per generator step of the running mean of w that truncation uses. Default: ours, as StyleGAN3."""
+    d_channel_base: Count = 32768
+    """channel_base of the discriminator. Default: ours."""
+    d_channel_max: Count = 512
+    """channel_max of the discriminator. Default: ours."""
+    d_mapping_layers: Depth = 8
+    """Depth of the discriminator's label mapping. Default: ours, as StyleGAN2."""
+    mbstd_group: Count = 4
+    """Group size of the minibatch standard deviation, in images. Default: ours, as StyleGAN2."""
+    mbstd_channels: CountOrZero = 1
+    """Channels of the minibatch standard deviation; 0 turns it off. Default: ours, as StyleGAN2."""
+    half_resolutions: CountOrZero = 4
+    """Highest resolutions that run in half precision when perf.precision is fp16 or bf16; norms, routers, softmax and
+    distances do not. Default: ours, as ADA."""
+
+
+@dataclass(frozen=True)
+class AuroraLoss(LossSettings):
+    """The non-saturating logistic objective with R1, all of it ours: Aurora's is not public."""
+
+    r1_gamma: Weight | Schedule = 0.0032
+    """Weight of the R1 penalty, a number or a schedule; 0 = off. Default: ours, ADA's rule of thumb
+    0.0002 * resolution^2 / batch at 64 pixels and 256 images; try 10 and 100 times that."""
+    r1_interval: CountOrZero = 16
+    """Iterations between two R1 steps; 0 = off. Default: StyleGAN2, and GigaGAN (arXiv 2303.05511)."""
+    balance_weight: Weight = 0.001
+    """Weight of the load-balancing loss, summed over the layers with experts. Default: Aurora."""
+    router_weight: Weight = 0.001
+    """Weight of the routers' squared log-sum-exp, which keeps their logits small. Default: Aurora."""
+
+
+@dataclass(frozen=True)
 class StyleGan2Gan(GanSettings):
     """The two networks (StyleGAN2)."""
 
@@ -206,6 +294,7 @@ DEFAULT_FAMILY = "stylegan2"
 """Where nothing names one, as in files of before there were others."""
 
 FAMILY_SETTINGS: dict[str, FamilySettings] = {
+    "aurora": FamilySettings(AuroraGan, AuroraLoss),
     "denoiser": FamilySettings(DenoiserGan, DenoiserLoss),
     "r3gan": FamilySettings(R3GanGan, R3GanLoss),
     "stylegan2": FamilySettings(StyleGan2Gan, StyleGan2Loss),

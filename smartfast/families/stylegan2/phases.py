@@ -14,8 +14,9 @@ from torch import Tensor
 from smartfast.config.families import StyleGan2Loss
 from smartfast.core.draws import Purpose, one_hot
 from smartfast.engine.phase import PhaseResult
-from smartfast.families.adversarial import discriminator_loss, generator_loss, r1_penalty
+from smartfast.families.adversarial import generator_loss
 from smartfast.families.augmented import AugmentedView
+from smartfast.families.logistic import logistic_step, r1_step
 from smartfast.families.rounds import Round
 from smartfast.families.score import ScoreRegularity
 from smartfast.families.stylegan2.latents import Latents, LatentSampler
@@ -136,27 +137,11 @@ class StyleGan2Phases:
         with torch.no_grad():
             ws, _ = style_latents(self.g, latents)
             fakes = self.g.synthesis(ws, latents.noise)
-        fakes = self.view(fakes, batch.stream, Purpose.AUGMENT_FAKES)
-        # Detached, so that frozen layers keep nothing for a backward pass.
-        reals = self.view(batch.images.detach(), batch.stream, Purpose.AUGMENT_REALS)
-        fake_logits, real_logits = self.d.compare(fakes, latents.c, reals, self._c(batch))
-        loss_fake, loss_real = discriminator_loss(fake_logits, real_logits)
-        loss = loss_fake.mean() + loss_real.mean()
-        return loss, {
-            "loss/d_main": loss.detach(),
-            "logits/fake": fake_logits.detach().mean(),
-            "logits/real": real_logits.detach().mean(),
-            **self.view.statistics(real_logits),
-        }
+        return logistic_step(self.d, self.view, batch, self._c(batch), fakes, latents.c)
 
     def d_r1(self, batch: Round) -> PhaseResult:
         """R1 regularization of the discriminator on the reals, whose gradient passes through their augmentation."""
-
-        def d(reals: Tensor, c: Tensor | None) -> Tensor:
-            return self.d(self.view(reals, batch.stream, Purpose.AUGMENT_REALS_AGAIN), c)
-
-        penalty = r1_penalty(d, batch.images, self._c(batch)).mean()
-        return penalty * (self.r1_gamma / 2), {"loss/r1": penalty.detach()}
+        return r1_step(self.d, self.view, batch, self._c(batch), self.r1_gamma)
 
     def _adversarial(self, batch: Round) -> tuple[Tensor, dict[str, Tensor], Tensor, Latents]:
         """Loss, statistics, fakes and their latents."""

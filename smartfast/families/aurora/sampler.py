@@ -1,0 +1,56 @@
+"""Images of Aurora's generator: truncation toward the mean w, paths in w, labels of all classes alike."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from smartfast.core.draws import Purpose, one_hot
+from smartfast.errors import UserError
+from smartfast.families.sampling import Look, Places, Sampler
+from smartfast.kernels import philox_normal, philox_uniform
+from smartfast.networks.aurora import Generator
+
+
+class AuroraSampler(Sampler):
+    """See `Sampler`.
+
+    Where labels are drawn, every class is as likely as any other, as in SMaRt's samples; other families draw the labels
+    of random training images.
+    """
+
+    module: Generator
+    spaces: ClassVar[tuple[str, ...]] = ("w", "z")
+
+    def __init__(self, module: Generator, **options: Any) -> None:
+        shape = (module.options.channels, module.options.resolution, module.options.resolution)
+        super().__init__(module, image_shape=shape, num_classes=module.options.classes, **options)
+        self.z_shape = (module.options.z_dim,)
+
+    def w(self, purpose: Purpose, numbers: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """w [N, w_dim] and labels of the samples numbered int64 [N]; labels None = drawn."""
+        if labels is None and self.data_labels is not None:
+            which = philox_uniform(self.seed, numbers, 1, purpose + Purpose.CHOICES)[:, 0]
+            labels = (which * self.num_classes).to(torch.int64)
+        z = philox_normal(self.seed, numbers, self.z_shape[0], int(purpose))
+        return self.module.mapping(z, one_hot(labels, self.num_classes)), labels
+
+    def draw(self, purpose: Purpose, numbers: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        w, labels = self.w(purpose, numbers, labels)
+        return self.module.synthesis(self.module.spread(w, *_truncation(self.look))).images, labels
+
+    def images(self, z: Tensor, c: Tensor | None, seeds: Tensor, look: Look) -> Tensor:
+        return self.module(z, c, *_truncation(look))
+
+    def mix(self, z: Tensor, c: Tensor | None, places: Places, *, space: str, look: Look) -> Tensor:
+        if space != "w":
+            return super().mix(z, c, places, space=space, look=look)
+        keys = self.module.latents(z, c, *_truncation(look))
+        ws = keys[places.start].lerp(keys[places.end], places.fraction[:, None, None])
+        return self.module.synthesis(ws).images
+
+
+def _truncation(look: Look) -> tuple[float, int | None]:
+    if look != Look(look.psi, look.cutoff):
+        raise UserError(f"found {look}, expected {Look(look.psi, look.cutoff)}: Aurora's layers have no noise")
+    return look.psi, look.cutoff

@@ -1,0 +1,43 @@
+"""The steps of StyleGAN2's discriminator in the logistic game, whatever draws the fakes."""
+
+from torch import Tensor
+
+from smartfast.core.draws import Purpose
+from smartfast.engine.phase import PhaseResult
+from smartfast.families.adversarial import discriminator_loss, r1_penalty
+from smartfast.families.augmented import AugmentedView
+from smartfast.families.rounds import Round
+from smartfast.networks.stylegan2 import Discriminator
+
+
+def logistic_step(
+    d: Discriminator, view: AugmentedView, batch: Round, c: Tensor | None, fakes: Tensor, fake_c: Tensor | None
+) -> PhaseResult:
+    """Logistic loss of the discriminator on fakes [N, C, H, W] and the reals of a round.
+
+    Args:
+        view: Images as the discriminator sees them.
+        c, fake_c: Label vectors [N, classes] of reals and fakes, or None.
+    """
+    fakes = view(fakes, batch.stream, Purpose.AUGMENT_FAKES)
+    # Detached, so that frozen layers keep nothing for a backward pass.
+    reals = view(batch.images.detach(), batch.stream, Purpose.AUGMENT_REALS)
+    fake_logits, real_logits = d.compare(fakes, fake_c, reals, c)
+    loss_fake, loss_real = discriminator_loss(fake_logits, real_logits)
+    loss = loss_fake.mean() + loss_real.mean()
+    return loss, {
+        "loss/d_main": loss.detach(),
+        "logits/fake": fake_logits.detach().mean(),
+        "logits/real": real_logits.detach().mean(),
+        **view.statistics(real_logits),
+    }
+
+
+def r1_step(d: Discriminator, view: AugmentedView, batch: Round, c: Tensor | None, gamma: Tensor) -> PhaseResult:
+    """gamma / 2 times R1 of the discriminator on the reals, whose gradient passes through their augmentation."""
+
+    def seen(reals: Tensor, c: Tensor | None) -> Tensor:
+        return d(view(reals, batch.stream, Purpose.AUGMENT_REALS_AGAIN), c)
+
+    penalty = r1_penalty(seen, batch.images, c).mean()
+    return penalty * (gamma / 2), {"loss/r1": penalty.detach()}
