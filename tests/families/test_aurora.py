@@ -48,6 +48,7 @@ TINY = {
     "smart.scorer": "digits",
     "smart.timesteps": "[25,250]",
     "smart.frequency": 2,
+    "smart.self_check": "false",
     "optim.batch": 8,
     "metrics.every_ticks": 0,
     "run.tracker": "none",
