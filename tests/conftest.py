@@ -6,6 +6,7 @@ import math
 import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,47 @@ TINY_SETTINGS = {
 }
 """A run so small that tests can afford to compile it: 8x8 digits and an analytic scorer."""
 
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 IMAGE_SHAPES = {"L": (), "RGB": (3,), "RGBA": (4,)}
 
 
-def pytest_configure() -> None:
+SLOW = "SMARTFAST_TEST_SLOW" in os.environ
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes long; left out without SMARTFAST_TEST_SLOW=1")
+    config.addinivalue_line("markers", "sample(n): one case in n, spread over all, without SMARTFAST_TEST_SLOW=1")
     if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
         torch.set_num_threads(max(torch.get_num_threads() // int(workers), 1))
     if DEVICE != "cpu":
         torch.set_default_device(DEVICE)
         torch.backends.cudnn.allow_tf32 = False  # comparisons with float64 mean float32
+
+
+def pytest_report_header() -> str:
+    return "SMARTFAST_TEST_SLOW: " + ("every test" if SLOW else "unset, what takes long is left out or sampled")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is `slow`, and of what is a `sample` most cases.
+
+    Fractions of multiples of the golden ratio have no period that a parameter could share, so every value of every
+    parameter has its turn.
+    """
+    if SLOW:
+        return
+    seen: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        sample = item.get_closest_marker("sample")
+        is_drawn = sample is None or seen[function] * GOLDEN_RATIO % 1 < 1 / sample.args[0]
+        seen[function] += 1
+        if item.get_closest_marker("slow") or not is_drawn:
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    chosen = set(items).difference(left_out)
+    items[:] = [item for item in items if item in chosen]
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,7 @@ def test_r1_through_the_augmentation(compiled: bool) -> None:
     torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=0)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("pipe", [*PIPES, "diff"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_every_kind_of_images(pipe: str, channels: int) -> None:

@@ -86,6 +86,7 @@ def test_its_phase_is_counted_as_pytorch_counts_it(job: Job) -> None:
     assert [item.layer for item in work["ema"]] == [STEP]
 
 
+@pytest.mark.slow
 def test_its_phase_is_counted_compiled(job: Job) -> None:
     training = job.training(compile=False)
     eager, compiled, step = count_phase(training.phases["denoise"], training, Compiler(True, say=lambda line: None))

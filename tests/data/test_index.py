@@ -348,6 +348,7 @@ def work(path: Path, out: Path) -> None:
     os._exit(0)  # gloo's threads may abort an interpreter that ends on a busy machine (pytorch #179291)
 
 
+@pytest.mark.slow
 def test_two_processes_open_each_image_once(folder: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     totals = []

@@ -111,9 +111,7 @@ def test_samples_do_not_depend_on_the_batch_and_follow_their_class() -> None:
         draw.images(z, vectors[:1], torch.tensor([0]), Look(psi=0.7))
 
 
-@pytest.mark.skipif(
-    "SMARTFAST_TEST_SLOW" not in os.environ, reason="minutes of compiling: SMARTFAST_TEST_SLOW=1 runs it"
-)
+@pytest.mark.slow
 def test_compiled_it_is_one_graph_with_the_eager_gradient() -> None:
     dataset = open_dataset(DataConfig(resolution=8, labels=True))
     runs = []

@@ -1,7 +1,6 @@
 """ADM's and EDM's networks in training: weights at the start, loss, samples, and a scorer that is the average."""
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,7 +106,7 @@ def test_two_iterations_make_a_scorer_that_is_the_average(tmp_path: Path, networ
         torch.testing.assert_close(training.ema.module.sigmas, scorer.sigmas, rtol=1e-4, atol=0)  # of float32 betas
 
 
-@pytest.mark.skipif("SMARTFAST_TEST_SLOW" not in os.environ, reason="three runs: SMARTFAST_TEST_SLOW=1 does them")
+@pytest.mark.slow
 def test_a_run_killed_while_it_saves_ends_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train_scorer(options(tmp_path / "whole")) == tmp_path / "whole" / "scorer"
 

@@ -281,6 +281,7 @@ def run_and_keep(trainer: Trainer, train=Trainer.run) -> bool:
     return is_complete
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_that_accumulates_but_for_the_mean_of_their_statistics(
     example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

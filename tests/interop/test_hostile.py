@@ -290,7 +290,7 @@ def test_refused_in_one_line(name: str, outcomes: tuple) -> None:
     assert left == []
 
 
-@pytest.mark.skipif(not SLOW, reason="ten seconds: SMARTFAST_TEST_SLOW=1 runs it")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGEST)
 def test_what_the_limits_let_through_takes_less_than_a_gibibyte(name: str, outcomes: tuple) -> None:
     results, _ = outcomes

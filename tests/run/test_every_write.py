@@ -113,6 +113,7 @@ def moments(total: int, command_of: Callable) -> list[int]:
     return sorted({round(1 + i * (total - 1) / (count - 1)) for i in range(count)})
 
 
+@pytest.mark.sample(3)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("command_of", COMMANDS, ids=["train", "train-scorer"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
@@ -145,6 +146,7 @@ def test_the_disk_is_full_from_any_file_on(
             assert_ends_alike(run_dir, command, expected, moment)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("command_of", COMMANDS, ids=["train", "train-scorer"])
 def test_no_file_may_grow_beyond_any_size(

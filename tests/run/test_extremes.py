@@ -1,6 +1,5 @@
 """The ends of every setting's range train, with no step skipped, or are refused with one line."""
 
-import os
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -80,11 +79,10 @@ def cases() -> list[tuple[str, str, str]]:
 
 
 MINUTES = {("gan.layers_per_block", "100")}
-ALL = [case for case in cases() if case[1:] not in MINUTES]
-CASES = cases() if "SMARTFAST_TEST_SLOW" in os.environ else ALL[::3]
-"""Every third by default: a setting's values follow one another, so that each setting keeps one at least."""
+CASES = [pytest.param(*case, marks=[pytest.mark.slow] if case[1:] in MINUTES else []) for case in cases()]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("family", "name", "value"), CASES)
 def test_it_trains_or_is_refused(family: str, name: str, value: str) -> None:
     settings: dict[str, object] = {"stylegan2": STYLEGAN2, "denoiser": DENOISER}[family]

@@ -67,6 +67,7 @@ def send_at(
     patch.setattr(where, name, called)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("moment", "number"), zip(MOMENTS, itertools.cycle(SIGNALS)))
 def test_everything_trained_is_saved(
     moment: str,
@@ -146,6 +147,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("launcher", "number"), [("torchrun", signal.SIGKILL), ("torchrun", signal.SIGTERM), ("accelerate", signal.SIGTERM)]
 )

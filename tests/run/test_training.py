@@ -140,6 +140,7 @@ def relative_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], 
     return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("prefix", ["ema/", "g/module/", "d/module/"])
 def test_gradient_accumulation_equals_the_whole_batch(tmp_path: Path, prefix: str) -> None:
     changes = dict(loss__path_length_weight=0, loss__r1_interval=4)  # the path mean sees one round at a time

@@ -118,6 +118,7 @@ def test_compiled_phase_computes_no_gradient_of_a_weight(scorer) -> None:
     assert compiled.counts["linear, input"] > attention_projections(scorer) and not compiled.counts["linear, weight"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", [torch.bfloat16], indirect=True)
 def test_network_is_one_graph(scorer) -> None:
     images, t, labels = leaf_images(), torch.tensor([25, 30]), torch.tensor([1, 2])

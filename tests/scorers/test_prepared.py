@@ -82,6 +82,7 @@ def test_noise_is_what_the_network_leaves(kind) -> None:
     torch.testing.assert_close(eps, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("function", [score_loss, score_loss_past_network], ids=lambda function: function.__name__)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", OPTIONS)

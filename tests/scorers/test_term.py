@@ -243,6 +243,7 @@ def test_gradients_fit_fp16_at_the_noise_levels_of_edm(distance):
     assert (gradients[1] - gradients[0]).norm() / gradients[0].norm() < 1e-3
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("loss_function", "dtype"),
     [(score_loss, torch.bfloat16), (score_loss, torch.float16), (score_loss_past_network, torch.bfloat16)],

@@ -97,6 +97,7 @@ def relative_error(found, expected):
     return (error / size).mean().item()
 
 
+@pytest.mark.sample(3)
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_error_is_that_of_half_precision_outside_the_embeddings(unet, dtype):
@@ -121,6 +122,7 @@ def test_embeddings_are_computed_in_float32(unet, dtype):
     assert torch.equal(scorer.unet.time_embedding(rounded), expected)
 
 
+@pytest.mark.sample(3)
 @torch.no_grad()
 @pytest.mark.parametrize("unet", [FOURIER, LEARNED | {"num_class_embeds": 4}], ids=name_of, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
@@ -130,6 +132,7 @@ def test_network_is_one_graph(unet, dtype):
     assert relative_error(compiled, scorer.network(*inputs(unet)).double()) < 1e-2
 
 
+@pytest.mark.sample(3)
 @torch.no_grad()
 def test_float32_is_diffusers_own(unet):
     found, expected = scorer_of(unet, torch.float32).network(*inputs(unet)), unet(*inputs(unet)).sample[:, :3]

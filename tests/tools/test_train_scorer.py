@@ -130,6 +130,7 @@ def test_kill_9_at_a_random_moment_and_sigterm_lose_nothing(finished: Path, tmp_
     assert [name for name, value in state(finished).items() if not torch.equal(value, state(fresh)[name])] == []
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
     """Same data, noise and timesteps, the batch split over two processes; equal to rounding."""
     process = start(

@@ -39,6 +39,7 @@ def test_report_refuses_the_interpreter() -> None:
     assert done.returncode == 2 and "TRITON_INTERPRET" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "expected"),
     [
@@ -63,6 +64,7 @@ def test_tensor_core_instruction(toys: dict) -> None:
     assert toys["tensor_core"] == {"80": "HMMA", "90": "HGMMA", "100": "UTCHMMA", "120": "HMMA"}
 
 
+@pytest.mark.slow
 def test_report_covers_the_networks() -> None:
     done = run(str(HERE / "network_specialisations.py"))
     assert done.returncode == 0, done.stderr

@@ -94,6 +94,7 @@ def test_least_bytes_by_hand() -> None:
         assert least_bytes(inputs, mode, found if isinstance(found, tuple) else [found]) == number
 
 
+@pytest.mark.slow
 def test_layers_come_by_size_and_then_past_the_cache() -> None:
     for name, device_type in (("digits", "cpu"), ("cifar10", "cuda")):
         found = suite_cases(name, device_type)
@@ -105,6 +106,7 @@ def test_layers_come_by_size_and_then_past_the_cache() -> None:
         assert all(case.x.nbytes >= BEYOND_CACHE_BYTES[device_type] for case in beyond)
 
 
+@pytest.mark.slow
 def test_no_two_layers_share_a_row() -> None:
     for name, device_type in (("digits", "cpu"), ("cifar10", "cuda"), ("stylegan2_128", "cuda")):
         about = [tuple(suite_ops.describe(case, "forward").items()) for case in suite_cases(name, device_type)]

@@ -46,6 +46,7 @@ def expected(setting: Setting) -> Tensor:
 EAGER = [step for step in waterfall("cuda") + [other for _, other in alternatives("cpu")] if not step.way.compiled]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "step", [s for s in EAGER if s.keeps_gradient and s.way.attention != "xformers"], ids=lambda step: step.name
 )
@@ -152,6 +153,7 @@ def test_a_recipe_that_does_not_fit_is_measured_with_fewer_images(monkeypatch: p
     assert "digits with batch 8: the recipe does not fit" in text and "digits with batch 4" in text
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_out_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     honest = Setting.recipe_gradient
 

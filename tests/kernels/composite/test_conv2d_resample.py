@@ -48,6 +48,7 @@ def unpack(name: str, rng: torch.Generator) -> tuple[Tensor, Tensor | None, dict
     return weight, f, options
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)

@@ -78,6 +78,7 @@ def call(
     return modulated_conv2d(x, weight, styles, noise=noise, bias=bias, next_styles=next_styles, **options)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)

@@ -68,6 +68,7 @@ def gradient_cases(rng: torch.Generator) -> dict[str, tuple[Callable[..., Tensor
     }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["noise_forward", "eps", "x0", "v"])
 def test_gradients_of_every_order(name: str, rng: torch.Generator) -> None:
     op, arguments = gradient_cases(rng)[name]
@@ -141,6 +142,7 @@ def test_an_expanded_prediction_is_not_overwritten() -> None:
         denoise_distance_and_gradient(prediction, overwrite=True, **NOISE)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.usefixtures("traced_autograd")
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
@@ -162,6 +164,7 @@ def test_second_order_of_a_network_between(
     assert_within_budget(distance, formula, [randn(rng, *ODD)], compiled=compiled)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("name", ["noise_forward", "scale", "distance", "residual", "gradient", "in place"])
 def test_opcheck(name: str, layout: str, implementation: str, rng: torch.Generator) -> None:

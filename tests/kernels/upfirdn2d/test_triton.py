@@ -72,6 +72,7 @@ def both(f: Tensor | None, resampling: Resampling) -> tuple[Callable[..., Tensor
     return lambda x: upfirdn2d(x, f, resampling), lambda x: spec.upfirdn2d(x, f, resampling)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("f_shape", [(4, 4), (3, 2), (1, 4), (4, 1), (3,), None], ids=str)
 @pytest.mark.parametrize("kernel", ["blur", "down", "up"])
 def test_filters_of_every_kind(
@@ -112,6 +113,7 @@ def test_tails_of_planar_tiles(
     assert_within_budget(*both(f, resampling), [x], order=0)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kernel", NHWC_KERNELS)
 def test_derivatives_in_every_dtype(
@@ -178,6 +180,7 @@ def epilogue_tensors(
     return [torch.randn(shape, generator=rng).to(dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("kernel", "act", "clamp", "present", "shared_noise"),
     [

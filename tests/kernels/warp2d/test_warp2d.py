@@ -44,6 +44,7 @@ def randn(rng: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32)
     return torch.randn(shape, generator=rng).to(dtype)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("dtype", "compiled"), CASES, ids=str)
 def test_values_and_derivatives(
     dtype: torch.dtype,
@@ -63,6 +64,7 @@ def test_values_and_derivatives(
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("shape", [(1, 3, 4, 3), (1, 1, 1, 1)], ids=str)
 @pytest.mark.parametrize(("spread", "shift"), [(0.0, 0.0), (1.0, 5.0), (3.0, 1e4)], ids=str)
 def test_shapes_and_far_places(

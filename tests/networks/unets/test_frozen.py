@@ -1,7 +1,6 @@
 """What a prepared network computes: the same, in one graph, with no gradient of a weight, nearly so in bfloat16."""
 
 import functools
-import os
 from typing import Any
 
 import pytest
@@ -14,9 +13,6 @@ from smartfast.networks.unets import prepare
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
-IF_SLOW = pytest.mark.skipif(
-    "SMARTFAST_TEST_SLOW" not in os.environ, reason="minutes of compiling: SMARTFAST_TEST_SLOW=1 runs it"
-)
 QUICK = ("adm", "ncsnpp", "edm2")
 NAMES = (*QUICK, "adm, convolutions resample", "cm", "ddpmpp", "song with skips", "dhariwal", "iddpm", "vp", "ve")
 HALF = {torch.bfloat16: 0.999, torch.float16: 0.9999}
@@ -28,6 +24,7 @@ def output_and_gradient(network: Any, inputs: tuple[Tensor, ...]) -> tuple[Tenso
     return output.detach(), torch.autograd.grad(output.float().square().mean(), inputs[0])[0]
 
 
+@pytest.mark.sample(2)
 def test_prepared_in_float32_it_is_the_same_function(example) -> None:
     expected = output_and_gradient(example.network, example.inputs)
     prepared = output_and_gradient(prepare(example.network), example.inputs)
@@ -35,11 +32,13 @@ def test_prepared_in_float32_it_is_the_same_function(example) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
 
 
+@pytest.mark.sample(4)
 def test_preparing_twice_changes_nothing(example) -> None:
     once = prepare(example.network)(*example.inputs)
     torch.testing.assert_close(prepare(example.network)(*example.inputs), once, rtol=0, atol=0)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_gradient_in_half_precision(example, dtype) -> None:
     _, expected = output_and_gradient(example.network, example.inputs)
@@ -61,7 +60,10 @@ def test_little_noise_survives_bfloat16(narrow, name) -> None:
     assert seen[0][0].dtype == seen[0][1] == torch.float32
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=IF_SLOW) for name in NAMES])
+@pytest.mark.sample(3)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_one_graph_without_a_gradient_of_a_weight(narrow, name) -> None:
     """Forward and backward as the trainer compiles them: every convolution's backward is for its input alone."""
     network, inputs = narrow(name)
@@ -88,7 +90,7 @@ def test_one_graph_without_a_gradient_of_a_weight(narrow, name) -> None:
     assert results and not results & {parameter.shape for parameter in network.parameters()}
 
 
-@IF_SLOW
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_by_inductor(example, dtype) -> None:
     network = prepare(example.network, dtype)

@@ -45,6 +45,7 @@ def test_bad_options(values, message) -> None:
         options_from_json(values)
 
 
+@pytest.mark.sample(3)
 def test_classes_as_numbers_and_as_vectors(example) -> None:
     network, (images, level, labels) = example
     torch.testing.assert_close(network(images, level, F.one_hot(labels, 4).float()), network(images, level, labels))

@@ -54,6 +54,7 @@ def test_parameters(name) -> None:
     assert round(parameters / 1e6, 1) == COUNTS[name][0]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", [name for name, (_, operations) in COUNTS.items() if operations is not None])
 def test_operations(name) -> None:
     options: Any = PUBLISHED[name]
