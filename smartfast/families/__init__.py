@@ -1,11 +1,13 @@
 """What can be trained, by the name that gan.family takes and that files hold."""
 
 from smartfast.families.base import Family
+from smartfast.families.biggan.family import BigGan
 from smartfast.families.denoiser.family import DenoiserFamily
 from smartfast.families.r3gan.family import R3Gan
 from smartfast.families.stylegan2.family import StyleGan2
 
 FAMILIES: dict[str, type[Family]] = {
+    "biggan": BigGan,
     "denoiser": DenoiserFamily,
     "r3gan": R3Gan,
     "stylegan2": StyleGan2,
