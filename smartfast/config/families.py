@@ -9,6 +9,7 @@ from smartfast.config.ranges import (
     Count,
     CountOrZero,
     Depth,
+    Epsilon,
     Fraction,
     KimgOrZero,
     LogSigma,
@@ -283,6 +284,68 @@ class R3GanLoss(LossSettings):
     """Length per pixel of the direction of a finite difference. Default: ours."""
 
 
+@dataclass(frozen=True)
+class BigGanGan(GanSettings):
+    """The two networks (BigGAN, arXiv 1809.11096), for images of 32 to 256 pixels with classes. "BigGAN" is the
+    ImageNet configuration of its authors' public code, ajbrock/BigGAN-PyTorch."""
+
+    family: Literal["biggan"] = "biggan"
+    """Which kind of model is trained. Default: ours."""
+    z_dim: Width = 120
+    """Dimension of the latent z; a hierarchical one is rounded down to equal pieces. Default: BigGAN."""
+    hierarchical: bool = True
+    """Give each block of the generator a piece of z of its own. Needs gan.shared_dim. Default: BigGAN."""
+    shared_dim: CountOrZero = 128
+    """Dimension of the embedding of classes that all norms of the generator share; 0 = each norm has its own table.
+    Default: BigGAN."""
+    width_g: Count = 96
+    """Feature maps of the generator at the full resolution; a quarter of all of them at 32 pixels. Default: BigGAN."""
+    width_d: Count = 96
+    """Feature maps of the discriminator's first block; a quarter of all of them at 32 pixels. Default: BigGAN."""
+    attention_g: tuple[Count, ...] = (64,)
+    """Resolutions of the generator, in pixels, with attention behind their block. Default: BigGAN."""
+    attention_d: tuple[Count, ...] = (64,)
+    """Those of the discriminator; at 32 pixels 16 means all its blocks, as in the public code. Default: BigGAN."""
+    init: Literal["orthogonal", "normal"] = "orthogonal"
+    """How weights begin: orthogonal, or normal with standard deviation 0.02. Default: BigGAN; on CIFAR-10 normal."""
+    spectral_eps: Epsilon = 1e-6
+    """Least length of a vector that spectral norm divides by. Default: BigGAN; on CIFAR-10 1e-8."""
+    norm_eps: Epsilon = 1e-5
+    """Epsilon of the generator's conditional batch norms. Default: BigGAN's code; the paper has 1e-4."""
+    sync_batch_norm: bool = False
+    """Normalise the images of all processes together, instead of those of each process. Default: BigGAN."""
+    sampling: Literal["standing", "running"] = "standing"
+    """What samples are normalised with: the mean statistics of gan.standing_passes batches that are drawn with the
+    averaged weights, or running averages from the training. Default: the paper's."""
+    standing_passes: Count = 16
+    """Batches behind the standing statistics. Default: BigGAN's code."""
+    standing_batch: Count = 64
+    """Images in each of those batches. Default: ours."""
+
+
+@dataclass(frozen=True)
+class BigGanLoss(LossSettings):
+    """The objective (BigGAN). The average follows loss.ema_decay: optim.ema_kimg and optim.ema_rampup do nothing."""
+
+    adversarial: Literal["hinge", "logistic"] = "hinge"
+    """Hinge loss, or the non-saturating logistic one. Default: BigGAN."""
+    d_steps: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 1
+    """Discriminator steps per generator step, each with images of its own. Default: BigGAN; 4 on CIFAR-10."""
+    split_d: bool = False
+    """Show fakes and reals to the discriminator one after the other instead of together: less memory, and spectral norm
+    makes two power iterations per step. Default: BigGAN."""
+    ortho_g: Weight = 0.0
+    """Weight of the generator's orthogonal regularization. Default: BigGAN's code; the paper has 1e-4."""
+    ortho_d: Weight = 0.0
+    """Weight of the discriminator's. Default: BigGAN."""
+    ortho_form: Literal["off_diagonal", "full"] = "off_diagonal"
+    """Rows of each weight are to be orthogonal; full: and of length 1. Default: BigGAN."""
+    ema_decay: Fraction = 0.9999
+    """Decay per iteration of the averaged generator. Default: BigGAN."""
+    ema_start: CountOrZero = 20000
+    """Iteration with which the average begins; until then it is a copy. Default: BigGAN; 1000 on CIFAR-10."""
+
+
 class FamilySettings(NamedTuple):
     """The two groups of one family."""
 
@@ -295,6 +358,7 @@ DEFAULT_FAMILY = "stylegan2"
 
 FAMILY_SETTINGS: dict[str, FamilySettings] = {
     "aurora": FamilySettings(AuroraGan, AuroraLoss),
+    "biggan": FamilySettings(BigGanGan, BigGanLoss),
     "denoiser": FamilySettings(DenoiserGan, DenoiserLoss),
     "r3gan": FamilySettings(R3GanGan, R3GanLoss),
     "stylegan2": FamilySettings(StyleGan2Gan, StyleGan2Loss),

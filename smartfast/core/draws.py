@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     AUGMENT_REALS = 65
     AUGMENT_G = 66
     AUGMENT_REALS_AGAIN = 67
+    STANDING = 68
+    TRUNCATION = 69
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
     PIXELS = 32  # added to a purpose: normal numbers of pixels beside those of images
 

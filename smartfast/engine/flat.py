@@ -100,7 +100,8 @@ class MovingBuffers:
         for (module, name), piece in zip(floats, self.pending.split(sizes), strict=True):
             buffer = module.get_buffer(name)
             view = piece[: buffer.numel()].view(buffer.shape)
-            module._buffers[name] = view.copy_(buffer)
+            # Its own version counter: autograd would take the move of one buffer for that of all in the same memory.
+            module._buffers[name] = view.copy_(buffer).data
         self.live = self.pending.clone()
 
     def commit(self, averaged: Tensor, bad: Tensor) -> None:

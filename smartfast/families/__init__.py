@@ -2,12 +2,14 @@
 
 from smartfast.families.aurora.family import Aurora
 from smartfast.families.base import Family
+from smartfast.families.biggan.family import BigGan
 from smartfast.families.denoiser.family import DenoiserFamily
 from smartfast.families.r3gan.family import R3Gan
 from smartfast.families.stylegan2.family import StyleGan2
 
 FAMILIES: dict[str, type[Family]] = {
     "aurora": Aurora,
+    "biggan": BigGan,
     "denoiser": DenoiserFamily,
     "r3gan": R3Gan,
     "stylegan2": StyleGan2,

@@ -61,6 +61,21 @@ def r1_penalty(d: Callable[[Tensor, Tensor | None], Tensor], reals: Tensor, c: T
     return squared_gradient(d(reals, c), reals)
 
 
+def orthogonal_penalty(weight: Tensor, *, with_lengths: bool = False) -> Tensor:
+    """How far the rows of a weight [O, ...] are from orthogonal, a scalar: half the squared products of all pairs.
+
+    The first form is BigGAN's (Brock et al., arXiv 1809.11096, eq. 3) times 1/2, which its public code has.
+
+    Args:
+        with_lengths: Also how far their squared lengths are from 1 (Brock et al., arXiv 1609.07093).
+    """
+    rows = weight.flatten(1)
+    products = rows @ rows.t()
+    unit = torch.eye(len(rows), device=rows.device, dtype=rows.dtype)
+    off = products - unit if with_lengths else products * (1 - unit)
+    return off.square().sum() / 2
+
+
 def adversarial_costs(flops: dict[str, float], smart: SmartConfig, *, d_steps: int = 1) -> list[Cost]:
     """Cost of d_main, g_main and, where `flops` has a scorer, of the score term that joins g_main.
 

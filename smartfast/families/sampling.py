@@ -23,11 +23,13 @@ Noise = Literal["const", "random", "none"]
 @dataclass(frozen=True)
 class Look:
     """How images are drawn. psi: truncation, 1 = none. cutoff: leading layers that it acts on, None = all. noise: of
-    the generator's layers, where it has any: the stored one, one that the seed draws, or none."""
+    the generator's layers, where it has any: the stored one, one that the seed draws, or none. threshold: values of a
+    latent beyond it are drawn again, None = none."""
 
     psi: float = 1.0
     cutoff: int | None = None
     noise: Noise = "const"
+    threshold: float | None = None
 
 
 PLAIN = Look()

@@ -66,7 +66,6 @@ class Trainer:
         self.is_resumed = checkpoint is not None
         self.interruption = interruption or Interruption()
         self.interruption.may_stop = lambda: training.images in (0, self.saved_images)
-        self.sampler = training.sampler()
         shape = grid_shape(dataset.resolution, 0 if are_vectors(dataset.labels) else dataset.num_classes)
         self.grid = shape._replace(rows=min(shape.rows, training.family.sheet_rows or shape.rows))
         self.sheets, self.shown_images = Sheets(self.run_dir, self.grid.columns, accelerator.trackers), -1
@@ -297,7 +296,7 @@ class Trainer:
 
     def _sheet_to_write(self, file: str) -> Callable[[], None]:
         """A function that writes a sheet of samples of this moment, which the trackers have by then."""
-        images, self.shown_images = self.sampler.grid(self.grid), self.training.images
+        images, self.shown_images = self.training.sampler().grid(self.grid), self.training.images
         self.sheets.show("fakes", images, step=self.training.images)
         return self.sheets.writing(file, images)
 
@@ -351,7 +350,7 @@ class Trainer:
         self.evaluated_images = self.training.images
         try:
             values = evaluate(
-                self.sampler,
+                self.training.sampler(),
                 self.dataset,
                 self.config.metrics,
                 device=self.training.device,

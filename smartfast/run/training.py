@@ -236,7 +236,7 @@ class Training:
         self.images = images
 
     def sampler(self) -> Sampler:
-        """What draws images from the averaged network."""
+        """What draws images from the averaged network as it is now."""
         return self.family.sampler(self.ema.module, data_labels=self.data_labels, seed=self.config.run.seed)
 
     def averaged_weights(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

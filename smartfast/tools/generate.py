@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from smartfast.config.ranges import Count, CountOrZero, FilePath, LabelNumber, Truncation, in_range
+from smartfast.config.ranges import Count, CountOrZero, FilePath, LabelNumber, Ratio, Truncation, in_range
 from smartfast.core.draws import are_vectors
 from smartfast.core.grids import grid_shape, save_grid
 from smartfast.core.pixels import to_uint8
@@ -49,6 +49,8 @@ class GenerateOptions:
     `0.5,0.7,1`, give each image with each of them, side by side in the sheet. (stylegan2-ada: --trunc)"""
     truncation_cutoff: CountOrZero | None = None
     """Number of leading layers that truncation acts on; unset = all. (stylegan2-ada: truncation_cutoff of G)"""
+    truncation_threshold: Ratio | None = None
+    """Values of the latent beyond this are drawn again, as BigGAN truncates; unset = none, 0.5 is strong."""
     noise: Literal["const", "random", "none"] = "const"
     """Per-pixel noise: the stored one, one drawn from the seed, or none. (stylegan2-ada: --noise-mode)"""
     columns: Count | None = None
@@ -217,7 +219,8 @@ def _looks(options: GenerateOptions) -> list[Look]:
     psis = wanted if isinstance(wanted, tuple) else (wanted,)
     if not psis or len(set(psis)) < len(psis):
         raise UserError(f"truncation_psi is {list(psis)}, expected one or several, each once")
-    return [Look(psi, options.truncation_cutoff, options.noise) for psi in psis]
+    threshold = options.truncation_threshold
+    return [Look(psi, options.truncation_cutoff, options.noise, threshold) for psi in psis]
 
 
 @torch.no_grad()

@@ -82,3 +82,27 @@ def test_loaded_buffers_are_live_and_what_a_process_average_says_is_taken() -> N
     average = phase.network.moving.pending + 0.5  # and another process's moved further
     phase.network.moving.commit(average, torch.tensor(0.0))
     assert module.passes.tolist() == [6.5, 8.5] and module.constant.tolist() == [1, 1]
+
+
+class Scaled(nn.Module):
+    """A layer that moves its buffer, and whose gradient needs the buffer after that."""
+
+    moving_buffers = ("scale",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("scale", torch.full((3,), 2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.scale.mul_(2)
+        return x * self.weight * self.scale
+
+
+def test_a_layer_may_save_its_buffer_for_the_gradient_though_others_move_theirs_after_it() -> None:
+    module = nn.Sequential(Scaled(), Scaled())
+    phase = make(module)
+    _, _, gradients = phase.compute(torch.ones(1, 3))
+    for gradient in gradients:
+        assert torch.allclose(gradient, torch.full((3,), 16 * 16 * 2 / 3))

@@ -55,6 +55,9 @@ SUPPORTED_TOPICS = (
     "r3gan_networks",
     "r3gan_losses",
     "aurora_generator",
+    "biggan",
+    "biggan_losses",
+    "biggan_step",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from smartfast.cli import main
+from smartfast.families import FAMILIES
 from smartfast.scorers import load_scorer
 
 pytestmark = pytest.mark.usefixtures("own_cache")  # what is found in its images is of no use to anybody else
@@ -213,7 +214,7 @@ CASES = {
         ["--optim.betas=[0.0, {kind: linear, kimg: [0, 10], values: [0.9, 1.0]}]"],
         "optim.betas is 1.0, expected a number of at least 0 and below 1",
     ),
-    "another family": (["--gan.family=gpt"], "gan.family is gpt, expected one of denoiser, r3gan, stylegan2"),
+    "another family": (["--gan.family=gpt"], f"gan.family is gpt, expected one of {', '.join(FAMILIES)}"),
     "a diffusion model with a score term": (
         ["--gan.family=denoiser", "--smart.frequency=8"],
         "smart.frequency is 8, expected 0: a diffusion model has no fakes",

@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from smartfast.core.draws import Purpose
+from smartfast.errors import UserError
 from smartfast.families.sampling import PLAIN, Look, Places, Sampler
 from smartfast.families.stylegan2.latents import LatentSampler
 from smartfast.kernels import philox_normal
@@ -48,6 +49,8 @@ class StyleGan2Sampler(Sampler):
         return images, latents.labels
 
     def images(self, z: Tensor, c: Tensor | None, seeds: Tensor, look: Look) -> Tensor:
+        if look.threshold is not None:
+            raise UserError(f"found truncation_threshold {look.threshold:g}, expected none: StyleGAN2 truncates by psi")
         noise = self._seeded_noise(seeds) if look.noise == "random" else look.noise
         return self.module(z, c, look.psi, look.cutoff, noise)
 
