@@ -208,9 +208,22 @@ def operations_of(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def operation_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    """FLOPs of an operation by PyTorch's formula; 0 where there is none."""
-    formula = flop_registry.get(getattr(func, "overloadpacket", None))
-    return 0 if formula is None else formula(*args, **kwargs, out_val=result)
+    """FLOPs of an operation by PyTorch's formula; 0 where there is none.
+
+    For the weight's gradient of a convolution in groups that formula takes every channel with every other one.
+    """
+    packet = getattr(func, "overloadpacket", None)
+    formula = flop_registry.get(packet)
+    if formula is None:
+        return 0
+    if packet is not aten.convolution_backward:
+        return formula(*args, **kwargs, out_val=result)
+    *others, groups, mask = args
+    of_input, of_weight = (
+        formula(*others, groups, [place == other and mask[place] for other in range(3)], **kwargs, out_val=result)
+        for place in range(2)
+    )
+    return of_input + of_weight // groups
 
 
 def _is_filter(inputs: dict[str, Any]) -> bool:

@@ -131,12 +131,11 @@ class R3Gan(Family):
         return R3GanSampler(module, data_labels=data_labels, seed=seed)
 
     def costs(self, flops: dict[str, float]) -> list[Cost]:
-        """d_main: a generator's pass; of the discriminator two passes with gradients, and of each penalty twice that
-        (the second derivative), or one pass more with its gradients."""
+        """d_main: a generator's pass; of the discriminator two passes with gradients, and for each penalty three more:
+        the images' gradient and the two of its derivative, or one more pass with its gradients."""
         d_main, g_main, *score = adversarial_costs(flops, self.config.smart)
-        penalties = 8 if self.loss.penalty == "exact" else 6
         return [
-            d_main._replace(flops=d_main.flops + penalties * flops["d"]),
+            d_main._replace(flops=d_main.flops + 6 * flops["d"]),
             g_main._replace(flops=g_main.flops + flops["d"]),
             *score,
         ]

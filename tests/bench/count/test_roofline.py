@@ -54,6 +54,13 @@ def test_convolution_by_hand() -> None:
     ]
 
 
+def test_convolution_in_groups_by_hand() -> None:
+    """Each gradient multiplies as often as the convolution does, where PyTorch's counter says four times."""
+    layer, x = nn.Conv2d(8, 16, 3, padding=1, groups=4, bias=False), torch.randn(2, 8, 6, 6, requires_grad=True)
+    flops = 2 * (2 * 16 * 6 * 6) * (2 * 9)
+    assert [flops for _, _, _, flops, _ in counted(layer, x)] == [flops] * 3
+
+
 def test_upsampling_layer_in_half_precision_by_hand() -> None:
     layer = StyledConv(8, 16, 4, 12, up=2, use_noise=False)
     x, styles = torch.randn(2, 8, 6, 6, dtype=torch.float16), torch.randn(2, 8)
