@@ -23,7 +23,17 @@ from .upfirdn2d.op import downsample2d, filter2d, setup_filter, upfirdn2d, upsam
 from .warp2d.op import warp2d
 
 if importlib.util.find_spec("triton") is not None:
-    for _module in ("philox", "bias_act", "epilogue", "upfirdn2d", "conv2d", "score_noise", "warp2d", "grouped_linear"):
+    for _module in (
+        "philox",
+        "bias_act",
+        "epilogue",
+        "upfirdn2d",
+        "conv2d",
+        "score_noise",
+        "warp2d",
+        "grouped_linear",
+        "l2_attention",
+    ):
         importlib.import_module(f".{_module}.triton", __name__)  # registers its ops
     importlib.import_module(".conv2d.gemm", __name__)
 

@@ -157,8 +157,6 @@ def test_explain_names_implementation_and_reason_of_every_op(monkeypatch: pytest
         assert explain(op, **call, impl="aten") == f"{op} on cpu: aten (asked for)"
         with use("auto"):
             assert explain(op, **call) == f"{op} on cpu: aten (auto takes plain PyTorch on cpu)"
-        if op in ("grouped_linear", "l2_attention"):  # which have no Triton implementation
-            continue
         with use("triton"):
             assert explain(op, **call).startswith(f"{op} on cpu: triton (asked for)")
 

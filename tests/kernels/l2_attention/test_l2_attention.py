@@ -9,10 +9,7 @@ from torch import Tensor
 from smartfast.kernels import l2_attention
 from smartfast.kernels.l2_attention import aten, spec
 
-pytestmark = [
-    pytest.mark.usefixtures("implementation"),
-    pytest.mark.parametrize("implementation", ["aten"], indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("implementation")
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 SCALE = 0.6
