@@ -4,12 +4,15 @@ Most of a generator cannot be read off its tensors, so that a file is read only 
 the defaults of SMaRt's models/text_generator.py.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from smartfast.interop.hammer import PROJECT as HAMMER
+from smartfast.interop.project import Project
 from smartfast.interop.recognise import Network
 
 _DEFAULTS: dict[str, object] = {
@@ -100,6 +103,7 @@ _SWITCHES = {
 }
 _GAINS = {"mapping_lr_multiplier": "mapping_lr_mul", "residual_gain": "residual_gain", "attention_gain": "attn_gain"}
 _LARGEST = 10**6
+_MAX_SHOWN = 4000
 
 
 def options_of(kwargs: Mapping[str, object]) -> dict[str, Any]:
@@ -190,3 +194,17 @@ def _switch(given: Mapping[str, Any], name: str) -> bool:
     if type(given[name]) is not bool:
         raise ValueError(f"{name} is {str(given[name])[:60]}, expected true or false")
     return given[name]
+
+
+def _notes(content: Mapping[str, object]) -> list[str]:
+    """The arguments, which nothing else tells of what SMaRt trained."""
+    arguments = content.get("model_kwargs_init")
+    if not isinstance(arguments, dict):
+        return []
+    texts = {name: json.dumps(one, default=lambda value: type(value).__name__) for name, one in arguments.items()}
+    return [f"arguments of {name}: {text[:_MAX_SHOWN]}" for name, text in texts.items()]
+
+
+PROJECT = Project(
+    HAMMER.name, HAMMER.roles, {"aurora generator": generator}, HAMMER.also_read, notes=_notes, family="aurora"
+)

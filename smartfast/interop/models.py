@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from smartfast.errors import UserError
-from smartfast.interop import hammer, nvidia, r3gan, rosinality
+from smartfast.interop import aurora, hammer, nvidia, r3gan, rosinality
 from smartfast.interop.project import Project, Reader
 from smartfast.interop.recognise import Network, networks_in, rest_of
 from smartfast.interop.records import Record, printable
@@ -21,10 +21,10 @@ from smartfast.interop.safe_pickle import read_untrusted
 
 Role = Literal["generator", "discriminator", "generator_ema"]
 ROLES: tuple[Role, ...] = get_args(Role)
-PROJECTS = (nvidia.PROJECT, hammer.PROJECT, rosinality.PROJECT, r3gan.PROJECT)
+PROJECTS = (nvidia.PROJECT, hammer.PROJECT, aurora.PROJECT, rosinality.PROJECT, r3gan.PROJECT)
 _MISFITS = (ValueError, KeyError, IndexError, StopIteration, TypeError, RuntimeError)
 _ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
-_WITHOUT_FAMILY = ("biggan", "aurora")
+_WITHOUT_FAMILY = ("biggan",)
 _MAX_SHOWN = 2000
 
 

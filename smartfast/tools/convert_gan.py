@@ -64,6 +64,8 @@ def kind_of(family: str, options: Mapping[str, Any]) -> str:
     """What a network of a family is, by its arguments, for people."""
     if family == "r3gan":
         name, resolution, classes = "R3GAN", 4 * 2 ** (len(options["widths"]) - 1), options["classes"]
+    elif family == "aurora" and "blocks" in options:
+        name, resolution, classes = "Aurora", 4 * 2 ** (len(options["blocks"]) - 1), options["classes"]
     else:
         name, resolution, classes = "StyleGAN2", options["resolution"], options["c_dim"]
     return f"{name}, {resolution}x{resolution}x{options['channels']}, {classes or 'no'} classes"

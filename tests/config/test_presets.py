@@ -23,6 +23,10 @@ def test_the_interval_is_given_as_noise_to_signal(preset: str) -> None:
         ("biggan_cifar10", edm_schedule(), (40, 60)),
         ("biggan_imagenet128", schedule_from_config({"beta_schedule": "linear"}, "ADM 128"), (25, 35)),
         ("imagenet64", schedule_from_config({"beta_schedule": "squaredcos_cap_v2"}, "ADM 64"), (25, 35)),
+        *(
+            (preset, schedule_from_config({"beta_schedule": "squaredcos_cap_v2"}, "ADM 64"), (25, 35))
+            for preset in ("aurora_imagenet64", "aurora_imagenet64_small")
+        ),
         ("lsun_bedroom256", schedule_from_config({"beta_schedule": "linear"}, "ADM 256"), (25, 35)),
     ],
 )

@@ -43,8 +43,6 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Path]
 def test_converted(case: Any, compare: Callable[..., None], converted: Callable[[Any], Path]) -> None:
     if not (FIXTURES / case.entry["fixture"]).is_file():
         pytest.skip(f"no fixtures: {FIXTURES / case.entry['fixture']} is missing (set SMARTFAST_FIXTURES)")
-    if "aurora" in case.name:
-        pytest.skip("no family of Aurora yet")
     check = check_gan if case.entry["topic"] in GANS else check_scorer
     check(converted(case), case, compare)
 
@@ -64,13 +62,17 @@ def options_of(flags: dict[str, Any]) -> ScorerOptions:
 def check_gan(folder: Path, case: Any, compare: Callable[..., None]) -> None:
     t = case.inputs
     average = open_sampler(folder, DEVICE).module.to(case.dtype)
-    networks = {"G_ema": average, "G": built(folder / "generator").to(DEVICE, case.dtype)}
+    networks = {"G_ema": average}
+    if (folder / "generator.json").is_file():
+        networks["G"] = built(folder / "generator").to(DEVICE, case.dtype)
     if "logits" in case.outputs:
         discriminator = built(folder / "discriminator").to(DEVICE, case.dtype)
         logits = discriminator(t["real_img" if "real_img" in t else "img"], t.get("c"))
         compare("logits", logits.view(case.outputs["logits"].shape))
     if "image" in case.outputs:
-        compare("image", average(t["z"]))
+        compare("image", average(t["z"], t.get("label")))
+    if "wp" in case.outputs and "label" in t:
+        compare("wp", average.latents(t["z"], t["label"]))
     if "img_G" in case.outputs:
         compare("img", average(t["z"], t.get("c")))
         compare("img_G", networks["G"](t["z"], t.get("c")))

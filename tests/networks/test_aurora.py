@@ -1,12 +1,16 @@
 """Aurora's layers against formulas, the generator against itself, and its size."""
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from smartfast.kernels import use
 from smartfast.networks.aurora import AuroraOptions, Generator
 from smartfast.networks.aurora.deformable import deformable_columns
 from smartfast.networks.aurora.experts import Experts
@@ -29,6 +33,16 @@ TINY = AuroraOptions(
     head_dim=8,
 )
 PUBLISHED = AuroraOptions([1, 1, 2, 4, 8], [3, 3, 3, 2, 2], [0, 2, 2, 2, 1], [0, 4, 8, 16, 16], classes=1000)
+SMALL = dataclasses.replace(
+    PUBLISHED,
+    blocks=[2] * 5,
+    attention=[0, 1, 1, 1, 0],
+    experts=[0, 4, 4, 4, 0],
+    channel_max=512,
+    w_dim=512,
+    embedding=512,
+    deformable=False,
+)
 
 
 def randomized(options: AuroraOptions, seed: int = 0) -> Generator:
@@ -170,16 +184,40 @@ def test_a_router_is_not_in_half_precision() -> None:
 
 def test_the_published_size() -> None:
     """1,083 M parameters and 23 copies of w (../shared/facts.md, counted on the original); the small one has 195 M."""
-    small = dict(blocks=[2] * 5, attention=[0, 1, 1, 1, 0], experts=[0, 4, 4, 4, 0], channel_max=512, w_dim=512)
     with torch.device("meta"):
-        g = Generator(PUBLISHED)
-        s = Generator(dataclasses.replace(PUBLISHED, **small, embedding=512, deformable=False))
-    millions = [round(sum(p.numel() for p in one.parameters()) / 1e6) for one in (g, s)]
+        g, small = Generator(PUBLISHED), Generator(SMALL)
+    millions = [round(sum(p.numel() for p in one.parameters()) / 1e6) for one in (g, small)]
     assert millions == [1083, 195] and g.options.num_ws == 23
     parts = {
         part: sum(p.numel() for n, p in g.named_parameters() if part in n) / 1e6 for part in ("mapping", ".ff.net.")
     }
     assert {part: round(count) for part, count in parts.items()} == {"mapping": 5, ".ff.net.": 529}
+
+
+def counted_flops(options: AuroraOptions) -> float:
+    """Of an image, without the memory of the weights."""
+    with torch.device("meta"):
+        g = Generator(options)
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, use("aten"):
+        for module in g.modules():
+            for tensors in (module._parameters, module._buffers):
+                tensors |= {name: torch.empty(t.shape, device="cpu") for name, t in tensors.items() if t is not None}
+        g(torch.empty(1, options.z_dim), torch.empty(1, options.classes))
+    return float(counter.get_total_flops())
+
+
+@pytest.mark.parametrize(("options", "giga"), [(PUBLISHED, 309), (SMALL, 80)])
+def test_the_published_cost(options: AuroraOptions, giga: int) -> None:
+    """../shared/facts.md counts upsampling convolutions by their output, in which three quarters are of zeros, and
+    leaves out those that give the offsets of the taps."""
+    total = counted_flops(options)
+    for (before, after), blocks in zip(pairwise(options.resolutions), options.blocks[1:], strict=True):
+        total += 3 * 2 * 9 * options.width(before) * options.width(after) * before**2
+        if options.deformable and after < 32:
+            total -= blocks * 2 * 27 * 9 * options.width(after) * after**2
+    if options.deformable:
+        total -= options.blocks[0] * 2 * 27 * 9 * options.width(4) * 4**2
+    assert total / 1e9 == pytest.approx(giga, abs=0.5)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ FIXTURES = Path(os.environ.get("SMARTFAST_FIXTURES", Path(__file__).resolve().pa
 NO_GAN = "recognised, but this family is not there yet"
 REASONS = {
     "files/biggan/": NO_GAN,
-    "files/smart/aurora": NO_GAN,
     "files/adm/": "its tensors are of no published network, expected scorer_options.image_size",
 }
 """Of honest files that are not converted, or not without being told more."""

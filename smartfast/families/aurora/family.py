@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,8 @@ from smartfast.families.adversarial import adversarial_costs
 from smartfast.families.aurora.phases import AuroraPhases
 from smartfast.families.aurora.sampler import AuroraSampler
 from smartfast.families.base import AUGMENT_PANEL, SCORE_PANEL, Cost, Family, Panel, Parts
+from smartfast.families.imported import weights_of_file
+from smartfast.families.start import StartWeights
 from smartfast.networks.aurora import AuroraOptions, Generator, ResidualAttention
 from smartfast.networks.stylegan2 import Discriminator
 from smartfast.networks.stylegan2.layers import feature_maps
@@ -80,6 +83,11 @@ class Aurora(Family):
             **half,
         )
         return {"g": self.g, "d": self.d}
+
+    @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Of a file of SMaRt's or Hammer's projects."""
+        return weights_of_file(path)
 
     @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
@@ -158,6 +166,10 @@ class Aurora(Family):
     @classmethod
     def build(cls, **options: Any) -> nn.Module:
         return Generator(AuroraOptions(**options))
+
+    @classmethod
+    def build_discriminator(cls, **options: Any) -> nn.Module:
+        return Discriminator(**options)
 
     @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> AuroraSampler:

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
+from smartfast.kernels import l2_attention
 from smartfast.networks.aurora.experts import Experts, FeedForward, Routing
 from smartfast.networks.aurora.layers import Dense, GroupNorm, LayerNorm, ModulatedConv, PlainConv
 from smartfast.networks.aurora.options import AuroraOptions
-from smartfast.networks.aurora.stand_ins import l2_attention
 from smartfast.networks.aurora.tokens import as_image, as_tokens
 
 GROUPS = 32

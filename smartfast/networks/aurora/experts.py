@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smartfast.kernels import grouped_linear
 from smartfast.networks.aurora.layers import Dense, ModulatedConv, at_least_float32
-from smartfast.networks.aurora.stand_ins import grouped_linear
 from smartfast.networks.aurora.tokens import as_image, as_tokens
 
 RATIO = 4
