@@ -28,7 +28,7 @@ class ConvertOptions:
 
     source: FilePath
     """A file of StyleGAN2: .pkl of stylegan2-ada-pytorch or stylegan3, .pth of SMaRt or Hammer, .pt of rosinality's.
-    Of R3GAN: its .pkl. Of a scorer: .pt of guided-diffusion or consistency_models, .pkl of EDM or EDM2, a diffusers
+    Of R3GAN: its .pkl. Of Aurora with classes: .pth of SMaRt or Hammer. Of a scorer: .pt of guided-diffusion or consistency_models, .pkl of EDM or EDM2, a diffusers
     folder. With --to also what this command, a run or train-scorer made."""
     out: FilePath
     """The folder to make; with --to nvidia-state-dict a .pt or .safetensors file."""

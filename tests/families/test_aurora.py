@@ -108,13 +108,8 @@ def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str
     return {name for name, value in a.items() if not torch.equal(value, b[name])}
 
 
-slow = pytest.mark.skipif(
-    os.environ.get("SMARTFAST_TEST_SLOW") != "1", reason="compiles for half a minute; set SMARTFAST_TEST_SLOW=1"
-)
-
-
 @pytest.mark.parametrize(
-    "phase", ["g_score", *(pytest.param(name, marks=slow) for name in PHASES if name != "g_score")]
+    "phase", ["g_score", *(pytest.param(name, marks=pytest.mark.slow) for name in PHASES if name != "g_score")]
 )
 def test_a_phase_is_one_graph_with_the_eager_loss_and_gradients(phase: str) -> None:
     run = scattered(training())
