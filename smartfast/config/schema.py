@@ -183,7 +183,8 @@ class PerfConfig:
     """Implementation of the ops; auto takes Triton on a GPU where an op has it, else plain PyTorch (aten, also called
     reference); triton does so too, whatever was measured. Default: ours."""
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
-    """Arithmetic of the networks; fp16 and bf16 apply to gan.half_resolutions, tf32 to the rest. Default: ours."""
+    """Arithmetic of the networks; fp16 and bf16 apply to gan.half_resolutions, or to all of BigGAN's blocks,
+    tf32 to the rest. Default: ours."""
     compile: bool | Literal["max-autotune"] = False
     """torch.compile every phase as one graph: minutes once, seconds in later runs. max-autotune also times variants of
     kernels while compiling. Default: ours."""

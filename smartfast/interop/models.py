@@ -3,7 +3,6 @@
 `read_gan(path)` is what commands and starting weights build upon; what it takes and returns stays as it is.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from smartfast.errors import UserError
-from smartfast.interop import aurora, hammer, nvidia, r3gan, rosinality
+from smartfast.interop import aurora, biggan, hammer, nvidia, r3gan, rosinality
 from smartfast.interop.project import Project, Reader
 from smartfast.interop.recognise import Network, networks_in, rest_of
 from smartfast.interop.records import Record, printable
@@ -21,11 +20,9 @@ from smartfast.interop.safe_pickle import read_untrusted
 
 Role = Literal["generator", "discriminator", "generator_ema"]
 ROLES: tuple[Role, ...] = get_args(Role)
-PROJECTS = (nvidia.PROJECT, hammer.PROJECT, aurora.PROJECT, rosinality.PROJECT, r3gan.PROJECT)
+PROJECTS = (nvidia.PROJECT, hammer.PROJECT, aurora.PROJECT, rosinality.PROJECT, r3gan.PROJECT, biggan.PROJECT)
 _MISFITS = (ValueError, KeyError, IndexError, StopIteration, TypeError, RuntimeError)
 _ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
-_WITHOUT_FAMILY = ("biggan",)
-_MAX_SHOWN = 2000
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Model:
 
 @dataclass(frozen=True)
 class GanFile:
-    """What a file holds of a GAN.
+    """What a file holds of a GAN, of BigGAN a folder of them.
 
     family: Key of `smartfast.families.FAMILIES`.
     project: Whose format the file has.
@@ -52,6 +49,7 @@ class GanFile:
     left_out: Everything else in the file by name -> why.
     notes: What is not the file's, one line each.
     augment_p: Probability of augmentation that training had reached; None = the file has none.
+    files: All that were read.
     """
 
     family: str
@@ -61,23 +59,27 @@ class GanFile:
     left_out: dict[str, str]
     augment_p: float | None
     notes: list[str]
+    files: list[Path]
 
 
 def read_gan(path: Path) -> GanFile:
-    """The GAN in a file of another project; nothing in it is executed.
+    """The GAN in a file of another project, or, of BigGAN, in it and those beside it; nothing in it is executed.
 
     Raises:
         UserError: The file cannot be read, or holds none of a family that is there; what it holds is named.
     """
     content = read_untrusted(path)
-    networks = networks_in(content, path)
+    networks, files = networks_in(content, path), [path]
+    unread: dict[str, str] = {}
+    if "" in networks and networks[""].kind in biggan.PROJECT.readers:
+        networks, content, files, unread = biggan.whole(path, networks[""])
     kinds = {network.kind for network in networks.values()}
     project = next((known for known in PROJECTS if kinds & set(known.readers)), None)
     if project is None:
         raise UserError(f"{path}: {_why_no_gan(networks)}")
     models: dict[Role, Model] = {}
     names: dict[Role, str] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, str] = dict(unread)
     for name, network in networks.items():
         role = next((role for role in ROLES if project.roles.get(name) == role), None)
         reader = project.readers.get(network.kind)
@@ -94,7 +96,8 @@ def read_gan(path: Path) -> GanFile:
     if not models:
         raise UserError(f"{path}: " + "; ".join(f"{name or 'it'}: {reason}" for name, reason in left_out.items()))
     left_out |= {name: why for name, why in rest_of(content, networks).items() if name not in project.also_read}
-    return GanFile(project.family, project.name, models, names, left_out, _augment_p(content), project.notes(content))
+    notes = project.notes(content)
+    return GanFile(project.family, project.name, models, names, left_out, _augment_p(content), notes, files)
 
 
 def _read(reader: Reader, network: Network, content: Mapping[str, object]) -> Model:
@@ -123,14 +126,7 @@ def _check(options: Mapping[str, Any]) -> None:
 
 def _why_no_gan(networks: Mapping[str, Network]) -> str:
     name, network = list(networks.items())[-1]
-    found = f"{printable(name) or 'it'} is of the kind {network.kind}"
-    if not network.kind.startswith(_WITHOUT_FAMILY):
-        return f"{found}, expected a GAN"
-    reason = f"{found}: recognised, but this family is not there yet"
-    if not network.kwargs:
-        return reason
-    kwargs = json.dumps(network.kwargs, default=lambda value: type(value).__name__)
-    return f"{reason}; its arguments: {kwargs[:_MAX_SHOWN]}"
+    return f"{printable(name) or 'it'} is of the kind {network.kind}, expected a GAN"
 
 
 def _why_not(network: Network, project: Project) -> str:

@@ -17,6 +17,7 @@ LICENCES = {
     "stylegan2-ada-pytorch or stylegan3": NVIDIA_GANS,
     "SMaRt or Hammer": "weights published by SMaRt's authors: MIT, `research purpose only`",
     "rosinality/stylegan2-pytorch": "as the author of the weights says; the project's code is MIT",
+    "ajbrock/BigGAN-PyTorch": "weights published by BigGAN-PyTorch's author: MIT",
     "brownvc/R3GAN": "weights published by R3GAN's authors: none stated, ask them",
     "guided-diffusion": "weights published by OpenAI: MIT",
     "consistency_models": "weights published by OpenAI: MIT",

@@ -13,6 +13,7 @@ from smartfast.config.scorer import ScorerOptions
 from smartfast.core.files import user_path
 from smartfast.errors import UserError
 from smartfast.interop import find_networks
+from smartfast.interop.biggan import main_file
 from smartfast.tools.conversion import Conversion
 from smartfast.tools.convert_gan import gan_folder
 from smartfast.tools.convert_scorer import is_scorer, scorer_folder
@@ -28,8 +29,9 @@ class ConvertOptions:
 
     source: FilePath
     """A file of StyleGAN2: .pkl of stylegan2-ada-pytorch or stylegan3, .pth of SMaRt or Hammer, .pt of rosinality's.
-    Of R3GAN: its .pkl. Of Aurora with classes: .pth of SMaRt or Hammer. Of a scorer: .pt of guided-diffusion or consistency_models, .pkl of EDM or EDM2, a diffusers
-    folder. With --to also what this command, a run or train-scorer made."""
+    Of R3GAN: its .pkl. Of BigGAN: a folder of BigGAN-PyTorch, or a .pth in it. Of Aurora with classes: .pth of SMaRt or
+    Hammer. Of a scorer: .pt of guided-diffusion or consistency_models, .pkl of EDM or EDM2, a diffusers folder. With
+    --to also what this command, a run or train-scorer made."""
     out: FilePath
     """The folder to make; with --to nvidia-state-dict a .pt or .safetensors file."""
     to: Literal["smartfast", "nvidia-state-dict", "diffusers"] = "smartfast"
@@ -62,6 +64,8 @@ def _convert(source: Path, out: Path, options: ConvertOptions) -> Conversion:
     known = options.scorer_options
     if options.to == "diffusers":
         return diffusers_folder(source, out, known)
+    if options.to == "smartfast" and source.is_dir() and (file := main_file(source)) is not None:
+        return gan_folder(file, out)
     if options.to == "smartfast" and (source.is_dir() or is_scorer(find_networks(source))):
         return scorer_folder(source, out, known)
     if given := [name for name, value in asdict(known).items() if value is not None]:

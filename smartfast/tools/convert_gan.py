@@ -39,7 +39,7 @@ def gan_folder(source: Path, out: Path) -> Conversion:
         Read.of(names[role], f"{role}.safetensors", model.tensors, kind_of(gan.family, model.options))
         for role, model in models.items()
     ]
-    conversion = Conversion(gan.project, str(out), [Source.of(source)], reads, left_out, notes)
+    conversion = Conversion(gan.project, str(out), [Source.of(file) for file in gan.files], reads, left_out, notes)
     with appear_complete(out) as partial:
         for role, model in models.items():
             save_file(model.tensors, partial / f"{role}.safetensors")
@@ -62,7 +62,9 @@ def _built(gan: GanFile) -> tuple[dict[Role, Model], dict[str, str]]:
 
 def kind_of(family: str, options: Mapping[str, Any]) -> str:
     """What a network of a family is, by its arguments, for people."""
-    if family == "r3gan":
+    if family == "biggan":
+        name, resolution, classes = "BigGAN", options["resolution"], options["classes"]
+    elif family == "r3gan":
         name, resolution, classes = "R3GAN", 4 * 2 ** (len(options["widths"]) - 1), options["classes"]
     elif family == "aurora" and "blocks" in options:
         name, resolution, classes = "Aurora", 4 * 2 ** (len(options["blocks"]) - 1), options["classes"]

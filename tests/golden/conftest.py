@@ -58,6 +58,7 @@ SUPPORTED_TOPICS = (
     "biggan",
     "biggan_losses",
     "biggan_step",
+    "file_biggan",
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from smartfast.config.scorer import ScorerOptions
+from smartfast.core.draws import one_hot
 from smartfast.families import FAMILIES
 from smartfast.families.saved import open_sampler
 from smartfast.scorers.loading import FORMATS
@@ -21,7 +22,7 @@ from smartfast.tools.convert import ConvertOptions, convert
 FIXTURES = Path(os.environ.get("SMARTFAST_FIXTURES", Path(__file__).resolve().parents[3] / "shared" / "fixtures"))
 DEVICE = torch.get_default_device()
 GANS = ("file_stylegan2_ada", "file_stylegan3", "file_smart", "file_rosinality", "file_r3gan")
-GOLDEN_TOPIC = (*GANS, "file_adm", "file_edm", "file_edm2")
+GOLDEN_TOPIC = (*GANS, "file_biggan", "file_adm", "file_edm", "file_edm2")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Path]
 def test_converted(case: Any, compare: Callable[..., None], converted: Callable[[Any], Path]) -> None:
     if not (FIXTURES / case.entry["fixture"]).is_file():
         pytest.skip(f"no fixtures: {FIXTURES / case.entry['fixture']} is missing (set SMARTFAST_FIXTURES)")
-    check = check_gan if case.entry["topic"] in GANS else check_scorer
-    check(converted(case), case, compare)
+    checks = {"file_biggan": check_biggan} | dict.fromkeys(GANS, check_gan)
+    checks.get(case.entry["topic"], check_scorer)(converted(case), case, compare)
 
 
 def options_of(flags: dict[str, Any]) -> ScorerOptions:
@@ -80,6 +81,14 @@ def check_gan(folder: Path, case: Any, compare: Callable[..., None]) -> None:
         look = run["truncation_psi"], run.get("truncation_cutoff")
         compare(f"img_{run['name']}", networks[run["network"]](t["z"], t.get("c"), *look))
     assert compare.errors
+
+
+def check_biggan(folder: Path, case: Any, compare: Callable[..., None]) -> None:
+    t = case.inputs
+    names = {"image": "generator_ema", "image_G": "generator", "logits": "discriminator"}
+    for output, name in names.items():
+        network = built(folder / name).to(DEVICE, case.dtype)
+        compare(output, network(t["x" if output == "logits" else "z"], one_hot(t["y"], case.args["G"]["n_classes"])))
 
 
 def built(path: Path) -> nn.Module:

@@ -168,7 +168,6 @@ def test_what_is_left_out_is_named(fixtures: Path) -> None:
 
 
 UNSUPPORTED = {
-    "biggan/C10_legacy/G_ema.pth": "it is of the kind biggan generator: recognised, but this family is not there yet",
     "stylegan3/config_t.pkl": "a StyleGAN3 generator .config-t or config-r., which is not supported",
     "stylegan3/config_r.pkl": "a StyleGAN3 generator .config-t or config-r., which is not supported",
     "edm2/pixel_uncond_ema0.050.pkl": "ema is of the kind edm2 unet, expected a GAN",

@@ -1,6 +1,7 @@
 """BigGAN as a family: several discriminator steps per generator step, moving buffers in both networks."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,9 @@ from smartfast.families.adversarial import adversarial_costs
 from smartfast.families.base import AUGMENT_PANEL, SCORE_PANEL, Cost, Family, Panel, Parts
 from smartfast.families.biggan.phases import BigGanPhases
 from smartfast.families.biggan.sampler import BigGanSampler
+from smartfast.families.imported import weights_of_file
+from smartfast.families.start import StartWeights
+from smartfast.interop.biggan import main_file
 from smartfast.networks.biggan import RESOLUTIONS, BigGanOptions, Discriminator, Generator, latent_slots
 
 _HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,6 +62,11 @@ class BigGan(Family):
             half_dtype=half,
         )
         return {"g": self.g, "d": self.d}
+
+    @classmethod
+    def foreign_weights(cls, path: Path) -> StartWeights | None:
+        """Of the files of BigGAN-PyTorch, or of a folder with them."""
+        return weights_of_file(main_file(path) or path if path.is_dir() else path)
 
     @classmethod
     def check_settings(cls, config: Config, images_at_a_time: int) -> None:
@@ -123,6 +132,10 @@ class BigGan(Family):
     @classmethod
     def build(cls, **options: Any) -> nn.Module:
         return _generator(**options)
+
+    @classmethod
+    def build_discriminator(cls, **options: Any) -> nn.Module:
+        return Discriminator(BigGanOptions(**options))
 
     @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> BigGanSampler:
