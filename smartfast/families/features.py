@@ -76,7 +76,7 @@ def open_features(path: str | Path, sampler: Sampler) -> DiscriminatorFeatures |
     return DiscriminatorFeatures(module.eval().requires_grad_(False).to(sampler.device), layers, sampler.num_classes)
 
 
-def _converted(weights: Path) -> tuple[nn.Module, type[Family]]:
+def _converted(weights: Path) -> tuple[nn.Module | None, type[Family]]:
     options = json.loads(weights.with_suffix(".json").read_text())
     family, tensors = FAMILIES[options.pop("family")], load_file(weights)
     module = without_memory(lambda: family.build_discriminator(**options), weight_shapes(weights))
@@ -93,8 +93,9 @@ def _trained(folder: Path, sampler: Sampler) -> tuple[nn.Module | None, type[Fam
     config = load_config(config_file)
     config = replace(config, perf=replace(config.perf, precision="fp32"))
     channels, resolution, _ = sampler.image_shape
-    labels = dict(labels=True, classes=sampler.num_classes) if sampler.num_classes else {}
-    images = planned_images(DataConfig(path=str(folder), resolution=resolution, **labels), channels)
+    classes = sampler.num_classes
+    data = DataConfig(path=str(folder), resolution=resolution, labels=classes > 0, classes=classes or None)
+    images = planned_images(data, channels)
     assert images is not None, "size and classes are given"
     family = FAMILIES[config.gan.family]
     module = family(config, images).modules.get("d")
