@@ -60,6 +60,15 @@ def style_mix(arguments: Sequence[str]) -> int:
     return 0
 
 
+def project(arguments: Sequence[str]) -> int:
+    """Find the styles of a photo: the image nearest to it, the way there, and a latent file."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.project import ProjectOptions, project
+
+    project(parse_options(ProjectOptions, arguments, command="project"))
+    return 0
+
+
 def evaluate(arguments: Sequence[str]) -> int:
     """Compute the metrics of a checkpoint."""
     from smartfast.config.parse import parse_options
@@ -136,6 +145,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "generate": generate,
     "interpolate": interpolate,
     "style-mix": style_mix,
+    "project": project,
     "evaluate": evaluate,
     "dataset": dataset,
     "convert": convert,

@@ -157,7 +157,8 @@ class StyleGan2Gan(GanSettings):
     discriminator sees a class collapse; fakes then take the labels of the reals. Default: StyleGAN2 mixes classes."""
     freeze_d: CountOrZero = 0
     """Layers of the discriminator, counted from the image down, that keep the weights they start with; 0 = none. For a
-    run that starts from other weights (run.init_from). Default: ADA (`--freezed`; Mo et al., arXiv 2002.10964)."""
+    run that starts from other weights (run.init_from). Default: ADA (Mo et al., arXiv 2002.10964).
+    (stylegan2-ada: --freezed)"""
     half_resolutions: CountOrZero = 4
     """Highest resolutions that run in half precision when perf.precision is fp16 or bf16. Default: ADA."""
     conv_clamp: Clamp | None = 256.0
@@ -172,7 +173,7 @@ class StyleGan2Loss(LossSettings):
 
     r1_gamma: Weight | Schedule = 10.0
     """Weight of the R1 penalty, a number or a schedule; 0 = off, though Adam's correction for it stays. ADA's rule of
-    thumb is 0.0002 * resolution^2 / batch. Default: StyleGAN2."""
+    thumb is 0.0002 * resolution^2 / batch. Default: StyleGAN2. (stylegan2-ada: --gamma)"""
     r1_interval: CountOrZero = 16
     """Iterations between two R1 steps; 0 = off. Default: StyleGAN2."""
     path_length_weight: Weight = 2.0

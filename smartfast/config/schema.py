@@ -40,19 +40,22 @@ class RunConfig:
     """Where the run goes and how long it is."""
 
     dir: FilePath = "runs/train"
-    """Folder of the run. Training resumes from its newest complete checkpoint. Default: ours."""
+    """Folder of the run. Training resumes from its newest complete checkpoint. Default: ours.
+    (stylegan2-ada: --outdir)"""
     seed: Seed = 0
-    """Seed of every random number of the run. Default: ADA."""
+    """Seed of every random number of the run. Default: ADA. (stylegan2-ada: --seed)"""
     init_from: FilePath | None = None
     """Weights to start from: a run folder (its newest checkpoint), a checkpoint folder, a folder of `smartfast convert`
     or a file of weights. What fits by name and shape is loaded, the rest is new; resolution, classes and widths may
-    differ. It turns optim.ema_rampup off, as ADA does. A run that is resumed does not read it again. Default: none."""
+    differ. It turns optim.ema_rampup off, as ADA does. A run that is resumed does not read it again. Default: none.
+    (stylegan2-ada: --resume)"""
     kimg: Kimg = 25000.0
-    """Length of the training, in thousands of real images shown to the discriminator. Default: ADA."""
+    """Length of the training, in thousands of real images shown to the discriminator. Default: ADA.
+    (stylegan2-ada: --kimg)"""
     tick_kimg: Kimg = 4.0
     """Images between two status lines, in thousands. Default: ADA."""
     snapshot_ticks: Count = 50
-    """Ticks between two checkpoints with their sample grids. Default: ADA."""
+    """Ticks between two checkpoints with their sample grids. Default: ADA. (stylegan2-ada: --snap)"""
     keep_checkpoints: Count = 3
     """Number of newest checkpoints kept on disk; older ones are deleted. Default: ours."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
@@ -63,7 +66,8 @@ class RunConfig:
     """Resume under settings that shift the arithmetic of the run, which are refused otherwise; each one is printed, and
     the older config.yaml stays as config.<kimg>.yaml. Default: ours."""
     dry_run: bool = False
-    """Print the resolved configuration, the networks and the estimated cost; train nothing."""
+    """Print the resolved configuration, the networks and the estimated cost; train nothing.
+    (stylegan2-ada: --dry-run)"""
 
 
 @dataclass(frozen=True)
@@ -71,21 +75,22 @@ class DataConfig:
     """The training images."""
 
     path: FilePath = "digits"
-    """`digits` (bundled), a folder, a stylegan2/3 data-set .zip, an .npz, or `hf:owner/name[:split]`."""
+    """`digits` (bundled), a folder, a stylegan2/3 data-set .zip, an .npz, or `hf:owner/name[:split]`.
+    (stylegan2-ada: --data)"""
     resolution: Resolution | None = None
     """Height and width in pixels that the images must have; unset takes the images' own. `digits` is enlarged to it."""
     labels: bool = False
-    """Train with the labels, classes or vectors of numbers (sub-folders, dataset.json or the file's own). Default: ADA
-    (`--cond`)."""
+    """Train with the labels, classes or vectors of numbers (sub-folders, dataset.json or the file's own). Default: ADA.
+    (stylegan2-ada: --cond)"""
     classes: Count | None = None
     """Number of classes, or numbers of a label vector, that the images must have with data.labels; unset takes the
     images' own."""
     mirror: bool = False
-    """Flip each real image horizontally with probability 1/2. Default: ADA (`--mirror`)."""
+    """Flip each real image horizontally with probability 1/2. Default: ADA. (stylegan2-ada: --mirror)"""
     cache: Literal["auto", "device", "stream"] = "auto"
     """Keep the images on the device as uint8, or stream them; auto keeps what fits in a quarter of the memory."""
     workers: Processes = 3
-    """Loader processes when streaming. Default: ADA."""
+    """Loader processes when streaming. Default: ADA. (stylegan2-ada: --workers)"""
     holdout: CountOrZero = 0
     """Images, spread evenly over the data set, that are kept out of the training. Default: ours."""
 
@@ -139,7 +144,8 @@ class OptimConfig:
     """Batch, optimizers and the averaged generator."""
 
     batch: Count = 32
-    """Images per iteration over all processes. Default: ours; ADA depends on the resolution."""
+    """Images per iteration over all processes. Default: ours; ADA depends on the resolution.
+    (stylegan2-ada: --batch)"""
     batch_gpu: Count | None = None
     """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
     lr_g: Rate | Schedule = 0.0025
@@ -162,7 +168,8 @@ class MetricsConfig:
 
     names: tuple[Literal["fid", "kid", "isc", "prc", "diversity"], ...] = ("fid",)
     """fid, kid, isc (inception score), prc (precision, recall), diversity (within-class). The results are named after
-    their features too, such as fd_digits; fid, kid and isc alone mean inception. Default: ADA (FID)."""
+    their features too, such as fd_digits; fid, kid and isc alone mean inception. Default: ADA (FID).
+    (stylegan2-ada: --metrics)"""
     every_ticks: CountOrZero = 50
     """Ticks between two evaluations; 0 = never. Default: ADA."""
     samples: Samples = 50000
@@ -184,7 +191,7 @@ class PerfConfig:
     reference); triton does so too, whatever was measured. Default: ours."""
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
     """Arithmetic of the networks; fp16 and bf16 apply to gan.half_resolutions, or to all of BigGAN's blocks,
-    tf32 to the rest. Default: ours."""
+    tf32 to the rest. Default: ours. (stylegan2-ada: --fp32, --allow-tf32)"""
     compile: bool | Literal["max-autotune"] = False
     """torch.compile every phase as one graph: minutes once, seconds in later runs. max-autotune also times variants of
     kernels while compiling. Default: ours."""
@@ -192,7 +199,8 @@ class PerfConfig:
     """Capture each phase, with its optimizer step, and replay it as one CUDA graph; with several processes two, around
     the average over processes. Needs a GPU. Default: ours."""
     channels_last: bool = False
-    """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
+    """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours.
+    (stylegan2-ada: --nhwc)"""
     profile: Iterations = 0
     """Iterations to trace with torch.profiler, once everything is compiled and captured; 0 = none. `smartfast profile`
     does only that. Default: ours."""

@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     AUGMENT_REALS_AGAIN = 67
     STANDING = 68
     TRUNCATION = 69
+    PROJECTION = 72
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
     PIXELS = 32  # added to a purpose: normal numbers of pixels beside those of images
 

@@ -18,12 +18,12 @@ def is_missing(config: DataConfig) -> bool:
     return path != DIGITS and not path.startswith(HUB_PREFIX) and not Path(path).expanduser().exists()
 
 
-def planned_images(config: DataConfig) -> ImageDataset | None:
-    """Black RGB images of the size and classes that the settings name, one of each class; None where they name none."""
+def planned_images(config: DataConfig, channels: int = 3) -> ImageDataset | None:
+    """Black images of the size and classes that the settings name, one of each class; None where they name none."""
     classes = config.classes if config.labels else 1
     if config.resolution is None or classes is None:
         return None
-    images = torch.zeros(classes, config.resolution, config.resolution, 3, dtype=torch.uint8)
+    images = torch.zeros(classes, config.resolution, config.resolution, channels, dtype=torch.uint8)
     source = ArraySource(f"{config.path}, which is not there,", config.path, images, np.arange(classes))
     infos = [source.inspect(0)] * classes
     labels = Classes(list(range(classes)), classes, None) if config.labels else None

@@ -193,6 +193,14 @@ class Family(ABC):
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> Sampler:
         """What draws images from the averaged network; data_labels int64 [M], None = labels 0.. in turn."""
 
+    @classmethod
+    def feature_layers(cls, discriminator: nn.Module) -> Sequence[nn.Module]:
+        """Layers whose outputs, images of features or tuples that begin with some, tell what it sees; none = not said.
+
+        It is called as d in `example_inputs`.
+        """
+        return ()
+
     def example_inputs(self) -> dict[str, Sequence[Tensor | None]]:
         """Arguments of each network for a batch of one, of which only shapes and dtypes matter.
 

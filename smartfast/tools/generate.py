@@ -5,12 +5,14 @@ stylegan2-ada-pytorch's and stylegan3's generate scripts use for the same seed.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from smartfast.config.ranges import Count, CountOrZero, FilePath, LabelNumber, Ratio, Truncation, in_range
@@ -18,7 +20,7 @@ from smartfast.core.draws import are_vectors
 from smartfast.core.grids import grid_shape, save_grid
 from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
-from smartfast.families.sampling import Look, Sampler, label_vectors, seeded_latents, usual_labels
+from smartfast.families.sampling import PLAIN, Look, Sampler, label_vectors, seeded_latents, usual_labels
 from smartfast.families.saved import open_sampler, saved_class_names
 from smartfast.tools.output import check_writable, writing
 
@@ -33,14 +35,16 @@ class GenerateOptions:
     """Images from a checkpoint."""
 
     checkpoint: FilePath
-    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
+    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors.
+    (stylegan2-ada: --network)"""
     out: FilePath = "fakes.png"
-    """A .png file for one sheet of all images, or a folder for one file per image (`seed0000_class3.png`)."""
+    """A .png file for one sheet of all images, or a folder for one file per image (`seed0000_class3.png`).
+    (stylegan2-ada: --outdir)"""
     seeds: str = "0-15"
-    """Seeds such as `7`, `0-15` or `0-15,20`; each one fixes an image."""
+    """Seeds such as `7`, `0-15` or `0-15,20`; each one fixes an image. (stylegan2-ada: --seeds)"""
     classes: str | None = None
     """Class indices such as `3` or `0-9`, or names such as `cat,dog` where the data had them; every seed is drawn in
-    each. Unset: seed s gets class s mod classes."""
+    each. Unset: seed s gets class s mod classes. (stylegan2-ada: --class)"""
     label: tuple[LabelNumber, ...] | None = None
     """The label vector of every image, such as `0.2,0.8`, in place of classes: several at a time, shares of each, or
     continuous labels where the data had them. Unset, with such data: a few of the training images' in turn."""
@@ -48,11 +52,14 @@ class GenerateOptions:
     """Truncation: 1 = none, 0 = the mean image; 0.7 is StyleGAN's usual trade of variety for quality. Several, such as
     `0.5,0.7,1`, give each image with each of them, side by side in the sheet. (stylegan2-ada: --trunc)"""
     truncation_cutoff: CountOrZero | None = None
-    """Number of leading layers that truncation acts on; unset = all. (stylegan2-ada: truncation_cutoff of G)"""
+    """Number of leading layers that truncation acts on; unset = all."""
     truncation_threshold: Ratio | None = None
     """Values of the latent beyond this are drawn again, as BigGAN truncates; unset = none, 0.5 is strong."""
     noise: Literal["const", "random", "none"] = "const"
     """Per-pixel noise: the stored one, one drawn from the seed, or none. (stylegan2-ada: --noise-mode)"""
+    styles: FilePath | None = None
+    """File of styles, such as `smartfast project` writes, to draw in place of seeds, whatever classes and truncation
+    say. (stylegan2-ada: --projected-w)"""
     columns: Count | None = None
     """Images per row of the sheet; unset chooses by number of truncations, or of classes, and size."""
     batch: Count = 32
@@ -85,6 +92,8 @@ def generate(options: GenerateOptions) -> list[Path]:
     if not is_sheet and (out.suffix or out.is_file()):
         raise UserError(f"out: found {options.out!r}, expected a .png file or a folder")
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
+    if options.styles is not None:
+        return _draw_styles(sampler, options, out)
     request = make_request(sampler, seeds, class_indices(options.classes, options.checkpoint), options.label)
     looks = _looks(options)
     check_writable(out.parent if is_sheet else out, f"out: {out}")
@@ -94,16 +103,22 @@ def generate(options: GenerateOptions) -> list[Path]:
         columns = options.columns or min(len(request.seeds), grid_shape(sampler.image_shape[2], classes).columns)
         if len(looks) > 1:
             columns = options.columns or len(looks)
-        sheet = torch.cat(list(images))
-        with writing(f"out: {out}"):
-            save_grid(sheet, out, columns)
-        print(f"{len(sheet)} images: {out}")
-        return [out]
-    files = [out / name for name in _names(request, looks)]
-    for path, image in zip(files, (image for batch in images for image in batch), strict=True):
+        return _write_sheet(torch.cat(list(images)), out, columns)
+    return _write_files(images, [out / name for name in _names(request, looks)])
+
+
+def _write_sheet(images: Tensor, out: Path, columns: int) -> list[Path]:
+    with writing(f"out: {out}"):
+        save_grid(images, out, columns)
+    print(f"{len(images)} images: {out}")
+    return [out]
+
+
+def _write_files(batches: Iterable[Tensor], files: list[Path]) -> list[Path]:
+    for path, image in zip(files, (image for batch in batches for image in batch), strict=True):
         with writing(f"out: {path}"):
             save_grid(image[None], path, columns=1, min_pixels=0)
-    print(f"{len(files)} images in {out}: {files[0].name} to {files[-1].name}")
+    print(f"{len(files)} images in {files[0].parent}: {files[0].name} to {files[-1].name}")
     return files
 
 
@@ -139,6 +154,20 @@ def seed_labels(sampler: Sampler, seeds: Sequence[int], classes: str | None) -> 
     if len(labels) not in (1, len(seeds)):
         raise UserError(f"classes: found {len(labels)} classes, expected 1 or as many as seeds ({len(seeds)})")
     return torch.tensor(labels).expand(len(seeds))
+
+
+def one_label(sampler: Sampler, classes: str | None, label: tuple[float, ...] | None) -> Tensor | None:
+    """The label of all images, a class int64 [1] or vector [1, F]; None where neither is given.
+
+    Raises:
+        UserError: Not one that the generator has.
+    """
+    if label is None and classes is None:
+        return None
+    labels = make_request(sampler, [0], classes, label).labels
+    if labels is None or len(labels) != 1:
+        raise UserError(f"classes: found {classes!r}, expected one class")
+    return labels
 
 
 def _check_conditional(num_classes: int, classes: str) -> None:
@@ -211,6 +240,47 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device: found {name!r}, expected auto, cpu or a GPU such as cuda:0 ({reason})") from error
+
+
+def _draw_styles(sampler: Sampler, options: GenerateOptions, out: Path) -> list[Path]:
+    """The images of a file of styles."""
+    assert options.styles is not None
+    if options.noise == "random":
+        raise UserError("noise is random, expected const or none with styles, which have no seed")
+    styles = read_styles(options.styles, sampler).to(sampler.device)
+    check_writable(out if not out.suffix else out.parent, f"out: {out}")
+    look = Look(noise=options.noise)
+    with torch.no_grad():
+        images = [to_uint8(sampler.styled(part, look)).cpu() for part in styles.split(options.batch)]
+    if out.suffix:
+        columns = options.columns or grid_shape(sampler.image_shape[2], 1).columns
+        return _write_sheet(torch.cat(images), out, min(columns, len(styles)))
+    return _write_files(images, [out / f"style{number:04d}.png" for number in range(len(styles))])
+
+
+def read_styles(path: str, sampler: Sampler) -> Tensor:
+    """Styles float32 [N, style_layers, F] of a safetensors file with one tensor.
+
+    Raises:
+        UserError: It is no such file, or of another network.
+    """
+    wanted = sampler.styles(torch.zeros(1, *sampler.z_shape, device=sampler.device), _no_label(sampler), PLAIN).shape[
+        1:
+    ]
+    try:
+        (styles,) = load_file(path).values()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"styles: {path}: {error}, expected a .safetensors file with one tensor") from error
+    if styles.ndim != 3 or styles.shape[1:] != wanted or not len(styles) or not styles.isfinite().all():
+        found = f"{str(styles.dtype).removeprefix('torch.')} {list(styles.shape)}"
+        raise UserError(
+            f"styles: {path} is {found}, expected finite numbers [N, {wanted[0]}, {wanted[1]}] for this network"
+        )
+    return styles.float()
+
+
+def _no_label(sampler: Sampler) -> Tensor | None:
+    return torch.zeros(1, sampler.num_classes, device=sampler.device) if sampler.num_classes else None
 
 
 def _looks(options: GenerateOptions) -> list[Look]:

@@ -1,23 +1,17 @@
 """`smartfast interpolate`: a path through the images of several seeds, as GIF, MP4 or a PNG strip."""
 
-import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from smartfast.config.ranges import Count, CountOrZero, FilePath, FramesPerSecond, Steps, Truncation, in_range
-from smartfast.core.files import appears_complete, write_atomically
-from smartfast.core.grids import save_grid, to_pillow
+from smartfast.core.grids import save_grid
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, draw_path
 from smartfast.families.saved import open_sampler
+from smartfast.tools.animation import check_animation, save_animation
 from smartfast.tools.generate import MAX_SEED, choose_device, class_indices, parse_numbers, seed_labels
 from smartfast.tools.output import check_writable, writing
 
@@ -74,8 +68,7 @@ def interpolate(options: InterpolateOptions) -> Path:
     seeds = parse_numbers(options.seeds, "seeds", MAX_SEED)
     if len(seeds) < 2:
         raise UserError(f"seeds: found {options.seeds!r}, expected at least two")
-    if out.suffix.lower() == ".mp4":
-        _ffmpeg()
+    check_animation(out)
     sampler = open_sampler(options.checkpoint, choose_device(options.device))
     labels = seed_labels(sampler, seeds, class_indices(options.classes, options.checkpoint))
     check_writable(out.parent, f"out: {out}")
@@ -90,58 +83,10 @@ def interpolate(options: InterpolateOptions) -> Path:
         batch=options.batch,
     )
     with writing(f"out: {out}"):
-        match out.suffix.lower():
-            case ".png":
-                save_grid(images, out, columns=options.steps)
-            case ".gif":
-                _save_gif(images, out, options)
-            case ".mp4":
-                _save_mp4(images, out, options.fps)
+        if out.suffix.lower() == ".png":
+            save_grid(images, out, columns=options.steps)
+        else:
+            save_animation(images, out, fps=options.fps, loop=options.loop)
     note = "; alpha is laid on white, a .png keeps it" if images.shape[1] == 4 and out.suffix.lower() != ".png" else ""
     print(f"{len(images)} images along {len(seeds)} seeds: {out}{note}")
     return out
-
-
-def _pictures(images: Tensor) -> list[Image.Image]:
-    """RGB pictures of at least 256 pixels, alpha laid on white; small images are enlarged with square pixels."""
-    pictures = (to_pillow(image[None], min_pixels=256).convert("RGBA") for image in images)
-    return [
-        Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB") for picture in pictures
-    ]
-
-
-def _save_gif(images: Tensor, out: Path, options: InterpolateOptions) -> None:
-    first, *others = _pictures(images)
-    repeat = {"loop": 0} if options.loop else {}
-    duration_ms = max(20, math.floor(100 / options.fps + 0.5) * 10)  # viewers slow GIFs down below 20 ms
-    buffer = io.BytesIO()
-    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=duration_ms, **repeat)
-    write_atomically(out, buffer.getvalue())
-
-
-def _save_mp4(images: Tensor, out: Path, fps: int) -> None:
-    pictures = _pictures(images)
-    options = dict(fps=fps, quality=8, macro_block_size=2, ffmpeg_log_level="error", output_params=["-f", "mp4"])
-    with appears_complete(out) as partial:
-        ffmpeg = _ffmpeg()
-        writer = ffmpeg.write_frames(str(partial), pictures[0].size, **options)
-        writer.send(None)
-        for picture in pictures:
-            writer.send(np.ascontiguousarray(picture))
-        writer.close()  # which does not ask how ffmpeg ended
-        try:
-            written, _ = ffmpeg.count_frames_and_secs(str(partial))
-        except RuntimeError:
-            written = 0
-        if written != len(pictures):
-            raise OSError(f"ffmpeg wrote {written} of {len(pictures)} images")
-
-
-def _ffmpeg() -> ModuleType:
-    try:
-        import imageio_ffmpeg
-    except ImportError as error:
-        raise UserError(
-            "out: .mp4 needs the extra `video`, which is not installed; `pip install smartfast[video]`, or write a .gif"
-        ) from error
-    return imageio_ffmpeg

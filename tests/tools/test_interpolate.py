@@ -11,8 +11,9 @@ from PIL import Image
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, draw_path, slerp
 from smartfast.families.saved import open_sampler
+from smartfast.tools.animation import pictures
 from smartfast.tools.generate import GenerateOptions, generate
-from smartfast.tools.interpolate import InterpolateOptions, _pictures, interpolate
+from smartfast.tools.interpolate import InterpolateOptions, interpolate
 
 
 def options(checkpoint, **changes) -> InterpolateOptions:
@@ -144,5 +145,5 @@ def test_a_gif_says_what_becomes_of_alpha(make_checkpoint, tmp_path, capsys):
         assert ("alpha is laid on white" in capsys.readouterr().out) == (channels == 4)
     hidden = torch.zeros(1, 4, 8, 8, dtype=torch.uint8)
     hidden[:, 0] = 255
-    (picture,) = _pictures(hidden)
+    (picture,) = pictures(hidden)
     assert picture.mode == "RGB" and set(picture.getdata()) == {(255, 255, 255)}

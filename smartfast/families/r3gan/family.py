@@ -126,6 +126,11 @@ class R3Gan(Family):
         return Discriminator(R3GanOptions(**options))
 
     @classmethod
+    def feature_layers(cls, discriminator: nn.Module) -> Sequence[nn.Module]:
+        assert isinstance(discriminator, Discriminator)
+        return list(discriminator.Model.MainLayers)[:-1]
+
+    @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> R3GanSampler:
         assert isinstance(module, Generator)
         return R3GanSampler(module, data_labels=data_labels, seed=seed)

@@ -147,6 +147,11 @@ class StyleGan2(Family):
         return Discriminator(**options)
 
     @classmethod
+    def feature_layers(cls, discriminator: nn.Module) -> Sequence[nn.Module]:
+        assert isinstance(discriminator, Discriminator)
+        return [getattr(discriminator, f"b{resolution}") for resolution in discriminator.resolutions]
+
+    @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> StyleGan2Sampler:
         assert isinstance(module, Generator)
         return StyleGan2Sampler(module, data_labels=data_labels, seed=seed)
