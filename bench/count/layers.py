@@ -34,10 +34,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         kernels.conv2d_resample,
         kernels.denoise_distance,
         kernels.denoise_distance_and_gradient,
+        kernels.grouped_linear,
+        kernels.l2_attention,
         kernels.modulated_conv2d,
         kernels.noise_forward,
         kernels.upfirdn2d,
         kernels.upsample2d,
+        kernels.warp2d,
     )
 }
 _SHARED = ("b", "bias", "f", "weight")

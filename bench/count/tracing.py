@@ -75,12 +75,15 @@ class Trace(TorchDispatchMode):
     A node of the autograd graph belongs to the layer whose code created it: the module that runs, or in a backward pass
     the layer of the node that is being differentiated.
 
+    follows_all: Also into ops of the project that tell their FLOPs, which are one operation each otherwise.
+
     launches: Kernel launches. traffic: The launches and PyTorch's operations; views and allocations are free.
     forward: How many entries of `traffic` belong to the forward pass, see `trace`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, follows_all: bool = False) -> None:
         super().__init__()
+        self._follows_all = follows_all
         self.launches: list[runtime.Launch] = []
         self.traffic: list[Operation] = []
         self.forward = 0
@@ -91,7 +94,8 @@ class Trace(TorchDispatchMode):
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == runtime.NAMESPACE and func.overloadpacket not in flop_registry:
+        is_own = func.namespace == runtime.NAMESPACE
+        if is_own and (self._follows_all or func.overloadpacket not in flop_registry):
             return self._run_body(func, args, kwargs)
         layer, is_backward = self._place()
         result = func(*args, **kwargs)
@@ -259,15 +263,18 @@ def _convolution_gradients(
     return found
 
 
-def trace(function: Callable[[], Tensor], leaves: Sequence[Tensor] = (), order: int = 0) -> Trace:
+def trace(
+    function: Callable[[], Tensor], leaves: Sequence[Tensor] = (), order: int = 0, *, follows_all: bool = False
+) -> Trace:
     """Trace a function and its derivatives.
 
     Args:
         function: Returns one tensor; everything is on the meta device.
         leaves: What to differentiate for; nothing is differentiated if there are none.
         order: 0 = forward only, 1 = with the gradient, 2 = with the gradient of that gradient, for everything.
+        follows_all: See `Trace`.
     """
-    with Trace() as traced, _without_autocast():
+    with Trace(follows_all=follows_all) as traced, _without_autocast():
         y = function()
         traced.forward = len(traced.traffic)
         if order and leaves:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from bench.base.machine import provenance, versions
 from bench.base.results import RESULTS, write_tables
 from bench.count.layers import Case, every_target
+from bench.count.other_cases import OTHERS, other_cases
 from bench.count.sizes import SIZES, suite_config, usual_cases
 from bench.count.tracing import Trace, trace
 from bench.report.table import markdown_table
@@ -47,7 +48,9 @@ class Row:
 
 def count(config: str, case: Case) -> Row:
     """Bytes of the Triton implementation and of the reference run eagerly."""
-    triton, reference = (trace(partial(case.run, name), case.leaves, order=1) for name in ("triton", "aten"))
+    triton, reference = (
+        trace(partial(case.run, name), case.leaves, order=1, follows_all=True) for name in ("triton", "aten")
+    )
     return Row(
         op=case.op,
         config=config,
@@ -68,10 +71,14 @@ def _total(traced: Trace, first: int | None = None) -> int:
 
 
 def every_case() -> Iterator[tuple[str, Case]]:
-    """Each call of the fp16 presets, half precision as NHWC at the highest resolutions; distances to every target."""
+    """Each call of the fp16 presets, half precision as NHWC at the highest resolutions; distances to every target.
+
+    And those of the ops that none of these trainings calls.
+    """
     for name in SIZES:
         for case in usual_cases(name, "cuda"):
             yield from ((name, one) for one in (every_target(case) if case.op == "denoise_distance" else [case]))
+    yield from other_cases()
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -82,7 +89,7 @@ def summary(rows: Sequence[Row]) -> str:
         provenance(COMMAND),
         "MiB read and written by one call, ours / the eager reference, and how many times fewer; every tensor of every "
         "kernel or PyTorch operation once, views free, a lower bound for the reference. Layers as the fp16 presets run "
-        f"them, batch {batches}. Passes: launches and operations of forward and backward.",
+        f"them, batch {batches}; {OTHERS} Passes: launches and operations of forward and backward.",
     ]
     ordered = sorted(rows, key=lambda row: row.op)
     for op, group in groupby(ordered, key=lambda row: row.op):

@@ -1,8 +1,9 @@
-"""Compile every kernel specialisation that the StyleGAN2 configurations use, and report what came out; no GPU needed.
+"""Compile every kernel specialisation that the configurations use, and report what came out; no GPU needed.
 
-    python -m bench.proofs.compile_report [--capability 90 ...] [--quick]
+    python -m bench.proofs.compile_report [--part stylegan2|others] [--capability 90 ...] [--quick]
 
-Writes bench/results/compile_report.md and .json (not with --quick) and exits with 1 if a limit is violated:
+Writes bench/results/compile_report.md and .json for StyleGAN2's ops, or compile_report_others.md and .json for those
+of the other families and ADA, in minutes (neither with --quick), and exits with 1 if a limit is violated:
 no spilled registers; no more shared memory than the GPU has; 128-bit accesses where NHWC images have a multiple of 8
 channels; tensor-core instructions in matrix products of half precision and tf32.
 """
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from bench.proofs.ahead_of_time import Binary, Specialisation, compile_ahead
 from bench.proofs.compile_table import Row, kernel_table, write
-from bench.proofs.specialisations import EVERY_USE, Task, Use, every_use, one_per_kernel
+from bench.proofs.specialisations import EVERY_USE, OTHER_USE, Task, Use, every_use, one_per_kernel, other_use
 from smartfast.kernels import INTERPRETED
 
 COMMAND = "python -m bench.proofs.compile_report"
@@ -29,6 +30,11 @@ WIDE_BITS = 128
 SHARED_BYTES = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 """Most shared memory of a program, by capability (CUDA C++ Programming Guide, technical specifications)."""
 CHUNK = 8
+PARTS = {
+    "stylegan2": (every_use, EVERY_USE, "compile_report"),
+    "others": (other_use, OTHER_USE, "compile_report_others"),
+}
+"""What is compiled, in words, and the name of its report."""
 
 
 def compile_all(uses: dict[Task, Use], processes: int | None = None) -> list[Row]:
@@ -83,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--capability", type=int, nargs="+", choices=SHARED_BYTES, help="of the GPUs; default 80 90 100 120, quick: 90"
     )
+    parser.add_argument("--part", choices=PARTS, default="stylegan2", help="of the ops; default stylegan2")
     parser.add_argument("--quick", action="store_true", help="one specialisation per kernel; writes nothing")
     parser.add_argument("--processes", type=int, help="default: one per processor core")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
@@ -90,10 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if INTERPRETED:
         parser.error("TRITON_INTERPRET=1 is set, expected it unset: the interpreter compiles nothing")
     capabilities = options.capability or ((90,) if options.quick else CAPABILITIES)
-    uses = (one_per_kernel if options.quick else every_use)(capabilities)
-    rows = compile_all(uses, options.processes)
+    uses_of, about, name = PARTS[options.part]
+    rows = compile_all((one_per_kernel if options.quick else uses_of)(capabilities), options.processes)
     if not options.quick:
-        write(rows, COMMAND, EVERY_USE, options.output)
+        command = COMMAND if options.part == "stylegan2" else f"{COMMAND} --part {options.part}"
+        write(rows, command, about, options.output / name)
     for kernel, group in groupby(rows, key=lambda row: row.specialisation.kernel):
         print(f"\n{kernel}\n{kernel_table(list(group))}")
     violated = [row for row in rows if row.violations]

@@ -54,13 +54,13 @@ class Row:
         return [own[name] if name in own else getattr(self.binary, name) for name in COLUMNS]
 
 
-def write(rows: Sequence[Row], command: str, about: str, folder: Path) -> None:
-    """compile_report.md and compile_report.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compile_report.md").write_text(report(rows, command, about))
+def write(rows: Sequence[Row], command: str, about: str, path: Path) -> None:
+    """path.md and path.json."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".md").write_text(report(rows, command, about))
     kernels = ",\n".join(_kernel_json(list(group)) for _, group in groupby(rows, key=_kernel))
     head = json.dumps({"command": command, "versions": versions(), "columns": [*COLUMNS, "violations"]})[1:-1]
-    (folder / "compile_report.json").write_text(f'{{{head}, "kernels": [\n{kernels}\n]}}\n')
+    path.with_suffix(".json").write_text(f'{{{head}, "kernels": [\n{kernels}\n]}}\n')
 
 
 def _kernel(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Every specialisation of the Triton kernels that the StyleGAN2 configurations launch, and what is asked of each."""
+"""Every specialisation of the Triton kernels that the trainings launch, and what is asked of each."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -14,12 +14,14 @@ from torch import Tensor
 from bench.base.jobs import EAGER, Loop, job_config, open_job
 from bench.base.ways import implemented_by
 from bench.count.layers import Case, contiguous, every_target
+from bench.count.other_cases import OPS, other_cases
 from bench.count.sizes import PAPER, SIZES, WITHOUT_SCORE, usual_cases
 from bench.count.tracing import trace
 from bench.proofs.ahead_of_time import Specialisation, specialise
 from smartfast import kernels
 from smartfast.kernels import Activation, Epilogue, selection
 from smartfast.kernels.conv2d import gemm
+from smartfast.kernels.grouped_linear import triton as experts
 from smartfast.kernels.runtime import Launch, is_channels_last, record_launches
 
 WIDE_CHANNELS = 8
@@ -31,6 +33,11 @@ EVERY_USE = (
     "from 8 to 1024 pixels in fp16, fp32 and tf32, and in bf16 at 256, with and without the styles of a next layer. "
     "All of these with aligned pointers; and a real iteration of the digits preset in fp32, NHWC and bf16, with the "
     "pointers that the trainer's tensors have."
+)
+OTHER_USE = (
+    "Every specialisation of the ops that StyleGAN2 does not call: attention by distance and the linear layers of "
+    "experts at Aurora's widths, forward and backward in fp16, bf16 and fp32 (the experts in tf32 as well), and ADA's "
+    "warp and its adjoint in fp16 and fp32 at 32 and 256 pixels."
 )
 REAL_ITERATIONS = ((), ("--perf.channels_last=true",), ("--perf.precision=bf16", "--perf.channels_last=true"))
 GEMM_SIZES = (PAPER, "stylegan2_1024")
@@ -108,6 +115,9 @@ def score_calls(precisions: Sequence[str] = ("fp32", "fp16", "bf16")) -> Iterato
 
 def _launches(name: str, case: Case, capabilities: Sequence[int]) -> Iterator[tuple[str, list[Launch], Sequence[int]]]:
     """Layer, its launches (forward, backward, second derivative), and the capabilities that they are for."""
+    if case.op in OPS:
+        yield from _other_launches(case, capabilities)
+        return
     yield str(case), trace(partial(case.run, "triton"), case.leaves, order=2).launches, capabilities
     if is_channels_last(case.x) and _may_take_conv_gemm(name, case):
         precisions = ("ieee", "tf32") if case.x.dtype == torch.float32 else ("ieee",)
@@ -115,6 +125,14 @@ def _launches(name: str, case: Case, capabilities: Sequence[int]) -> Iterator[tu
         for precision, capability, has_styles in product(precisions, capabilities, styled):
             launches = _conv_gemm_launches(case, precision, capability, has_styles)
             yield f"{case} (gemm{', next styles' if has_styles else ''})", launches, (capability,)
+
+
+def _other_launches(case: Case, capabilities: Sequence[int]) -> Iterator[tuple[str, list[Launch], Sequence[int]]]:
+    has_tf32 = case.op == "grouped_linear" and case.x.dtype == torch.float32
+    for precision in ("ieee", "tf32") if has_tf32 else ("ieee",):
+        with patch.object(experts, "_precision", lambda precision=precision: precision):
+            launches = trace(partial(case.run, "triton"), case.leaves, order=1).launches
+        yield str(case), launches, capabilities
 
 
 def _may_take_conv_gemm(name: str, case: Case) -> bool:
@@ -159,6 +177,11 @@ def every_use(capabilities: Sequence[int]) -> dict[Task, Use]:
     return uses
 
 
+def other_use(capabilities: Sequence[int]) -> dict[Task, Use]:
+    """The ops that StyleGAN2 does not call; their shapes change little but what is divisible by 16."""
+    return collect(other_cases(), capabilities)
+
+
 def iteration_launches(settings: Sequence[str]) -> list[Launch]:
     """Launches of a first iteration, in which every phase runs, of the digits preset with some settings changed.
 
@@ -194,7 +217,10 @@ def _drawn_by_aten(op: str) -> AbstractContextManager[None]:
 
 def one_per_kernel(capabilities: Sequence[int]) -> dict[Task, Use]:
     """One specialisation of every kernel that one configuration needs, in half precision where there is one."""
-    calls = sorted([*score_calls(("bf16",)), *calls_of(PAPER, "fp16")], key=lambda call: call[1].x.element_size())
+    others = other_cases((torch.float16, torch.float32))
+    calls = sorted(
+        [*score_calls(("bf16",)), *calls_of(PAPER, "fp16"), *others], key=lambda call: call[1].x.element_size()
+    )
     found: dict[tuple[str, int], tuple[Task, Use]] = {}
     for task, use in collect(calls, capabilities).items():
         found.setdefault((task[0].kernel, task[1]), (task, use))

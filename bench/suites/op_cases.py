@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench.count.layers import FUNCTIONS, Case
+from bench.count.other_cases import forward_flops
 from bench.count.tracing import unique_bytes
 from smartfast import kernels
+from smartfast.augment.geometry import warp_filter
 from smartfast.kernels import DEMODULATION_EPS
 from smartfast.networks.stylegan2.layers import DEFAULT_FILTER
 
@@ -21,7 +23,12 @@ Tensors = dict[str, Tensor]
 Op = Callable[[Tensors], Any]
 
 _CONVOLUTIONS = {"conv2d_resample", "modulated_conv2d"}
-_ONCE = {"denoise_distance", "noise_forward"}
+_PASSES: dict[str, dict[Mode, float]] = {
+    "grouped_linear": {"forward": 1, "forward_backward": 3},
+    "l2_attention": {"forward": 1, "forward_backward": 3.5},
+}
+"""Times the matrix products of the forward pass: attention computes the first of its two again."""
+_ONCE = {"denoise_distance", "noise_forward", *_PASSES}
 
 
 class Inputs:
@@ -72,6 +79,14 @@ class Inputs:
         return lambda: second_order(op, self.tensors, self.dy, self.upstream)
 
     def _argument(self, name: str, like: Tensor) -> Tensor:
+        if name == "matrix":
+            turn = torch.tensor([[0.8, -0.6, 1.5], [0.6, 0.8, -2.5]])
+            return turn.to(self.device).expand(like.shape).to(self.dtype or like.dtype).contiguous()
+        if name == "offsets":  # of experts that have as many rows as one another, but for one that has none
+            last = self.case.x.shape[0]
+            return (torch.arange(-1, like.numel() - 1, device=self.device).clamp(0) * last) // (like.numel() - 2)
+        if name == "f" and self.case.op == "warp2d":
+            return warp_filter(self.device)
         if name == "f":
             return kernels.setup_filter(DEFAULT_FILTER).to(self.device)
         if name == "stream":
@@ -124,11 +139,13 @@ def modes_of(case: Case) -> list[Mode]:
 
 
 def least_flops(case: Case, mode: Mode) -> float:
-    """Of the convolution in a case, 0 where there is none.
+    """Of the matrix products and the convolution in a case, 0 where there are none.
 
     With gradients it is 3 times that of the forward pass; with theirs 7 times, or 9 where a gradient depends on the
     convolution's result, as that of demodulation does.
     """
+    if case.op in _PASSES:
+        return forward_flops(case) * _PASSES[case.op][mode]
     if case.op not in _CONVOLUTIONS:
         return 0.0
     x, weight = case.arguments["x"], case.arguments["weight"]

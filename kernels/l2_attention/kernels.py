@@ -9,44 +9,18 @@ goes over the queries: every sum is one program's, none depends on an order of a
 Half precision multiplies q and k on tensor cores, d^2 = |q|^2 + |k|^2 - 2 q k in float32; what rounding alone can
 explain counts as a distance of 0. w is rounded to TF32, whose range is float32's, before both of its uses: then the
 rounding changes a weight of q - k and nothing that cancels. float32, where the cancellation itself would show, adds up
-squared differences, and multiplies in full.
+squared differences number by number.
 """
 
-from typing import Any, NamedTuple
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..geometry import HALF, wide
-from ..runtime import compute_dtype, dot_dtype, launch, next_power_of_two
-from .op import empty_by_token
-
-MOST_NUMBERS = 128
-"""Of a head that a program holds."""
-LEAST_NUMBERS = 16
-"""That tensor cores multiply; fewer are filled up with zeros."""
 TIE: tl.constexpr = tl.constexpr(2.0**-20)
 """Squared distance relative to |q|^2 + |k|^2 up to which the rounding of a product in float32 makes it."""
 TINY: tl.constexpr = tl.constexpr(1e-37)
 """Smallest squared distance that counts: smaller ones have no reciprocal."""
 SPLIT: tl.constexpr = tl.constexpr(2.0**13 + 1)
 """Factor that splits float32 into the 11 bits of TF32 and the rest (Dekker, Numer. Math. 18, 1971)."""
-
-
-class Tile(NamedTuple):
-    """Tokens that a program owns, tokens that it meets at a time, and how it runs."""
-
-    own: int
-    other: int
-    num_warps: int
-    num_stages: int
-
-
-FORWARD_TILES = {True: Tile(128, 64, 4, 3), False: Tile(64, 32, 4, 2)}
-GRADIENT_TILES = {True: Tile(64, 64, 4, 2), False: Tile(32, 32, 4, 2)}
-"""By whether the products are of half precision; twice the warps for heads of more than 64 numbers."""
 
 
 @triton.jit
@@ -58,11 +32,9 @@ def _rows(base, stride_l, stride_d, row, count, D: tl.constexpr, BLOCK_D: tl.con
 
 
 @triton.jit
-def _square(
+def _square_by_number(
     own,
     other,
-    own_at,
-    other_at,
     own_row,
     other_row,
     own_count,
@@ -72,25 +44,27 @@ def _square(
     other_l,
     other_d,
     D: tl.constexpr,
-    IS_HALF: tl.constexpr,
-    DOT: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Squared distances [own, other] of two tiles, which are read again, number by number, where not half precision."""
-    if IS_HALF:
-        product = tl.dot(own.to(DOT), tl.trans(other.to(DOT)), out_dtype=ACC)
-        own, other = own.to(ACC), other.to(ACC)
-        total = tl.sum(own * own, axis=1)[:, None] + tl.sum(other * other, axis=1)[None, :]
-        square = total - 2 * product
-        return tl.where(square > total * TIE, square, 0.0)
-    own_at += own_row.to(tl.int64) * own_l
-    other_at += other_row.to(tl.int64) * other_l
+    """Squared distances [own, other] of two tiles, which are read number by number."""
+    own += own_row.to(tl.int64) * own_l
+    other += other_row.to(tl.int64) * other_l
     square = tl.zeros((own_row.shape[0], other_row.shape[0]), ACC)
     for d in range(D):
-        a = tl.load(own_at + d * own_d, mask=own_row < own_count, other=0.0).to(ACC)
-        b = tl.load(other_at + d * other_d, mask=other_row < other_count, other=0.0).to(ACC)
+        a = tl.load(own + d * own_d, mask=own_row < own_count, other=0.0).to(ACC)
+        b = tl.load(other + d * other_d, mask=other_row < other_count, other=0.0).to(ACC)
         square += (a[:, None] - b[None, :]) * (a[:, None] - b[None, :])
     return square
+
+
+@triton.jit
+def _square_by_product(own, other, DOT: tl.constexpr, ACC: tl.constexpr):
+    """Squared distances [own, other] of two tiles in half precision, by their product."""
+    product = tl.dot(own.to(DOT), tl.trans(other.to(DOT)), out_dtype=ACC)
+    own, other = own.to(ACC), other.to(ACC)
+    total = tl.sum(own * own, axis=1)[:, None] + tl.sum(other * other, axis=1)[None, :]
+    square = total - 2 * product
+    return tl.where(square > total * TIE, square, 0.0)
 
 
 @triton.jit
@@ -104,11 +78,12 @@ def _weights(p, dp, delta, inverse, SCALE: tl.constexpr, IS_HALF: tl.constexpr):
 
 
 @triton.jit
-def _pulled(w, other, total, pivot, IS_HALF: tl.constexpr, ACC: tl.constexpr):
-    """total + w (other - pivot)."""
-    if IS_HALF:
-        return tl.dot(w, other.to(ACC), total, input_precision="tf32", out_dtype=ACC)
-    return tl.dot(w, other.to(ACC) - pivot[None, :], total, input_precision="ieee", out_dtype=ACC)
+def _pulled(w, other, total, pivot, IS_HALF: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr):
+    """total + w (other - pivot); in half precision, where the difference would be rounded, without the pivot."""
+    other = other.to(ACC)
+    if not IS_HALF:
+        other -= pivot[None, :]
+    return tl.dot(w, other, total, input_precision=PRECISION, out_dtype=ACC)
 
 
 @triton.jit
@@ -146,6 +121,7 @@ def forward_kernel(
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
     IS_HALF: tl.constexpr,
+    PRECISION: tl.constexpr,
     DOT: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -160,13 +136,16 @@ def forward_kernel(
     for first in range(0, keys, OTHER):
         j = first + tl.arange(0, OTHER)
         other = _rows(k, k_l, k_d, j, keys, D, BLOCK_D)
-        square = _square(own, other, q, k, i, j, queries, keys, q_l, q_d, k_l, k_d, D, IS_HALF, DOT, ACC)
+        if IS_HALF:
+            square = _square_by_product(own, other, DOT, ACC)
+        else:
+            square = _square_by_number(q, k, i, j, queries, keys, q_l, q_d, k_l, k_d, D, ACC)
         logits = tl.where(j[None, :] < keys, tl.sqrt(square) * -SCALE, float("-inf"))
         now = tl.maximum(largest, tl.max(logits, axis=1))
         p, kept = tl.exp(logits - now[:, None]), tl.exp(largest - now)
         total = total * kept + tl.sum(p, axis=1)
         value = _rows(v, v_l, v_d, j, keys, D, BLOCK_D).to(DOT)
-        result = tl.dot(p.to(DOT), value, result * kept[:, None], input_precision="ieee", out_dtype=ACC)
+        result = tl.dot(p.to(DOT), value, result * kept[:, None], input_precision=PRECISION, out_dtype=ACC)
         largest = now
     d = tl.arange(0, BLOCK_D)
     at = out + ((n * queries + i[:, None]) * heads + h) * D + d[None, :]
@@ -215,6 +194,7 @@ def query_gradient_kernel(
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
     IS_HALF: tl.constexpr,
+    PRECISION: tl.constexpr,
     DOT: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -235,14 +215,17 @@ def query_gradient_kernel(
     for first in range(0, keys, OTHER):
         j = first + tl.arange(0, OTHER)
         other = _rows(k, k_l, k_d, j, keys, D, BLOCK_D)
-        square = _square(own, other, q, k, i, j, queries, keys, q_l, q_d, k_l, k_d, D, IS_HALF, DOT, ACC)
+        if IS_HALF:
+            square = _square_by_product(own, other, DOT, ACC)
+        else:
+            square = _square_by_number(q, k, i, j, queries, keys, q_l, q_d, k_l, k_d, D, ACC)
         inverse = _inverse(square)
         p = tl.where(j[None, :] < keys, tl.exp(square * inverse * -SCALE - norm[:, None]), 0.0)
         value = _rows(v, v_l, v_d, j, keys, D, BLOCK_D).to(DOT)
-        dp = tl.dot(upstream.to(DOT), tl.trans(value), input_precision="ieee", out_dtype=ACC)
+        dp = tl.dot(upstream.to(DOT), tl.trans(value), input_precision=PRECISION, out_dtype=ACC)
         w = _weights(p, dp, inner[:, None], inverse, SCALE, IS_HALF)
         weight += tl.sum(w, axis=1)
-        pull = _pulled(w, other, pull, pivot, IS_HALF, ACC)
+        pull = _pulled(w, other, pull, pivot, IS_HALF, PRECISION, ACC)
     own = own.to(ACC) if IS_HALF else own.to(ACC) - pivot[None, :]
     at = dq + ((n * queries + i[:, None]) * heads + h) * D + d[None, :]
     gradient = (own * weight[:, None] - pull).to(dq.dtype.element_ty)
@@ -285,6 +268,7 @@ def key_gradient_kernel(
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
     IS_HALF: tl.constexpr,
+    PRECISION: tl.constexpr,
     DOT: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -301,106 +285,22 @@ def key_gradient_kernel(
     for first in range(0, queries, OTHER):
         i = first + tl.arange(0, OTHER)
         other = _rows(q, q_l, q_d, i, queries, D, BLOCK_D)
-        square = _square(own, other, k, q, j, i, keys, queries, k_l, k_d, q_l, q_d, D, IS_HALF, DOT, ACC)
+        if IS_HALF:
+            square = _square_by_product(own, other, DOT, ACC)
+        else:
+            square = _square_by_number(k, q, j, i, keys, queries, k_l, k_d, q_l, q_d, D, ACC)
         norm = tl.load(lse + head * queries + i, mask=i < queries, other=0.0)
         inner = tl.load(delta + head * queries + i, mask=i < queries, other=0.0)
         inverse = _inverse(square)
         p = tl.where(i[None, :] < queries, tl.exp(square * inverse * -SCALE - norm[None, :]), 0.0)
         upstream = _rows(do, do_l, do_d, i, queries, D, BLOCK_D).to(DOT)
-        dvalue = tl.dot(p.to(DOT), upstream, dvalue, input_precision="ieee", out_dtype=ACC)
-        dp = tl.dot(value, tl.trans(upstream), input_precision="ieee", out_dtype=ACC)
+        dvalue = tl.dot(p.to(DOT), upstream, dvalue, input_precision=PRECISION, out_dtype=ACC)
+        dp = tl.dot(value, tl.trans(upstream), input_precision=PRECISION, out_dtype=ACC)
         w = _weights(p, dp, inner[None, :], inverse, SCALE, IS_HALF)
         weight += tl.sum(w, axis=1)
-        pull = _pulled(w, other, pull, pivot, IS_HALF, ACC)
+        pull = _pulled(w, other, pull, pivot, IS_HALF, PRECISION, ACC)
     own = own.to(ACC) if IS_HALF else own.to(ACC) - pivot[None, :]
     at = ((n * keys + j[:, None]) * heads + h) * D + d[None, :]
     mask = (j[:, None] < keys) & (d[None, :] < D)
     tl.store(dk + at, (own * weight[:, None] - pull).to(dk.dtype.element_ty), mask=mask)
     tl.store(dv + at, dvalue.to(dv.dtype.element_ty), mask=mask)
-
-
-def launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """out, and the logarithm of the softmax's denominators [N, heads, L], wide."""
-    out, lse = empty_by_token(q), wide(q.new_empty(q.shape[:3]))
-    tile = _tile(FORWARD_TILES, q)
-    launch(
-        forward_kernel,
-        (q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], tile.own),),
-        written=("out", "lse"),
-        out=out,
-        lse=lse,
-        **_arguments(tile, q.shape[2], scale, q=q, k=k, v=v),
-    )
-    return out, lse
-
-
-def launch_gradients(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk and dv."""
-    dq, dk, dv = (empty_by_token(t) for t in (q, k, v))
-    lse, delta = lse.contiguous(), torch.empty_like(lse)
-    tile, heads = _tile(GRADIENT_TILES, q), q.shape[0] * q.shape[1]
-    launch(
-        query_gradient_kernel,
-        (heads * triton.cdiv(q.shape[2], tile.own),),
-        written=("dq", "delta"),
-        lse=lse,
-        delta=delta,
-        dq=dq,
-        **_arguments(tile, q.shape[2], scale, do=do, q=q, k=k, v=v, out=out),
-    )
-    launch(
-        key_gradient_kernel,
-        (heads * triton.cdiv(k.shape[2], tile.own),),
-        written=("dk", "dv"),
-        lse=lse,
-        delta=delta,
-        dk=dk,
-        dv=dv,
-        **_arguments(tile, k.shape[2], scale, do=do, q=q, k=k, v=v),
-    )
-    return dq, dk, dv
-
-
-def _tile(tiles: dict[bool, Tile], q: Tensor) -> Tile:
-    tile = tiles[q.dtype in HALF]
-    return tile._replace(num_warps=2 * tile.num_warps) if q.shape[3] > 64 else tile
-
-
-def _arguments(tile: Tile, owned: int, scale: float, **tensors: Tensor) -> dict[str, Any]:
-    """What the launches have alike; `owned` tokens of every head are divided into tiles.
-
-    Raises:
-        ValueError: Heads of more numbers than a program holds.
-    """
-    q, keys = tensors["q"], tensors["k"].shape[2]
-    heads, queries, size = q.shape[1:]
-    if size > MOST_NUMBERS:
-        raise ValueError(
-            f"q is {q.dtype} {tuple(q.shape)}, expected heads of at most {MOST_NUMBERS} numbers: smaller heads, or aten "
-            "in place of triton"
-        )
-    strides = {
-        f"{name}_{axis}": stride
-        for name, tensor in tensors.items()
-        for axis, stride in zip("nhld", tensor.stride(), strict=True)
-    }
-    return dict(
-        **tensors,
-        **strides,
-        heads=heads,
-        queries=queries,
-        keys=keys,
-        tiles=triton.cdiv(owned, tile.own),
-        D=size,
-        BLOCK_D=max(next_power_of_two(size), LEAST_NUMBERS),
-        SCALE=scale,
-        OWN=tile.own,
-        OTHER=tile.other,
-        IS_HALF=q.dtype in HALF,
-        DOT=dot_dtype(q.dtype),
-        ACC=compute_dtype(q.dtype),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-    )
