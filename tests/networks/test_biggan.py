@@ -1,10 +1,14 @@
 """BigGAN's networks: published sizes, how weights begin, synchronised statistics, half precision."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from smartfast.networks.biggan import BatchStatistics, BigGanOptions, Discriminator, Generator, latent_slots
+from smartfast.networks.biggan.layers import ConditionalBatchNorm, LayerOptions
+from smartfast.networks.biggan.spectral import SNConv
 
 PUBLISHED = {
     # resolution, width, z, classes, options of G, attention: millions of parameters and tensors, of G and D
@@ -94,6 +98,27 @@ def test_statistics_of_several_processes_are_those_of_the_whole_batch(monkeypatc
     count = 6 * 5 * 4
     unbiased = x.detach().var(dim=(0, 2, 3), correction=0) * (2 * count / (2 * count - 1))
     assert torch.allclose(norm.stored_var, 0.9 + 0.1 * unbiased, atol=1e-12)
+
+
+def test_layers_compile_as_one_graph_that_moves_their_buffers_once() -> None:
+    torch.manual_seed(0)
+    layers = LayerOptions(shared=True, condition=5)
+    eager = nn.ModuleList([SNConv(8, 16, 3, layers.spectral, bias=False), ConditionalBatchNorm(16, layers)])
+    compiled = copy.deepcopy(eager)
+
+    def loss(conv: nn.Module, norm: nn.Module, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return (norm(conv(x), condition) * upstream).sum()
+
+    x, condition, upstream = torch.randn(3, 8, 6, 4), torch.randn(3, 5), torch.randn(3, 16, 6, 4)
+    traced = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=False)
+    gradients = [
+        torch.autograd.grad(function(*module, x, condition), list(module.parameters()))
+        for function, module in ((loss, eager), (traced, compiled))
+    ]
+    for gradient, other in zip(*gradients, strict=True):
+        assert gradient.norm() > 0 and torch.allclose(gradient, other, rtol=1e-4, atol=1e-5)
+    for (name, buffer), other in zip(eager.named_buffers(), compiled.buffers(), strict=True):
+        assert torch.allclose(buffer, other, rtol=1e-4, atol=1e-5) and not (buffer == 1).all(), name
 
 
 def test_half_precision_is_near_and_leaves_its_ends_in_full() -> None:
