@@ -7,7 +7,6 @@ import pytest
 from smartfast.cli import main
 from smartfast.config.parse import parse_config, presets
 
-
 LARGE = "aurora_imagenet64"
 """A thousand million parameters take their time to begin."""
 
