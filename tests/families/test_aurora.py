@@ -232,6 +232,7 @@ def test_images_and_paths_with_truncation(whole: Path, tmp_path: Path, capsys: p
     assert "Aurora's layers have no noise" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_that_accumulates(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "smartfast", "train"]
     changes: dict[str, object] = dict(run__kimg=0.016, gan__mbstd_group=2, **AT_16)

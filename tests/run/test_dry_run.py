@@ -7,8 +7,11 @@ import pytest
 from smartfast.cli import main
 from smartfast.config.parse import parse_config, presets
 
+LARGE = "aurora_imagenet64"
+"""A thousand million parameters take their time to begin."""
 
-@pytest.mark.parametrize("preset", presets())
+
+@pytest.mark.parametrize("preset", [pytest.param(p, marks=pytest.mark.slow) if p == LARGE else p for p in presets()])
 def test_every_preset_without_its_data(preset, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
