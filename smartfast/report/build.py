@@ -4,8 +4,9 @@ One file without external parts. Whatever a run folder lacks is left out of the 
 """
 
 import json
+import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ Row = Mapping[str, Any]
 
 _TIMES = ("time_sec", "sec_per_tick", "sec_per_kimg", "images_per_sec")  # what the report needs of a tick
 _SHEETS = 6  # sample sheets over time, the first and the last among them
+_SHEET = re.compile(r"fakes(\d+(?:\.\d{3})?)\.png")
 _STRIP_COLUMNS, _STRIP_ROWS = 10, 5
 
 
@@ -143,8 +145,9 @@ def _losses_section(ticks: Sequence[Row], config: Mapping[str, Any]) -> str:
 
 def _samples_section(run_dir: Path) -> str:
     sheets = [(run_dir / "reals.png", "Real images"), (run_dir / "fakes_init.png", "Before training")]
-    fakes = sorted(path for path in run_dir.glob("fakes*.png") if path.stem.removeprefix("fakes").isdecimal())
-    sheets += [(path, f"At {int(path.stem.removeprefix('fakes'))} kimg") for path in _spread(fakes, _SHEETS)]
+    found = [(match[1], path) for path in run_dir.glob("fakes*.png") if (match := _SHEET.fullmatch(path.name))]
+    fakes = sorted((float(kimg), path) for kimg, path in found)
+    sheets += [(path, f"At {kimg:g} kimg") for kimg, path in _spread(fakes, _SHEETS)]
     existing = [(path, caption) for path, caption in sheets if path.is_file()]
     if not existing:
         return html.section("Samples", html.paragraph("No sample sheets were saved."))
@@ -232,9 +235,8 @@ def _settled(ticks: Sequence[Row]) -> Sequence[Row]:
     return ticks[1:] or ticks
 
 
-def _spread(paths: Iterable[Path], count: int) -> list[Path]:
-    """`count` of the paths, evenly spaced, the first and the last among them."""
-    paths = list(paths)
-    if len(paths) <= count:
-        return paths
-    return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)]
+def _spread(sheets: Sequence[tuple[float, Path]], count: int) -> Sequence[tuple[float, Path]]:
+    """`count` of the sheets, evenly spaced, the first and the last among them."""
+    if len(sheets) <= count:
+        return sheets
+    return [sheets[round(i * (len(sheets) - 1) / (count - 1))] for i in range(count)]

@@ -29,6 +29,7 @@ from smartfast.data.planned import is_missing, planned_images
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
+from smartfast.families.base import SCORE_PANEL
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.run.checks import check_config, check_data_path, check_settings, images_at_a_time
@@ -199,7 +200,9 @@ def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, times
     else:
         interval = timesteps.beside_the_papers(scorer.resolution)
     networks = networks_summary(family, scorer, config.smart.scorer or "")
-    parts = [config_to_yaml(config), networks, f"score term: {interval}"]
+    parts = [config_to_yaml(config), networks]
+    if SCORE_PANEL in family.panels:
+        parts.append(f"score term: {interval}")
     if config.run.init_from is not None and not has_checkpoint(Path(config.run.dir)):
         parts.append(describe_start(config.run.init_from, family))
     return "\n".join(parts)

@@ -7,12 +7,19 @@ import numpy as np
 from accelerate.tracking import GeneralTracker
 from torch import Tensor
 
+from smartfast.config.schema import RunConfig
 from smartfast.core.grids import save_grid, to_pillow
 from smartfast.metrics.extractors import without_alpha
 from smartfast.run.snapshots import copy_to_host
 
 _LEAST_PIXELS = 64
 _FORM = {"tensorboard": {"dataformats": "NHWC"}}  # the other trackers take pictures for what they are
+
+
+def sheet_name(kimg: float, run: RunConfig) -> str:
+    """The file of a sheet of samples: thousands of images, in full where snapshots are nearer than one thousand."""
+    is_near = run.tick_kimg * run.snapshot_ticks < 1
+    return f"fakes{kimg:010.3f}.png" if is_near else f"fakes{round(kimg):06d}.png"
 
 
 class Sheets:

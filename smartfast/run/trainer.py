@@ -27,7 +27,7 @@ from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.report.build import write_report
 from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
-from smartfast.run.sheets import Sheets
+from smartfast.run.sheets import Sheets, sheet_name
 from smartfast.run.snapshots import SnapshotWriter, copy_to_host
 from smartfast.run.status import FirstTickWatch, Remarks, SlownessWatch, memory_gib, status_line
 from smartfast.run.training import Training, real_batches
@@ -290,7 +290,7 @@ class Trainer:
             options, copied = self._checkpoint_options(), copy_to_host(self.training.state())
             writes.callback(lambda: self._save(copied(), options))
         if with_samples and self.shown_images != self.training.images:
-            writes.callback(self._sheet_to_write(f"fakes{round(self.kimg):06d}.png"))
+            writes.callback(self._sheet_to_write(sheet_name(self.kimg, self.config.run)))
         return writes.close
 
     def _sheet_to_write(self, file: str) -> Callable[[], None]:

@@ -251,6 +251,15 @@ def test_a_sheet_that_cannot_be_read_is_named_in_its_place(content: bytes | None
     assert f"{name}.png cannot be read" in " ".join(page.text) and len(page.sources) > 3
 
 
+def test_sheets_below_a_thousand_images_are_in_order(run_dir: Path) -> None:
+    for name in ("000000.040", "000001.002"):
+        (run_dir / f"fakes{name}.png").write_bytes((run_dir / "fakes000002.png").read_bytes())
+    for later in range(4, 20, 2):
+        (run_dir / f"fakes{later:06d}.png").unlink()
+    captions = [caption for caption in read(write_report(run_dir)).captions if caption.startswith("At ")]
+    assert captions == ["At 0.04 kimg", "At 1.002 kimg", "At 2 kimg"]
+
+
 @pytest.mark.parametrize("row", [{}, {"sec_per_tick": None}, {"images_per_sec": "fast"}, {"time_sec": []}])
 def test_a_tick_without_its_times_is_left_out(row: dict, run_dir: Path) -> None:
     bad = tick(3, **row) if row else {"kind": "tick", "kimg": 6.0}

@@ -93,7 +93,7 @@ FILES = [
     "report.html",
     "reals.png",
     "fakes_init.png",
-    "fakes000000.png",
+    "fakes000000.032.png",
     "tensorboard",
     "checkpoints",
     NEWEST,

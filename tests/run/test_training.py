@@ -183,7 +183,8 @@ def test_run_folder_has_what_the_readme_says(tmp_path: Path) -> None:
         "metrics.jsonl",
         "reals.png",
         "fakes_init.png",
-        "fakes000000.png",
+        "fakes000000.040.png",
+        "fakes000000.080.png",
         "report.html",
         *(f"checkpoints/000000.080/{name}" for name in CHECKPOINT_FILES),
     }

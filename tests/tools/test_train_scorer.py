@@ -170,7 +170,7 @@ def test_images_that_are_numbered_otherwise_are_refused(
 
 def test_the_run_folder_is_that_of_every_run(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    expected = {"config.yaml", "metrics.jsonl", "reals.png", "fakes_init.png", "fakes000000.png", "report.html"}
+    expected = {"config.yaml", "metrics.jsonl", "reals.png", "fakes_init.png", "fakes000000.024.png", "report.html"}
     assert names == expected | {"checkpoints", "scorer"}
     (row,) = [row for row in read_rows(finished / "metrics.jsonl") if row["kind"] == "measured"]
     assert row["kimg"] == 0.024 and row["heldout/100-199"] > 0
@@ -180,6 +180,12 @@ def test_the_run_folder_is_that_of_every_run(finished: Path) -> None:
     assert samples.stat().st_size > 0
     samples.unlink()
     assert main(["train", f"--config={finished / 'config.yaml'}"]) == 0, "its config.yaml is one of smartfast train"
+
+
+def test_a_dry_run_says_nothing_of_a_score_term(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train-scorer", *command_line(tmp_path / "run", kimg=0.024), "--dry_run=true"]) == 0
+    said = capsys.readouterr().out
+    assert "Estimated cost" in said and "score term" not in said and not (tmp_path / "run").exists()
 
 
 def test_finished_run_does_nothing_more(finished: Path) -> None:
