@@ -53,13 +53,8 @@ class R3GanPhases:
 
     def d_main(self, batch: Round) -> PhaseResult:
         """Relativistic loss of the discriminator, with R1 on the reals and R2 on the fakes."""
-        with torch.no_grad():
-            drawn, _ = self.sampler.draw(Purpose.D_MAIN, batch.stream, batch.labels)
-        fakes = drawn + 0 * batch.images  # requires a gradient, which nothing inside a compiled graph can be told to
-        real = self._judged(batch.images, batch, Purpose.AUGMENT_REALS)
-        fake = self._judged(fakes, batch, Purpose.AUGMENT_FAKES)
-        r1 = self._penalty(real, batch, Purpose.AUGMENT_REALS, Purpose.PENALTY_REALS)
-        r2 = self._penalty(fake, batch, Purpose.AUGMENT_FAKES, Purpose.PENALTY_FAKES)
+        real, fake = self.judged(batch)
+        r1, r2 = self.penalties(real, fake, batch)
         adversarial = relativistic_loss(real.logits, fake.logits).mean()
         return adversarial + self.gamma / 2 * (r1.mean() + r2.mean()), {
             "loss/d_main": adversarial.detach(),
@@ -68,6 +63,19 @@ class R3GanPhases:
             "logits/real_minus_fake": (real.logits - fake.logits).detach().mean(),
             **self.view.statistics(real.logits - fake.logits),
         }
+
+    def judged(self, batch: Round) -> tuple[Judged, Judged]:
+        """The reals and the fakes of a discriminator step."""
+        with torch.no_grad():
+            drawn, _ = self.sampler.draw(Purpose.D_MAIN, batch.stream, batch.labels)
+        fakes = drawn + 0 * batch.images  # requires a gradient, which nothing inside a compiled graph can be told to
+        of_reals = self._judge(batch.images, batch, Purpose.AUGMENT_REALS)
+        return Judged(batch.images, of_reals), Judged(fakes, self._judge(fakes, batch, Purpose.AUGMENT_FAKES))
+
+    def penalties(self, real: Judged, fake: Judged, batch: Round) -> tuple[Tensor, Tensor]:
+        """R1 and R2, [N] each: squared gradients of the logits for the images before their augmentation."""
+        r1 = self._penalty(real, batch, Purpose.AUGMENT_REALS, Purpose.PENALTY_REALS)
+        return r1, self._penalty(fake, batch, Purpose.AUGMENT_FAKES, Purpose.PENALTY_FAKES)
 
     def g_main(self, batch: Round) -> PhaseResult:
         """Relativistic loss of the generator."""
@@ -94,11 +102,7 @@ class R3GanPhases:
     def _judge(self, images: Tensor, batch: Round, purpose: Purpose) -> Tensor:
         return self.d(self.view(images, batch.stream, purpose), one_hot(batch.labels, self.d.options.classes))
 
-    def _judged(self, images: Tensor, batch: Round, purpose: Purpose) -> Judged:
-        return Judged(images, self._judge(images, batch, purpose))
-
     def _penalty(self, judged: Judged, batch: Round, augment: Purpose, purpose: Purpose) -> Tensor:
-        """The squared gradient of the logits for the images before their augmentation, [N]."""
         images, logits = judged
         if self.loss.penalty == "exact":
             return squared_gradient(logits, images)
