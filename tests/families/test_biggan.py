@@ -285,7 +285,7 @@ def as_processes(made: Training, phase: Phase) -> None:
 def test_two_processes_are_what_they_are_said_to_be(tmp_path: Path) -> None:
     """Without synchronised statistics two rounds from one state; with them the whole batch."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(HERE), str(tmp_path)]
-    subprocess.run(command, check=True, timeout=240)
+    subprocess.run(command, check=True, timeout=600)
     for sync in (False, True):
         first, second = (torch.load(tmp_path / f"{sync}{rank}.pt", weights_only=True) for rank in range(2))
         assert differing(first, second) == []
