@@ -1,6 +1,5 @@
 """BigGAN in a run: what repeats, what moves and when, samples; each against a formula or another run."""
 
-import copy
 import math
 import os
 import subprocess
@@ -21,13 +20,9 @@ from smartfast.core.run_log import read_rows
 from smartfast.data import RealBatch, open_dataset
 from smartfast.engine.phase import Phase
 from smartfast.errors import UserError
-from smartfast.families import FAMILIES
-from smartfast.families.biggan.sampler import BigGanSampler, standing_statistics, truncated
-from smartfast.families.sampling import Look
 from smartfast.families.saved import open_sampler
 from smartfast.kernels import philox_normal, philox_uniform
-from smartfast.networks.biggan import BigGanOptions, Generator
-from smartfast.networks.stylegan2 import Generator as StyleGan2
+from smartfast.networks.biggan import Generator
 from smartfast.run.checks import check_config, check_settings
 from smartfast.run.launch import launch
 from smartfast.run.training import Training
@@ -324,70 +319,6 @@ def test_the_average_is_a_copy_until_it_begins() -> None:
     for name in (name.removeprefix("ema/") for name in second if name.startswith("ema/")):
         expected = (first[f"ema/{name}"] + second[f"g/module/{name}"]) / 2
         assert torch.allclose(second[f"ema/{name}"], expected, atol=1e-6), name
-
-
-@pytest.fixture
-def g() -> Generator:
-    torch.manual_seed(0)
-    options = BigGanOptions(32, 2, 3, attention=(16,), shared_dim=4, hierarchical=True)
-    made = Generator(8, options, standing=(3, 5)).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return made
-
-
-def test_standing_statistics_are_the_means_over_their_batches(g: Generator) -> None:
-    before = copy.deepcopy(g.state_dict())
-    found = standing_statistics(g)
-    assert all(torch.equal(value, before[name]) for name, value in g.state_dict().items()) and not g.training
-    assert not any(module.training for module in g.modules())
-    inputs: dict[str, list[Tensor]] = {name: [] for name in g.norms()}
-    other = copy.deepcopy(g)
-    for name, norm in other.norms().items():
-        norm.training = True  # not what its condition goes through
-        norm.register_forward_pre_hook(lambda module, x, name=name: inputs[name].append(x[0].detach()))
-    for numbers in torch.arange(15).split(5):
-        labels = (philox_uniform(0, numbers, 1, Purpose.STANDING + Purpose.CHOICES)[:, 0] * 3).to(torch.int64)
-        other(philox_normal(0, numbers, 8, Purpose.STANDING), one_hot(labels, 3))
-    assert len(found) == 2 * len(inputs) == 14
-    for name, batches in inputs.items():
-        means, variances = zip(*((x.mean((0, 2, 3)), x.var((0, 2, 3))) for x in batches), strict=True)
-        assert len(batches) == 3
-        assert torch.allclose(found[f"{name}.stored_mean"], torch.stack(means).mean(0), atol=1e-5)
-        assert torch.allclose(found[f"{name}.stored_var"], torch.stack(variances).mean(0), atol=1e-5)
-
-
-def test_a_new_sampler_sees_weights_that_have_moved(g: Generator) -> None:
-    z, c = torch.randn(2, 8), torch.eye(3)[:2]
-    seeds = torch.arange(2)
-    first = BigGanSampler(g).images(z, c, seeds, BigGanSampler(g).look)
-    with torch.no_grad():
-        g.linear.weight.mul_(-1)
-    second = BigGanSampler(g).images(z, c, seeds, BigGanSampler(g).look)
-    assert not torch.allclose(first, second, atol=1e-3)
-
-
-def test_truncation_draws_again_what_is_beyond() -> None:
-    seeds = torch.arange(4000)
-    z = philox_normal(1, seeds, 6, Purpose.SAMPLE)
-    found = truncated(z, seeds, 0.8)
-    assert found.abs().max() <= 0.8 and torch.equal(found[z.abs() <= 0.8], z[z.abs() <= 0.8])
-    assert torch.equal(truncated(z[7:9], seeds[7:9], 0.8), found[7:9])
-    drawn = found[z.abs() > 0.8].double()
-    normal = torch.distributions.Normal(0.0, 1.0)
-    uniform = (normal.cdf(drawn) - normal.cdf(torch.tensor(-0.8))) / (2 * normal.cdf(torch.tensor(0.8)) - 1)
-    ordered, count = uniform.sort().values, len(uniform)
-    distance = (ordered - torch.arange(count) / count).abs().max() * math.sqrt(count)
-    assert count > 9000 and distance < 2.2  # Kolmogorov's statistic: 1 in 8000 is larger
-
-
-def test_stylegan2_has_no_threshold() -> None:
-    sampler = FAMILIES["stylegan2"].sampler(
-        StyleGan2(z_dim=4, w_dim=4, c_dim=0, channels=1, resolution=8, channel_base=64)
-    )
-    with pytest.raises(UserError, match="truncation_threshold 0.5, expected none: StyleGAN2 truncates by psi"):
-        sampler.images(torch.randn(1, 4), None, torch.arange(1), Look(threshold=0.5))
 
 
 @pytest.mark.parametrize(
