@@ -45,9 +45,19 @@ class AuroraSampler(Sampler):
     def mix(self, z: Tensor, c: Tensor | None, places: Places, *, space: str, look: Look) -> Tensor:
         if space != "w":
             return super().mix(z, c, places, space=space, look=look)
-        keys = self.module.latents(z, c, *_truncation(look))
-        ws = keys[places.start].lerp(keys[places.end], places.fraction[:, None, None])
-        return self.module.synthesis(ws).images
+        keys = self.styles(z, c, look)
+        return self.styled(keys[places.start].lerp(keys[places.end], places.fraction[:, None, None]), look)
+
+    @property
+    def style_layers(self) -> int:
+        return self.module.options.num_ws
+
+    def styles(self, z: Tensor, c: Tensor | None, look: Look) -> Tensor:
+        return self.module.latents(z, c, *_truncation(look))
+
+    def styled(self, styles: Tensor, look: Look) -> Tensor:
+        _truncation(look)  # refuses noise
+        return self.module.synthesis(styles).images
 
 
 def _truncation(look: Look) -> tuple[float, int | None]:
