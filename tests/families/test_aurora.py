@@ -228,11 +228,12 @@ def test_images_and_paths_with_truncation(whole: Path, tmp_path: Path, capsys: p
     path = tmp_path / "path.gif"
     assert main(["interpolate", f"--checkpoint={whole}", "--seeds=1,2", f"--out={path}", "--truncation_psi=0.7"]) == 0
     assert path.is_file()
-    mixed = tmp_path / "mixed.png"
-    assert (
-        main(["style-mix", f"--checkpoint={whole}", "--rows=1", "--columns=2,3", "--layers=0-1", f"--out={mixed}"]) == 0
-    )
-    assert mixed.is_file()
+    assert main(["style-mix", f"--checkpoint={whole}", f"--out={tmp_path / 'mix'}", "--rows=0", "--columns=1"]) == 0
+    assert (tmp_path / "mix" / "row0-col1.png").is_file()
+    settings = ["--steps=3", "--mean_samples=8", "--video=none", f"--out={tmp_path / 'found'}"]
+    image = f"--image={tmp_path / 'mix' / 'row0.png'}"
+    assert main(["project", f"--checkpoint={whole}", image, *settings]) == 0
+    assert "distance (pixels + discriminator)" in capsys.readouterr().out
     assert main(["generate", f"--checkpoint={whole}", "--noise=random"]) == 2
     assert "Aurora's layers have no noise" in capsys.readouterr().err
 

@@ -172,6 +172,11 @@ class Aurora(Family):
         return Discriminator(**options)
 
     @classmethod
+    def feature_layers(cls, discriminator: nn.Module) -> Sequence[nn.Module]:
+        assert isinstance(discriminator, Discriminator)
+        return discriminator.blocks
+
+    @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> AuroraSampler:
         assert isinstance(module, Generator)
         return AuroraSampler(module, data_labels=data_labels, seed=seed)

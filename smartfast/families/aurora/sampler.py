@@ -56,6 +56,7 @@ class AuroraSampler(Sampler):
         return self.module.latents(z, c, *_truncation(look))
 
     def styled(self, styles: Tensor, look: Look) -> Tensor:
+        _truncation(look)  # refuses noise
         return self.module.synthesis(styles).images
 
 

@@ -149,7 +149,7 @@ class StyleGan2(Family):
     @classmethod
     def feature_layers(cls, discriminator: nn.Module) -> Sequence[nn.Module]:
         assert isinstance(discriminator, Discriminator)
-        return [getattr(discriminator, f"b{resolution}") for resolution in discriminator.resolutions]
+        return discriminator.blocks
 
     @classmethod
     def sampler(cls, module: nn.Module, *, data_labels: Tensor | None = None, seed: int = 0) -> StyleGan2Sampler:

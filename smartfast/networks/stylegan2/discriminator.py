@@ -207,10 +207,14 @@ class Discriminator(nn.Module):
             conv_clamp=conv_clamp,
         )
 
+    @property
+    def blocks(self) -> list[DiscriminatorBlock]:
+        """Those above 4x4 pixels, from the image down."""
+        return [getattr(self, f"b{resolution}") for resolution in self.resolutions]
+
     def image_layers(self) -> list[ConvLayer]:
         """The layers above 4x4 pixels from the image down: fromrgb, conv0, conv1, skip of each block."""
-        blocks = (getattr(self, f"b{res}") for res in self.resolutions)
-        return [layer for block in blocks for layer in block.children() if isinstance(layer, ConvLayer)]
+        return [layer for block in self.blocks for layer in block.children() if isinstance(layer, ConvLayer)]
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         """Logits [N, 1] of images [N, channels, resolution, resolution] and label vectors c [N, c_dim]."""
