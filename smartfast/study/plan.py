@@ -276,7 +276,7 @@ def _seeds(value: Any, key: str) -> tuple[int, ...]:
 def _budget(value: Any, key: str) -> Budget:
     budget = _mapping(value, key)
     _check_keys(budget, ("kimg", "seconds"), f"{key}.")
-    number = next(iter(budget.values()), None)
+    number = next(iter(budget.values()), 0)
     is_number = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
     if len(budget) != 1 or not is_number or number <= 0:
         raise UserError(f"{key} is {value!r}, expected {{kimg: NUMBER}} or {{seconds: NUMBER}}")
