@@ -99,7 +99,7 @@ def train_scorer(arguments: Sequence[str]) -> int:
 
 
 def study(arguments: Sequence[str]) -> int:
-    """Train several arms with several seeds and one budget, and compare them: run, status, list."""
+    """Train several arms with several seeds and one budget, and compare them: run, status, report, list."""
     from smartfast.study.commands import study
 
     return 0 if study(arguments) else EXIT_INTERRUPTED

@@ -1,5 +1,6 @@
-"""`smartfast study`: run, status and list."""
+"""`smartfast study`: run, status, report and list."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from smartfast.errors import UserError
 from smartfast.study.cell import progress, read_record, state_of
 from smartfast.study.claims import BEAT_SEC, Claims
 from smartfast.study.plan import STUDIES, Cell, Plan, check_trainings, find_study, folder_of, load_plan
+from smartfast.study.registered import register
 from smartfast.study.runner import Worker, status_line
 
 _USAGE = """usage: smartfast study ACTION [STUDY] [options]
 
   run       Train the cells of a study that are not complete; the same command goes on after Ctrl-C or a crash.
   status    Say how far each cell is.
+  report    Write report.html and report.md from the run folders.
   list      Name the studies in configs/studies.
 
 STUDY is a file or a name that list gives; smartfast study ACTION --help lists an action's options."""
@@ -45,6 +48,14 @@ class RunOptions(StudyOptions):
     """Trainings at a time; on GPUs each has one, in turn."""
     threads: Threads | None = None
     """CPU threads of each training. Unset: physical cores / jobs. Another number may round results otherwise."""
+
+
+@dataclass(frozen=True)
+class ReportOptions(StudyOptions):
+    """Write report.html and report.md of a study, from its run folders, whatever is in them by now."""
+
+    to: FilePath | None = None
+    """Folder of the report. Unset: report in the study's folder."""
 
 
 def study(arguments: Sequence[str]) -> bool:
@@ -80,9 +91,11 @@ def _run(arguments: list[str]) -> bool:
     options = parse_options(RunOptions, arguments, command="study run")
     plan, out = _opened(options)
     check_trainings(plan)
+    register(plan, out, complete_cells=[_state(plan, cell, out) for cell in plan.cells].count("complete"))
     claims = Claims(out, options.storage, plan.name, beat_sec=BEAT_SEC)
     print(f"{plan.title}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {plan.budget} each, in {out}")
-    if not Worker(plan, out, claims, jobs=options.jobs, threads=options.threads).run():
+    say = functools.partial(print, flush=True)
+    if not Worker(plan, out, claims, jobs=options.jobs, threads=options.threads, say=say).run():
         return False
     failed = [cell for cell in plan.cells if _state(plan, cell, out) == "failed"]
     if failed:
@@ -113,6 +126,16 @@ def _status(arguments: list[str]) -> bool:
     return True
 
 
+def _report(arguments: list[str]) -> bool:
+    from smartfast.study.table import write_study_report  # it draws, which no other action does
+
+    options = parse_options(ReportOptions, arguments, command="study report")
+    plan, out = _opened(options)
+    for path in write_study_report(plan, out, Path(options.to) if options.to else out / "report"):
+        print(path)
+    return True
+
+
 def _list(arguments: list[str]) -> bool:
     if any(argument not in ("-h", "--help") for argument in arguments):
         raise UserError(f"study list takes no arguments, found {' '.join(arguments)}")
@@ -122,4 +145,4 @@ def _list(arguments: list[str]) -> bool:
     return True
 
 
-_ACTIONS: dict[str, Callable[[list[str]], bool]] = {"run": _run, "status": _status, "list": _list}
+_ACTIONS: dict[str, Callable[[list[str]], bool]] = {"run": _run, "status": _status, "report": _report, "list": _list}
