@@ -107,6 +107,13 @@ def train_scorer(arguments: Sequence[str]) -> int:
     return 0 if train_scorer(options) is not None else EXIT_INTERRUPTED
 
 
+def study(arguments: Sequence[str]) -> int:
+    """Train several arms with several seeds and one budget, and compare them: run, status, report, list."""
+    from smartfast.study.commands import study
+
+    return 0 if study(arguments) else EXIT_INTERRUPTED
+
+
 def presets(arguments: Sequence[str]) -> int:
     """Print all presets side by side, and what each one leaves to you."""
     from smartfast.tools.presets import presets_table as table
@@ -150,6 +157,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "dataset": dataset,
     "convert": convert,
     "train-scorer": train_scorer,
+    "study": study,
     "presets": presets,
     "doctor": doctor,
 }

@@ -15,6 +15,8 @@ from smartfast.errors import UserError
 
 # Those that a batch system, a terminal or a person sends; not every platform has each.
 _SIGNALS = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, n)]
+LAUNCHER_PID = "SMARTFAST_LAUNCHER_PID"
+"""Set by `smartfast study`, which may be gone before the process that it has started has read this."""
 _LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")  # set by torchrun, `accelerate launch`
 _AGREEMENT_SEC = 1.0
 _MAX_ITERATIONS = 64
@@ -80,13 +82,13 @@ class Interruption:
 
 
 def watch_launcher(poll_sec: float = 1.0) -> None:
-    """Have SIGTERM sent to this process once torchrun or accelerate, where one started it, is gone.
+    """Have SIGTERM sent to this process once torchrun, accelerate or a study, where one started it, is gone.
 
     They end their processes when they end themselves, but not when they are killed.
     """
-    if not any(variable in os.environ for variable in _LAUNCHER_VARIABLES):
+    if not any(variable in os.environ for variable in (LAUNCHER_PID, *_LAUNCHER_VARIABLES)):
         return
-    launcher = os.getppid()
+    launcher = int(os.environ.get(LAUNCHER_PID, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == launcher:

@@ -140,6 +140,20 @@ class RunLock:
                     continue
 
 
+def is_held(run_dir: Path) -> bool:
+    """Whether a process that lives, or may live where nobody here can see it, owns a run folder."""
+    path = run_dir / "run.lock"
+    if not path.exists():
+        return False
+    try:
+        _why_dead(path, _read(path))
+    except FileNotFoundError:  # released in this moment
+        return False
+    except UserError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def _gone_if_it_fails(path: Path) -> Iterator[None]:
     """Half a lock, on a full disk, would keep everybody out until it is old."""

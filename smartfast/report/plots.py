@@ -13,7 +13,7 @@ Row = Mapping[str, float]
 
 _COLUMNS = 3
 _SMOOTH_FROM = 20  # points; fewer are drawn as they are
-_COLORS = ("#2563a8", "#c2571a", "#3d8b37", "#8a4fbe", "#b8860b", "#1b8a8f", "#a83254", "#5f6b7a")
+COLORS = ("#2563a8", "#c2571a", "#3d8b37", "#8a4fbe", "#b8860b", "#1b8a8f", "#a83254", "#5f6b7a")
 
 
 SPEED_PANEL = Panel("Training speed", "images per second", {"images_per_sec": "speed"})
@@ -37,9 +37,24 @@ def draw_panels(panels: Sequence[Panel], rows: Sequence[Row], *, smoothed: bool)
         _draw(axis, panel, rows, smoothed)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
+    return to_svg(drawing)
+
+
+def to_svg(drawing: Figure) -> bytes:
+    """A drawing as SVG, without the date."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def dress(axis: Axes, title: str, x_label: str, y_label: str) -> None:
+    """The look of every plot: title, labels, grid, no frame."""
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.set_xlabel(x_label, fontsize=8)
+    axis.set_ylabel(y_label, fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -53,19 +68,14 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _draw(axis: Axes, panel: Panel, rows: Sequence[Row], smoothed: bool) -> None:
-    for (key, name), color in zip(panel.curves.items(), _COLORS, strict=False):
+    for (key, name), color in zip(panel.curves.items(), COLORS, strict=False):
         kimg, values = _finite_points(key, rows)
         if smoothed and len(values) >= _SMOOTH_FROM:
             axis.plot(kimg, values, color=color, alpha=0.25, linewidth=0.8)
             axis.plot(kimg, smooth(values), color=color, linewidth=1.6, label=name)
         else:
             axis.plot(kimg, values, color=color, linewidth=1.4, marker="o", markersize=3, label=name)
-    axis.set_title(panel.title, fontsize=10, loc="left")
-    axis.set_xlabel("real images seen (thousands)", fontsize=8)
-    axis.set_ylabel(panel.unit, fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    dress(axis, panel.title, "real images seen (thousands)", panel.unit)
     if len(panel.curves) > 1:
         axis.legend(fontsize=8, frameon=False)
 

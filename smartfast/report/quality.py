@@ -33,6 +33,11 @@ _MEASURES = {
 _TITLES = {"fid": "Fréchet distance (FID)", "kid": "Kernel distance (KID)", "isc": "Inception score"}
 
 
+def meaning(measure: str) -> str:
+    """What is good in a measure such as fd, in a few words."""
+    return _MEASURES[measure].meaning
+
+
 def quality_section(evaluations: Sequence[Mapping[str, Any]], features: str) -> str:
     """The section of a report.
 

@@ -1,0 +1,107 @@
+"""The run folder of a cell: what the study notes in it (cell.json), and how far its training is."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from smartfast.core.files import write_atomically
+from smartfast.core.run_lock import is_held
+from smartfast.core.run_log import read_rows
+
+RECORD, LOG = "cell.json", "train.log"
+State = Literal["complete", "failed", "running", "interrupted", "waiting"]
+
+_NOT_COMPARED = ("--run.dir=", "--perf.cpu_threads=")  # a folder may move, and threads are the machine's
+_LONGEST_ERROR = 300
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the study did in a run folder.
+
+    Attributes:
+        status: complete, failed or interrupted; the last is also what it says while the training goes on.
+        options: Those of `smartfast train` that the cell is.
+        command: What was started, as one types it.
+        wall_sec: Of all processes of the cell together.
+        error: The last line of a training that failed.
+        commit, machine, started: Where and when the last process began.
+    """
+
+    status: Literal["complete", "failed", "interrupted"]
+    arm: str
+    seed: int
+    options: tuple[str, ...]
+    command: str
+    wall_sec: float = 0.0
+    error: str = ""
+    commit: str = ""
+    machine: str = ""
+    started: str = ""
+
+    def is_of(self, options: Sequence[str]) -> bool:
+        """Whether it was made under these options, but for the folder and the threads."""
+        return _compared(self.options) == _compared(options)
+
+
+def write_record(run_dir: Path, record: Record) -> None:
+    """Write cell.json."""
+    write_atomically(run_dir / RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
+
+
+def read_record(run_dir: Path) -> Record | None:
+    """What cell.json says, None where it is missing or another program's."""
+    try:
+        values = json.loads((run_dir / RECORD).read_text())
+        values["options"] = tuple(values["options"])
+        return Record(**{field.name: values[field.name] for field in fields(Record)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def state_of(run_dir: Path, options: Sequence[str]) -> State:
+    """What there is of a cell with these options, from its folder alone."""
+    record = read_record(run_dir)
+    if is_held(run_dir):
+        return "running"
+    if record is not None and record.is_of(options):
+        return record.status
+    return "interrupted" if (run_dir / "metrics.jsonl").exists() else "waiting"
+
+
+def progress(run_dir: Path) -> tuple[float, float]:
+    """Thousands of images that the last row of the log was written at, and seconds of training until the last tick."""
+    rows = read_rows(run_dir / "metrics.jsonl")
+    return (rows[-1]["kimg"] if rows else 0.0), trained_sec(rows)
+
+
+def trained_sec(rows: Sequence[dict[str, Any]]) -> float:
+    """Seconds of training that the ticks among the rows took; evaluations, snapshots and compiling are left out."""
+    return sum(row.get("sec_per_tick") or 0.0 for row in rows if row["kind"] == "tick")
+
+
+def reached_kimg(run_dir: Path) -> float | None:
+    """Thousands of images of the newest checkpoint, None without one."""
+    kimg = []
+    for index in (run_dir / "checkpoints").glob("*/checkpoint.json"):
+        try:
+            kimg.append(json.loads(index.read_text())["images"] / 1000)
+        except (OSError, ValueError, KeyError, TypeError):  # pruned in this moment, or damaged
+            continue
+    return max(kimg, default=None)
+
+
+def last_line(run_dir: Path) -> str:
+    """The last line that the training said, for a record of its failure."""
+    try:
+        lines = (run_dir / LOG).read_text(errors="replace").replace("\r", "\n").split("\n")
+    except OSError:
+        return ""
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1][:_LONGEST_ERROR] if said else ""
+
+
+def _compared(options: Sequence[str]) -> list[str]:
+    return sorted(option for option in options if not option.startswith(_NOT_COMPARED))

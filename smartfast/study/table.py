@@ -1,0 +1,192 @@
+"""The report of a study, from its run folders: what was expected, arms, differences, curves, samples and every cell."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from smartfast.core.text import format_duration
+from smartfast.metrics.names import metric_of
+from smartfast.report.quality import meaning
+from smartfast.study.document import Block, Lines, Plot, Section, Sheets, Table, Text, write_document
+from smartfast.study.hypothesis import Hypothesis
+from smartfast.study.plan import Plan, option_text
+from smartfast.study.plots import draw_curves, draw_map
+from smartfast.study.registered import when_decided, withdrawn
+from smartfast.study.results import Result, read_results, values_by_seed
+from smartfast.study.statistics import LEVEL, Difference, Interval, holm, paired_difference, smallest_p, summarise
+
+_HOW_TO_READ = (
+    "Values are those of the last evaluation of each cell that is complete, never the best one. Arms: mean over the "
+    "seeds ± standard deviation, and in brackets a 95 % bootstrap interval of the mean (BCa, 9999 resamples), from "
+    "three seeds on; of five values such an interval holds the true mean about 85 times in 100, of ten about 90 times. "
+    "Differences are paired by seed; p is that of all sign flips of the pairs, two-sided, and p (Holm) is adjusted for "
+    "all rows of its table. Hypotheses state a direction, so their p is one-sided and not adjusted. Seconds are of "
+    "training, without evaluations, snapshots and compiling."
+)
+
+
+def write_study_report(plan: Plan, out: Path, folder: Path) -> tuple[Path, Path]:
+    """Write report.html and report.md of the study whose cells are in `out` into a folder; returns their paths."""
+    results = read_results(plan, out)
+    done = sum(result.state == "complete" for result in results)
+    parts = [f"{done} of {len(results)} cells complete", f"base {plan.base}", f"{plan.budget} each"]
+    commits = sorted({r.record.commit for r in results if r.record and r.record.commit})
+    machines = sorted({r.record.machine for r in results if r.record})
+    parts += [f"commit {', '.join(commits)}"] * bool(commits) + machines
+    sections = [
+        Section("Question", [Text(plan.question), Text("; ".join(parts) + ".")]),
+        expectations(plan, results, out),
+        arms(plan, results),
+        differences(plan, results),
+        _curves(plan, results),
+        _samples(plan, results),
+        cells(plan, results),
+        Section("How to read this", [Text(_HOW_TO_READ)]),
+    ]
+    return write_document(folder, plan.title, f"Study {plan.name}", [section for section in sections if section.blocks])
+
+
+def expectations(plan: Plan, results: list[Result], out: Path) -> Section:
+    """What was expected before the runs, and whether it held."""
+    rows = []
+    for hypothesis in plan.hypotheses:
+        found = _tested(hypothesis, results)
+        test = f"{hypothesis.metric}: {hypothesis.test}"
+        numbers = ["", "", ""] if found is None else [_mean_interval(found), f"{found.p_value:.3g}", str(found.count)]
+        rows.append([hypothesis.text, test, verdict(found, hypothesis.sign), *numbers, when_decided(hypothesis, out)])
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(
+            Table(["expected", "test", "outcome", "difference", "p, one-sided", "pairs", "written down"], rows)
+        )
+    gone = withdrawn(plan, out)
+    if gone:
+        blocks.append(Text("Expected at first, and no longer in the study: " + "; ".join(gone) + "."))
+    return Section("What was expected", blocks)
+
+
+def verdict(found: Difference | None, sign: int) -> str:
+    """What the test of a hypothesis says, in words.
+
+    sign: -1 where the difference is expected to be below 0.
+    """
+    if found is None or smallest_p(found.count, "less") > LEVEL:
+        return "undecided, too few seeds"
+    if found.p_value <= LEVEL:
+        return "holds"
+    return "not shown" if found.mean * sign > 0 else "does not hold: the other way round"
+
+
+def arms(plan: Plan, results: list[Result]) -> Section:
+    """A row for each arm."""
+    rows = []
+    for arm in plan.arms:
+        own = [result for result in results if result.cell.arm == arm.name]
+        complete = [result for result in own if result.state == "complete"]
+        failed = sum(result.state == "failed" for result in own)
+        count = f"{len(complete)} of {len(own)}" + (f", {failed} failed" if failed else "")
+        values = [_summary(list(values_by_seed(results, arm.name, metric).values())) for metric in plan.metrics]
+        sec = _summary([result.sec for result in complete], short=True)
+        rows.append([arm.name, count, *values, sec])
+    settings = [[arm.name, ", ".join(f"{n} {option_text(v)}" for n, v in arm.settings.items())] for arm in plan.arms]
+    header = [
+        "arm",
+        "seeds",
+        *(f"{metric} ({meaning(metric_of(metric).measure)})" for metric in plan.metrics),
+        "seconds",
+    ]
+    return Section("Arms", [Table(header, rows), Table(["arm", f"settings beside {plan.base}"], settings)])
+
+
+def differences(plan: Plan, results: list[Result]) -> Section:
+    """A table for each metric: every arm against the first, paired by seed."""
+    first, *others = [arm.name for arm in plan.arms]
+    blocks: list[Block] = []
+    for metric in plan.metrics:
+        reference = values_by_seed(results, first, metric)
+        found = {arm: paired_difference(values_by_seed(results, arm, metric), reference) for arm in others}
+        known = {arm: difference for arm, difference in found.items() if difference is not None}
+        adjusted = dict(zip(known, holm([difference.p_value for difference in known.values()]), strict=True))
+        rows = [
+            [f"{arm} - {first}", str(d.count), _mean_interval(d), f"{d.p_value:.3g}", f"{adjusted[arm]:.3g}"]
+            + [_claim(d, adjusted[arm])]
+            for arm, d in known.items()
+        ]
+        if rows:
+            blocks.append(Table([metric, "pairs", "difference", "p", "p (Holm)", "claim"], rows))
+    return Section(f"Differences from {first}", blocks)
+
+
+def _claim(difference: Difference, adjusted: float) -> str:
+    if smallest_p(difference.count) > LEVEL:
+        return "none, too few seeds"
+    if adjusted > LEVEL:
+        return "none"
+    return "lower" if difference.mean < 0 else "higher"
+
+
+def _curves(plan: Plan, results: list[Result]) -> Section:
+    blocks: list[Block] = []
+    for metric in plan.metrics:
+        drawing = draw_curves(plan, results, metric)
+        if drawing is not None:
+            blocks.append(Plot(f"curves_{metric}.svg", drawing, f"{metric}: mean of the seeds, and each seed faint"))
+        if plan.sweep and any(metric in result.values for result in results):
+            caption = f"{metric} at the end of the budget, mean of the seeds"
+            blocks.append(Plot(f"map_{metric}.svg", draw_map(plan, results, metric), caption))
+    return Section("Curves", blocks)
+
+
+def _samples(plan: Plan, results: list[Result]) -> Section:
+    pictures = []
+    for arm in plan.arms:
+        own = [r for r in results if r.cell.arm == arm.name and r.sheet is not None]
+        shown = next((r for r in own if r.state == "complete"), next(iter(own), None))
+        if shown is not None and shown.sheet is not None:
+            kimg = int(shown.sheet.stem.removeprefix("fakes"))
+            pictures.append((shown.sheet, f"{arm.name}, seed {shown.cell.seed}, at {kimg} kimg"))
+    return Section("Samples", [Sheets(pictures)] if pictures else [])
+
+
+def cells(plan: Plan, results: list[Result]) -> Section:
+    """A row for each cell, failures and what was not started too, and the command of each."""
+    rows, commands = [], []
+    for result in results:
+        record = result.record
+        values = [_number(result.values.get(metric)) for metric in plan.metrics]
+        wall = format_duration(record.wall_sec) if record else ""
+        rows.append(
+            [result.cell.name, result.state, *values, f"{result.sec:.1f}", wall, record.error if record else ""]
+        )
+        if record is not None:
+            commands.append(record.command)
+    header = ["cell", "state", *plan.metrics, "seconds", "with all else", "error"]
+    return Section("Cells", [Table(header, rows), Lines("The command of each cell", commands)])
+
+
+def _tested(hypothesis: Hypothesis, results: list[Result]) -> Difference | None:
+    return paired_difference(
+        values_by_seed(results, hypothesis.left, hypothesis.metric),
+        values_by_seed(results, hypothesis.right, hypothesis.metric),
+        factor=hypothesis.factor,
+        alternative="less" if hypothesis.sign < 0 else "greater",
+    )
+
+
+def _summary(values: Sequence[float], *, short: bool = False) -> str:
+    if not values:
+        return ""
+    summary = summarise(values)
+    deviation = "" if summary.deviation is None else f" ± {summary.deviation:.2g}"
+    return f"{summary.mean:.4g}{deviation}" + ("" if short else _brackets(summary.interval))
+
+
+def _mean_interval(difference: Difference) -> str:
+    return f"{difference.mean:+.3g}{_brackets(difference.interval)}"
+
+
+def _brackets(interval: Interval | None) -> str:
+    return "" if interval is None else f" [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,251 @@
+"""A study runs every cell once, whoever dies when; what fails is noted; the same command goes on."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from optuna.trial import TrialState, create_trial
+
+from smartfast.cli import main
+from smartfast.errors import UserError
+from smartfast.study.cell import read_record, state_of
+from smartfast.study.claims import BEATS_UNTIL_DEAD, Claims
+from smartfast.study.plan import Plan, folder_of, load_plan
+from smartfast.study.runner import Worker, status_line
+
+STAND_IN = (sys.executable, "-S", str(Path(__file__).with_name("stand_in.py")))
+ARMS = {"light": {"smart.weight": 1}, "heavy": {"smart.weight": 20}}
+TINY = {
+    "data.resolution": 8,
+    "data.labels": False,
+    "gan.channel_base": 64,
+    "gan.channel_max": 8,
+    "gan.mbstd_group": 4,
+    "gan.mbstd_by_class": False,
+    "optim.batch": 8,
+    "smart.frequency": 0,
+    "metrics.names": ["diversity", "fid"],
+    "metrics.samples": 64,
+    "metrics.every_ticks": 1,
+    "run.tick_kimg": 0.016,
+    "run.snapshot_ticks": 1,
+    "run.tracker": "none",
+}
+
+
+@pytest.fixture
+def make_plan(tmp_path: Path) -> Callable[..., Plan]:
+    def make(**changes: object) -> Plan:
+        settings = {
+            "base": "digits",
+            "arms": ARMS,
+            "seeds": [0, 1],
+            "budget": {"kimg": 0.003},
+            "metrics": ["fd_digits"],
+        }
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings | changes, sort_keys=False))
+        return load_plan(tmp_path / "mine.yaml")
+
+    return make
+
+
+def work(plan: Plan, out: Path, url: str | None = None, say: Callable[[str], None] = print, **options: int) -> bool:
+    beat_sec = options.pop("beat_sec", 2)
+    return Worker(plan, out, Claims(out, url, plan.name, beat_sec=beat_sec), say=say, train=STAND_IN, **options).run()
+
+
+def results(plan: Plan, out: Path) -> dict[str, str]:
+    return {cell.name: (folder_of(cell, out) / "state.txt").read_text() for cell in plan.cells}
+
+
+def completed(out: Path) -> list[str]:
+    return sorted((out / "cells" / "completed.txt").read_text().split())
+
+
+def test_complete_cells_are_not_run_again_and_new_ones_are_added(make_plan: Callable, tmp_path: Path) -> None:
+    plan, said = make_plan(seeds=[1]), []
+    assert work(plan, tmp_path, say=said.append, jobs=2, threads=3)
+    assert completed(tmp_path) == sorted(cell.name for cell in plan.cells)
+    assert said[-1] == "2 of 2 cells complete"
+    record = read_record(tmp_path / "cells" / "heavy-1")
+    assert (record.status, record.arm, record.seed, record.error) == ("complete", "heavy", 1, "")
+    assert record.command.startswith("smartfast train --config digits --smart.weight=20 ") and record.wall_sec > 0
+    assert record.machine.endswith("3 threads")
+
+    more = make_plan(seeds=[1, 2])
+    assert work(more, tmp_path)
+    assert completed(tmp_path) == sorted(cell.name for cell in more.cells)
+    (tmp_path / "study.db").unlink()  # what counts lies in the folders
+    assert work(more, tmp_path)
+    assert completed(tmp_path) == sorted(cell.name for cell in more.cells)
+
+
+def test_a_cell_whose_settings_or_length_are_others_now_is_not_complete(make_plan: Callable, tmp_path: Path) -> None:
+    work(make_plan(seeds=[0]), tmp_path)
+    longer = make_plan(budget={"kimg": 0.004}, seeds=[0])
+    assert {state_of(folder_of(cell, tmp_path), longer.options(cell, tmp_path)) for cell in longer.cells} == {
+        "interrupted"
+    }
+    assert work(longer, tmp_path)
+    assert all(len(result.split()) == 4 for result in results(longer, tmp_path).values())
+
+
+def test_a_failure_is_noted_and_tried_again_by_the_same_command(make_plan: Callable, tmp_path: Path) -> None:
+    plan, said = make_plan(seeds=[13, 0], arms={"light": ARMS["light"]}), []
+    for _ in range(2):
+        assert work(plan, tmp_path, say=said.append)
+    record = read_record(tmp_path / "cells" / "light-13")
+    assert (record.status, record.error) == ("failed", "smartfast: error: seeds of 13 bring bad luck")
+    assert said[-1] == "1 of 2 cells complete, 1 failed"
+    assert said.count("light-13: failed: smartfast: error: seeds of 13 bring bad luck") == 2
+    assert completed(tmp_path) == ["light-0"]
+
+
+def test_seconds_end_a_training_which_is_then_evaluated_where_it_stands(
+    make_plan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step counts as a second here; without the end of the budget the training would not end."""
+    monkeypatch.setenv("STAND_IN_SEC", "0.05")
+    plan = make_plan(budget={"seconds": 4}, seeds=[0], arms={"light": ARMS["light"]})
+    assert work(plan, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "cells/light-0/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["kind"] == "metrics" and rows[-1]["kimg"] == rows[-2]["kimg"] and len(rows) > 4
+    assert read_record(tmp_path / "cells/light-0").status == "complete"
+
+
+def test_time_left_is_that_of_the_cells_so_far(make_plan: Callable, tmp_path: Path) -> None:
+    plan = make_plan()
+    assert status_line(plan, tmp_path) == "0 of 4 cells complete"
+    work(plan, tmp_path)
+    for name in ("light-1", "heavy-1"):
+        record = json.loads((tmp_path / "cells" / name / "cell.json").read_text())
+        (tmp_path / "cells" / name / "cell.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    (tmp_path / "cells/light-1/metrics.jsonl").write_text('{"kind": "tick", "kimg": 0.0015, "sec_per_tick": 1}\n')
+    (tmp_path / "cells/heavy-1/metrics.jsonl").unlink()
+    for name in ("light-0", "heavy-0"):
+        record = json.loads((tmp_path / "cells" / name / "cell.json").read_text())
+        (tmp_path / "cells" / name / "cell.json").write_text(json.dumps(record | {"wall_sec": 100.0}))
+    assert status_line(plan, tmp_path) == "2 of 4 cells complete, 2m 30s left"
+
+
+def in_background(*arguments: object, **options: object) -> multiprocessing.Process:
+    """`work` in a process of its own, forked because it would need seconds to import everything again."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments, kwargs=options)
+    process.start()
+    return process
+
+
+def wait_for(is_true: Callable[[], bool], sec: float = 60) -> None:
+    deadline = time.monotonic() + sec
+    while not is_true():
+        assert time.monotonic() < deadline, "took too long"
+        time.sleep(0.05)
+
+
+def check_four_workers_one_killed(plan: Plan, folder: Path, url: str | None) -> None:
+    work(plan, folder / "serial")
+    out = folder / "shared"
+    os.environ["STAND_IN_SEC"] = "0.2"
+    try:
+        victim = in_background(plan, out, url, beat_sec=1)
+        wait_for(lambda: any((out / "cells").glob("*/state.txt")))
+        os.kill(victim.pid, signal.SIGKILL)
+        killed = next((out / "cells").glob("*/state.txt")).parent.name
+        others = [in_background(plan, out, url, beat_sec=1) for _ in range(3)]
+        for process in others:
+            process.join(120)
+        assert [process.exitcode for process in others] == [0, 0, 0]
+    finally:
+        del os.environ["STAND_IN_SEC"]
+    names = sorted(cell.name for cell in plan.cells)
+    assert completed(out) == names and killed in names
+    assert results(plan, out) == results(plan, folder / "serial")
+
+
+def test_four_workers_of_whom_one_is_killed_complete_every_cell_once(make_plan: Callable, tmp_path: Path) -> None:
+    check_four_workers_one_killed(make_plan(seeds="0-3", budget={"kimg": 0.004}), tmp_path, None)
+
+
+def test_ctrl_c_leaves_what_the_same_command_goes_on_with(
+    make_plan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(budget={"kimg": 0.02})
+    monkeypatch.setenv("STAND_IN_SEC", "0.1")
+    worker = in_background(plan, tmp_path, jobs=2)
+    wait_for(lambda: len(list((tmp_path / "cells").glob("*/state.txt"))) == 2)
+    os.kill(worker.pid, signal.SIGINT)
+    worker.join(30)
+    assert worker.exitcode == 0 and not (tmp_path / "cells/completed.txt").exists()
+    found = [state_of(folder_of(cell, tmp_path), plan.options(cell, tmp_path)) for cell in plan.cells]
+    assert found == ["interrupted", "interrupted", "waiting", "waiting"]
+    begun = (tmp_path / "cells/light-0/state.txt").read_text()
+    monkeypatch.setenv("STAND_IN_SEC", "0")
+    assert work(plan, tmp_path)
+    assert completed(tmp_path) == sorted(cell.name for cell in plan.cells)
+    assert results(plan, tmp_path)["light-0"].startswith(begun)
+
+
+def test_one_command_runs_a_study_of_real_trainings(
+    make_plan: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_plan(settings=TINY, arms={"flips": {"data.mirror": True}}, seeds=[0], budget={"kimg": 0.016})
+    where = [str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")]
+    assert main(["study", "run", *where, "--threads", "1"]) == 0, (tmp_path / "out/cells/flips-0/train.log").read_text()
+    assert "1 of 1 cells complete" in capsys.readouterr().out
+    assert main(["study", "status", *where]) == 0
+    assert "flips-0 complete 0.016" in " ".join(capsys.readouterr().out.split())
+
+
+def test_list_names_the_studies_and_wrong_actions_are_said(capsys: pytest.CaptureFixture) -> None:
+    assert main(["study", "list"]) == 0
+    assert "digits_augment  The score term and ADA on few images" in capsys.readouterr().out
+    assert main(["study", "runs"]) == 2
+    assert "study runs: there is no such action, expected one of run, status, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [("nonsense", "storage is no URL"), ("sqlite:////dev/null/x.db", "storage: sqlite:////dev/null/x.db: unable to")],
+)
+def test_a_storage_that_cannot_be_opened_is_one_line(tmp_path: Path, url: str, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        Claims(tmp_path, url, "mine")
+
+
+def test_a_cell_that_two_workers_add_at_once_has_one_owner(tmp_path: Path) -> None:
+    first, second = (Claims(tmp_path, None, "mine") for _ in range(2))
+    for claims in (first, second):
+        claims._storage.create_new_trial(claims._study_id, _waiting("a"))
+    claimed = [first.claim(), second.claim()]
+    assert [claim and claim.cell for claim in claimed] == ["a", None]
+    first.complete(claimed[0])
+    assert not second.is_open(["a"])
+    second.add({"a": False})
+    assert second.claim() is None
+    second.add({"a": True})  # its folder is gone, say
+    assert second.claim().cell == "a"
+
+
+def test_a_worker_without_heartbeats_loses_its_cell(tmp_path: Path) -> None:
+    away, other = (Claims(tmp_path, None, "mine", beat_sec=1) for _ in range(2))
+    away.add({"a": True})
+    lost = away.claim()
+    assert other.claim() is None and away.beat(lost)
+    time.sleep(BEATS_UNTIL_DEAD + 2)
+    assert other.claim() is None  # what is dead waits from the next look on
+    other.add({"a": False})
+    assert other.claim().cell == "a"
+    assert not away.beat(lost)
+    away.complete(lost)
+    assert other.is_open(["a"])
+
+
+def _waiting(cell: str) -> object:
+    return create_trial(state=TrialState.WAITING, user_attrs={"cell": cell})
