@@ -53,6 +53,7 @@ def test_numbers_state_their_range(command: str, name: str) -> None:
     assert not {int, float} & {part for part in parts(PARSERS[command].hints()[name]) if isinstance(part, type)}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("command", "name"), ALL)
 def test_any_value_is_taken_or_answered_with_one_line(command: str, name: str) -> None:
     parser = PARSERS[command]

@@ -277,6 +277,7 @@ def as_processes(made: Training, phase: Phase) -> None:
     phase.compute = of_round
 
 
+@pytest.mark.slow
 def test_two_processes_are_what_they_are_said_to_be(tmp_path: Path) -> None:
     """Without synchronised statistics two rounds from one state; with them the whole batch."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(HERE), str(tmp_path)]

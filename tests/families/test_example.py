@@ -103,6 +103,7 @@ def test_it_is_short_and_the_guide_says_how_short() -> None:
     assert lines < 150 and (EXAMPLE.parent / "adding_a_family.md").read_text().count(f"{lines} lines") == 2
 
 
+@pytest.mark.slow
 def test_as_a_script_it_trains_and_knows_the_other_commands(run: Path, tmp_path: Path) -> None:
     def call(*arguments: str) -> str:
         command = [sys.executable, str(EXAMPLE), *arguments]

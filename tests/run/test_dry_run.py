@@ -11,6 +11,7 @@ LARGE = "aurora_imagenet64"
 """A thousand million parameters take their time to begin."""
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("preset", [pytest.param(p, marks=pytest.mark.slow) if p == LARGE else p for p in presets()])
 def test_every_preset_without_its_data(preset, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

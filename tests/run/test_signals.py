@@ -147,7 +147,7 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("launcher", "number"), [("torchrun", signal.SIGKILL), ("torchrun", signal.SIGTERM), ("accelerate", signal.SIGTERM)]
 )

@@ -70,6 +70,7 @@ def check(scorer: Scorer, interval: tuple[float, float], change: Callable[[Tenso
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("interval", INTERVALS, ids=str)
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_right_reading_passes(name, interval) -> None:
@@ -77,6 +78,7 @@ def test_the_right_reading_passes(name, interval) -> None:
     assert len(lines) == 2 and "WARNING" not in "".join(lines)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name, right, options", [(name, *case) for name, cases in WRONG.items() for case in cases])
 def test_a_wrong_reading(name, right, options) -> None:
     scorer = loaded(name, options)
@@ -84,6 +86,7 @@ def test_a_wrong_reading(name, right, options) -> None:
         check(scorer, INTERVALS[0])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("change", IMAGES)
 @pytest.mark.parametrize("name", RIGHT)
 def test_other_images(name, change) -> None:

@@ -109,6 +109,7 @@ def test_a_run_killed_while_it_saves_ends_bit_equal(
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
+@pytest.mark.slow
 def test_kill_9_at_a_random_moment_and_sigterm_lose_nothing(finished: Path, tmp_path: Path) -> None:
     often = dict(snapshot_kimg=0.006)
     process = start(command_line(tmp_path, **often))

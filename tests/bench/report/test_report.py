@@ -137,6 +137,7 @@ def test_targets_of_the_ops_are_met_by_all_calls_of_the_suite(tmp_path: Path, mo
     assert "| met | slower in 0 of 1 calls |" in text and "| met | 2x to 2x in 1 calls |" in text
 
 
+@pytest.mark.slow
 def test_the_whole_ops_suite_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file alone does not say what an interrupted suite would have measured."""
     listed = usual_cases("lsun_bedroom256", "cuda", ("--smart.frequency=0",))

@@ -135,6 +135,7 @@ def test_rows_of_a_layer(results: Run) -> None:
             assert math.isclose(row["tflop_per_sec"], row["flops"] / row["median_sec"] / 1e12)
 
 
+@pytest.mark.slow
 def test_recorded_layers_are_measured(results: Run) -> None:
     suite_ops.run(replace(TRIAL, overrides=("--gan.channel_max=16", "--smart.frequency=0")), results)
     assert {row["layer"] for row in results.rows} > {"g.synthesis.b16.conv1"}

@@ -99,6 +99,7 @@ def test_value(
     assert assert_within_budget(*both(ALL[1]), tensors, order=0).dtype == dtype
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 @pytest.mark.parametrize("kernel", [1, 3])

@@ -136,6 +136,7 @@ def test_factors_and_gradients_of_any_stride(rng: torch.Generator) -> None:
     assert torch.equal(*(torch.autograd.grad(value, x)[0] for value in (loss, expected)))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("shape", [ODD, TAILS], ids=str)
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

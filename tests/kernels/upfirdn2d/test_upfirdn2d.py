@@ -87,6 +87,7 @@ def test_spec_is_the_definition(name: str, rng: torch.Generator) -> None:
     assert torch.allclose(formula(f, **options)(x), definition(x, f, **options), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CASES)

@@ -44,7 +44,7 @@ def randn(rng: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32)
     return torch.randn(shape, generator=rng).to(dtype)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("dtype", "compiled"), CASES, ids=str)
 def test_values_and_derivatives(
     dtype: torch.dtype,
@@ -79,6 +79,7 @@ def test_shapes_and_far_places(
     assert_within_budget(lambda x: warp2d(x, matrix, F), lambda x: spec.warp2d(x, matrix, F), [x], order=1)
 
 
+@pytest.mark.sample(2)
 def test_layouts_and_no_image(rng: torch.Generator) -> None:
     matrix, x = matrices(2, rng), randn(rng, *ODD)
     y = warp2d(x, matrix, F)
@@ -91,6 +92,7 @@ def test_layouts_and_no_image(rng: torch.Generator) -> None:
     assert warp2d(x[:0], matrix[:0], F).shape == (0, *ODD[1:])
 
 
+@pytest.mark.sample(2)
 def test_gradient_does_not_depend_on_the_batch(rng: torch.Generator) -> None:
     matrix, x = matrices(2, rng), randn(rng, *ODD).requires_grad_()
     dy = randn(rng, *ODD) * torch.tensor([1e-6, 1e5])[:, None, None, None]
