@@ -62,6 +62,7 @@ class Worker:
         self._cells = {cell.name: cell for cell in plan.cells}
         self._jobs: list[_Job] = []
         self._held: dict[str, float] = {}
+        self._said = ""
         self._next_claim_sec, self._next_say_sec = 0.0, time.monotonic() + _SAY_SEC
 
     def run(self) -> bool:
@@ -77,7 +78,7 @@ class Worker:
                 while not (signal_name := interruption.asked(torch.device("cpu"))):
                     self._reap()
                     if self._claim() and not self._jobs:
-                        self._say(status_line(self.plan, self.out))
+                        self._say_status()
                         return True
                     if time.monotonic() >= self._next_say_sec:
                         self._say_status()
@@ -165,7 +166,10 @@ class Worker:
 
     def _say_status(self) -> None:
         self._next_say_sec = time.monotonic() + _SAY_SEC
-        self._say(status_line(self.plan, self.out))
+        line = status_line(self.plan, self.out)
+        if line != self._said:
+            self._said = line
+            self._say(line)
 
     def _state(self, cell: Cell) -> str:
         return state_of(folder_of(cell, self.out), self.plan.options(cell, self.out))

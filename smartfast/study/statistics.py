@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 class Summary(NamedTuple):
     """Of values: how many, mean, standard deviation (n - 1) and the mean's interval; None where they are too few."""
 
-    count: int
+    size: int
     mean: float
     deviation: float | None
     interval: Interval | None
@@ -40,7 +40,7 @@ class Summary(NamedTuple):
 class Difference(NamedTuple):
     """Of two arms over the seeds that both have: how many, mean, its interval, and the p-value of no difference."""
 
-    count: int
+    size: int
     mean: float
     interval: Interval | None
     p_value: float

@@ -51,7 +51,7 @@ def expectations(plan: Plan, results: list[Result], out: Path) -> Section:
     for hypothesis in plan.hypotheses:
         found = _tested(hypothesis, results)
         test = f"{hypothesis.metric}: {hypothesis.test}"
-        numbers = ["", "", ""] if found is None else [_mean_interval(found), f"{found.p_value:.3g}", str(found.count)]
+        numbers = ["", "", ""] if found is None else [_mean_interval(found), f"{found.p_value:.3g}", str(found.size)]
         rows.append([hypothesis.text, test, verdict(found, hypothesis.sign), *numbers, when_decided(hypothesis, out)])
     blocks: list[Block] = []
     if rows:
@@ -69,7 +69,7 @@ def verdict(found: Difference | None, sign: int) -> str:
 
     sign: -1 where the difference is expected to be below 0.
     """
-    if found is None or smallest_p(found.count, "less") > LEVEL:
+    if found is None or smallest_p(found.size, "less") > LEVEL:
         return "undecided, too few seeds"
     if found.p_value <= LEVEL:
         return "holds"
@@ -87,7 +87,11 @@ def arms(plan: Plan, results: list[Result]) -> Section:
         values = [_summary(list(values_by_seed(results, arm.name, metric).values())) for metric in plan.metrics]
         sec = _summary([result.sec for result in complete], short=True)
         rows.append([arm.name, count, *values, sec])
-    settings = [[arm.name, ", ".join(f"{n} {option_text(v)}" for n, v in arm.settings.items())] for arm in plan.arms]
+    common = set.intersection(*({(n, option_text(v)) for n, v in arm.settings.items()} for arm in plan.arms))
+    settings = [["all", _listed(sorted(common))]] if common else []
+    for arm in plan.arms:
+        named = [(name, option_text(value)) for name, value in arm.settings.items()]
+        settings.append([arm.name, _listed([setting for setting in named if setting not in common])])
     header = [
         "arm",
         "seeds",
@@ -95,6 +99,10 @@ def arms(plan: Plan, results: list[Result]) -> Section:
         "seconds",
     ]
     return Section("Arms", [Table(header, rows), Table(["arm", f"settings beside {plan.base}"], settings)])
+
+
+def _listed(settings: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings) or "none"
 
 
 def differences(plan: Plan, results: list[Result]) -> Section:
@@ -107,7 +115,7 @@ def differences(plan: Plan, results: list[Result]) -> Section:
         known = {arm: difference for arm, difference in found.items() if difference is not None}
         adjusted = dict(zip(known, holm([difference.p_value for difference in known.values()]), strict=True))
         rows = [
-            [f"{arm} - {first}", str(d.count), _mean_interval(d), f"{d.p_value:.3g}", f"{adjusted[arm]:.3g}"]
+            [f"{arm} - {first}", str(d.size), _mean_interval(d), f"{d.p_value:.3g}", f"{adjusted[arm]:.3g}"]
             + [_claim(d, adjusted[arm])]
             for arm, d in known.items()
         ]
@@ -117,7 +125,7 @@ def differences(plan: Plan, results: list[Result]) -> Section:
 
 
 def _claim(difference: Difference, adjusted: float) -> str:
-    if smallest_p(difference.count) > LEVEL:
+    if smallest_p(difference.size) > LEVEL:
         return "none, too few seeds"
     if adjusted > LEVEL:
         return "none"

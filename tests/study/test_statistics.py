@@ -15,7 +15,7 @@ RIGHT = {0: 5.34, 1: 5.77, 2: 5.47, 3: 4.1, 4: 5.0, 9: 1.0}
 def test_a_summary_is_that_of_numpy_and_needs_values_for_what_it_says() -> None:
     values = list(LEFT.values())
     summary = summarise(values)
-    assert summary.count == 5
+    assert summary.size == 5
     assert summary.mean == pytest.approx(np.mean(values))
     assert summary.deviation == pytest.approx(np.sqrt(np.sum((values - np.mean(values)) ** 2) / 4))
     assert min(values) < summary.interval.low < summary.mean < summary.interval.high < max(values)
@@ -39,7 +39,7 @@ def test_p_values_are_those_of_all_sign_flips(factor: float) -> None:
     assert found["less"].p_value == pytest.approx(less)
     assert found["greater"].p_value == pytest.approx(greater)
     assert found["two-sided"].p_value == pytest.approx(min(1, 2 * min(less, greater)))
-    assert (found["less"].count, found["less"].mean) == (5, pytest.approx(difference.mean()))
+    assert (found["less"].size, found["less"].mean) == (5, pytest.approx(difference.mean()))
 
 
 def test_the_smallest_p_value_is_that_of_pairs_which_all_agree() -> None:

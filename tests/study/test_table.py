@@ -31,6 +31,7 @@ VALUES = {
 def settings_of(**changes: object) -> dict:
     return {
         "base": "digits",
+        "settings": {"run.tracker": "none"},
         "arms": {"plain": {"smart.frequency": 0}, "score": {}, "odd": {"smart.weight": 0.5}},
         "seeds": list(SEEDS),
         "budget": {"kimg": 2},
@@ -99,7 +100,12 @@ def test_a_row_of_an_arm_has_mean_spread_interval_and_failures(made: tuple[Plan,
     assert rows["plain"][3] == "0.25 ± 0 [0.25, 0.25]"
     assert rows["plain"][4] == "25 ± 3.7"
     assert table.header[2] == "fd_digits (lower is better)"
-    assert ["odd", "smart.weight 0.5"] in settings.rows
+    assert settings.rows == [
+        ["all", "run.tracker none"],
+        ["plain", "smart.frequency 0"],
+        ["score", "none"],
+        ["odd", "smart.weight 0.5"],
+    ]
 
 
 def test_differences_are_paired_with_the_first_arm_and_claimed_where_they_are_sure(made: tuple[Plan, Path]) -> None:
@@ -162,7 +168,9 @@ def test_every_cell_is_a_row_with_its_command(made: tuple[Plan, Path]) -> None:
     assert rows["plain-1"] == ["plain-1", "complete", "6", "0.25", "22.0", "1m 15s", ""]
     assert rows["odd-5"][1:4] == ["failed", "", ""] and rows["odd-5"][6] == "smartfast: error: 3 < 4 | worse"
     assert rows["odd-4"] == ["odd-4", "waiting", "", "", "0.0", "", ""]
-    assert len(commands.lines) == 17 and commands.lines[0].startswith("smartfast train --config digits --smart.freq")
+    assert len(commands.lines) == 17 and commands.lines[0].startswith(
+        "smartfast train --config digits --run.tracker=none --smart.freq"
+    )
 
 
 def test_the_report_stands_alone_and_its_markdown_has_its_pictures(made: tuple[Plan, Path]) -> None:
