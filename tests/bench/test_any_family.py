@@ -63,6 +63,7 @@ FOUND = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_takes_the_family(suite: str, config: str, tmp_path: Path) -> None:
     rows, file = rows_of(suite, config, tmp_path / "results")

@@ -35,6 +35,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_compiled_phase_has_the_eager_loss_and_gradients(pair: Pair, phase: str) -> None:
     """R1 and path length have second derivatives, traced with the private switch `trace_autograd_ops`."""
@@ -50,6 +51,7 @@ def test_a_compiled_phase_has_the_eager_loss_and_gradients(pair: Pair, phase: st
         assert (a - b).norm() <= 1e-5 * b.norm() + 1e-7 * flat.norm()
 
 
+@pytest.mark.slow
 def test_every_phase_is_one_graph_and_stays_as_it_was_compiled(
     pair: Pair, tiny_reals: Callable[..., RealBatch]
 ) -> None:
@@ -61,6 +63,7 @@ def test_every_phase_is_one_graph_and_stays_as_it_was_compiled(
     assert counters["stats"]["unique_graphs"] == len(PHASES) and not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_a_compiled_run_restored_in_the_middle_ends_bit_equal(pair: Pair, tiny_reals: Callable[..., RealBatch]) -> None:
     _, compiled = pair
     middle, images = {name: value.clone() for name, value in compiled.state().items()}, compiled.images

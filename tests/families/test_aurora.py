@@ -108,6 +108,7 @@ def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str
     return {name for name, value in a.items() if not torch.equal(value, b[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phase", ["g_score", *(pytest.param(name, marks=pytest.mark.slow) for name in PHASES if name != "g_score")]
 )

@@ -68,7 +68,7 @@ def computed(run: Training, name: str, reals: RealBatch) -> tuple[torch.Tensor, 
     return loss, torch.cat([g.flatten() for g in gradients])
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("phase", "penalty"), [("d_main", "exact"), ("d_main", "finite_difference"), ("g_score", "exact")]
 )

@@ -113,7 +113,7 @@ def moments(total: int, command_of: Callable) -> list[int]:
     return sorted({round(1 + i * (total - 1) / (count - 1)) for i in range(count)})
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("command_of", COMMANDS, ids=["train", "train-scorer"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
@@ -176,6 +176,7 @@ def test_no_file_may_grow_beyond_any_size(
         assert_ends_alike(run_dir, command, expected, limit)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("command_of", COMMANDS, ids=["train", "train-scorer"])
 def test_a_kill_before_any_file_costs_no_row_and_adds_none(

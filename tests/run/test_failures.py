@@ -138,6 +138,7 @@ def test_a_killed_loader_process(tmp_path: Path, tiny_options: Options) -> None:
     assert load_newest(tmp_path) is not None
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_two(tmp_path: Path, tiny_options: Options) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -67,7 +67,7 @@ def send_at(
     patch.setattr(where, name, called)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(("moment", "number"), zip(MOMENTS, itertools.cycle(SIGNALS)))
 def test_everything_trained_is_saved(
     moment: str,

@@ -90,6 +90,7 @@ def test_backward_computes_no_gradient_of_a_weight(scorer) -> None:
     assert +work.counts == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", [torch.bfloat16], indirect=True)
 def test_compiled_phase_computes_no_gradient_of_a_weight(scorer) -> None:
     """Forward and backward as the trainer compiles them, in one graph, whose operations are counted as they run."""

@@ -192,6 +192,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(
     assert results(plan, tmp_path)["light-0"].startswith(begun)
 
 
+@pytest.mark.slow
 def test_one_command_runs_a_study_of_real_trainings(
     make_plan: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

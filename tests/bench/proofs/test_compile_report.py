@@ -26,12 +26,14 @@ def toys() -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_quick_report_finds_no_violation() -> None:
     done = run("-m", "bench.proofs.compile_report", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "HGMMA" in done.stdout and "slide_kernel" in done.stdout
 
 
+@pytest.mark.slow
 def test_report_refuses_the_interpreter() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "bench.proofs.compile_report", "--quick"]

@@ -35,6 +35,7 @@ def test_a_small_step_is_the_derivative_along_the_direction() -> None:
         assert (rest - (exact.d_main - 0.25 * (exact.r1 + exact.r2))).norm() <= 1e-12 * rest.norm()
 
 
+@pytest.mark.slow
 def test_rows_and_costs() -> None:
     rows = list(measure(warm_up=0, batches=1, directions=2))
     of_exact = [row for row in rows if row.step is None]

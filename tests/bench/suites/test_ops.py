@@ -143,6 +143,7 @@ def test_recorded_layers_are_measured(results: Run) -> None:
     assert all(row["median_sec"] > 0 for row in results.rows)
 
 
+@pytest.mark.slow
 def test_every_op_of_a_training_has_a_time_with_its_gradients(results: Run) -> None:
     """Of the score term as well, which gives the op images that a prediction of eps does not need."""
     by_op = {case.op: case for case in reversed(suite_cases("digits", "cpu"))}

@@ -109,6 +109,7 @@ def test_missing_library_is_an_error_of_its_row_alone(setting: Setting) -> None:
     assert isinstance(found[1].outcome, Failure) and "xformers" in found[1].outcome.error
 
 
+@pytest.mark.slow
 def test_rows_of_a_trial(tmp_path) -> None:
     options = Options(device=CPU, quick=True)
     with Run("regularizer", "test", device=CPU, quick=True, folder=tmp_path) as results:

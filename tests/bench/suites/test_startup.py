@@ -66,6 +66,7 @@ def test_a_process_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     assert outcome == Failure("not ready after 1 s")
 
 
+@pytest.mark.slow
 def test_a_real_process(tmp_path: Path) -> None:
     with Run("startup", "test", device=CPU, folder=tmp_path) as results:
         suite_startup.run(QUICK, results)

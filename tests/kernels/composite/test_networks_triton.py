@@ -57,6 +57,7 @@ def randomise(network: nn.Module, rng: torch.Generator) -> None:
         parameter.data = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("build", [r1, path_length])
 def test_second_order(
