@@ -93,11 +93,13 @@ def test_one_graph_without_a_gradient_of_a_weight(narrow, name) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_by_inductor(example, dtype) -> None:
+    """As near to the original as eagerly; fused, half precision is rounded in other places."""
+    truth = output_and_gradient(example.network, example.inputs)
     network = prepare(example.network, dtype)
     torch._dynamo.reset()
     found = output_and_gradient(torch.compile(network, fullgraph=True), example.inputs)
-    for a, b in zip(found, output_and_gradient(network, example.inputs), strict=True):
-        assert (a - b).norm() / b.norm() < (1e-4 if dtype == torch.float32 else 2e-2)
+    for a, b, true in zip(found, output_and_gradient(network, example.inputs), truth, strict=True):
+        assert (a - true).norm() <= 1.5 * (b - true).norm() + 1e-4 * true.norm()
 
 
 def test_prepared_weights_do_not_take_a_file(example) -> None:
