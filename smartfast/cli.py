@@ -88,7 +88,7 @@ def dataset(arguments: Sequence[str]) -> int:
 
 
 def convert(arguments: Sequence[str]) -> int:
-    """Convert weights of other projects (StyleGAN2, R3GAN, BigGAN, Aurora, ADM, EDM) for use here, and ours for use there."""
+    """Convert weights of other projects (GANs and diffusion models; --help lists them) for use here, and ours for there."""
     from smartfast.config.parse import parse_options
     from smartfast.tools.convert import ConvertOptions, convert
 
