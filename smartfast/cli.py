@@ -88,7 +88,7 @@ def dataset(arguments: Sequence[str]) -> int:
 
 
 def convert(arguments: Sequence[str]) -> int:
-    """Convert weights of other projects (GANs and diffusion models; --help lists them) for use here, and ours for there."""
+    """Convert weights of other projects, GANs and diffusion models, for use here, and ours for use there."""
     from smartfast.config.parse import parse_options
     from smartfast.tools.convert import ConvertOptions, convert
 
