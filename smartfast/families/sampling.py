@@ -19,6 +19,8 @@ from smartfast.kernels import philox_normal, philox_uniform
 
 Noise = Literal["const", "random", "none"]
 
+_NO_STYLES = "checkpoint: found a network without style layers, expected one with them, as StyleGAN2's"
+
 
 @dataclass(frozen=True)
 class Look:
@@ -106,12 +108,16 @@ class Sampler(ABC):
         Raises:
             UserError: The network has no style layers.
         """
-        raise UserError("checkpoint: found a network without style layers, expected one with them, as StyleGAN2's")
+        raise UserError(_NO_STYLES)
 
     def styled(self, styles: Tensor, look: Look) -> Tensor:
         """Images float [N, C, H, W] of styles [N, style_layers, F], differentiable; of `look` the noise, which no seed
-        draws, is all that matters."""
-        raise NotImplementedError(f"{type(self).__name__} has styles without images of them")
+        draws, is all that matters.
+
+        Raises:
+            UserError: The network has no style layers.
+        """
+        raise UserError(_NO_STYLES)
 
     def mix(self, z: Tensor, c: Tensor | None, places: "Places", *, space: str, look: Look) -> Tensor:
         """Images float [F, C, H, W] at places between latents z [K, *z_shape] with label vectors c [K, classes]."""

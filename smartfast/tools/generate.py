@@ -264,9 +264,8 @@ def read_styles(path: str, sampler: Sampler) -> Tensor:
     Raises:
         UserError: It is no such file, or of another network.
     """
-    wanted = sampler.styles(torch.zeros(1, *sampler.z_shape, device=sampler.device), _no_label(sampler), PLAIN).shape[
-        1:
-    ]
+    z = torch.zeros(1, *sampler.z_shape, device=sampler.device)
+    wanted = sampler.styles(z, _no_label(sampler), PLAIN).shape[1:]
     try:
         (styles,) = load_file(path).values()
     except (OSError, ValueError, SafetensorError) as error:
