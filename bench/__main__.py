@@ -3,6 +3,7 @@
     python -m bench SUITE [--config digits ...] [--device cuda] [--quick] [--budget_sec 480] [--optim.batch=32 ...]
     python -m bench all            every suite, each in a process of its own, then the report
     python -m bench report         bench/RESULTS.md, its plots and the table in docs/speed.md, from bench/results
+    python -m bench record         time to quality on the digits, a row of RECORDS.md (--help)
     python -m bench --compare A B  two files of results side by side
 
 Any option of `smartfast train` works for the configurations. Results go to bench/results, those of --quick to
@@ -97,6 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if arguments[:1] == ["record"]:
+            from bench.record import main as record
+
+            return record(arguments[1:])
         options, overrides = _parser().parse_known_args(arguments)
         return _dispatch(options, overrides, arguments)
     except UserError as error:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from smartfast.cli import COMMANDS, main
-from smartfast.config.families import FAMILY_SETTINGS, FamilySettings, GanSettings, LossSettings
+from smartfast.config.families import FAMILY_SETTINGS, FamilySettings
+from smartfast.config.groups import GanSettings, LossSettings
 from smartfast.config.ranges import Count
 from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, one_hot
@@ -131,11 +132,9 @@ class Dcgan(Family):
                 return result
             return parts.score.join(*result, fakes, labels, batch, lambda of: draw(Purpose.G_SCORE, of.stream, None))
 
-        specs = [PhaseSpec("d_main", "d", d_main, repeat=self.loss.d_steps, carried=view.carried)]
-        specs.append(PhaseSpec("g_main", "g", g_main))
-        if parts.score is not None:
-            specs.append(PhaseSpec("g_score", "g", partial(g_main, scored=True), self.config.smart.frequency, "g_main"))
-        return specs
+        d_spec = PhaseSpec("d_main", "d", d_main, repeat=self.loss.d_steps, carried=view.carried)
+        g_spec = PhaseSpec("g_main", "g", g_main)
+        return [d_spec, g_spec, *self.score_phase(parts, partial(g_main, scored=True))]
 
     def costs(self, flops: dict[str, float]) -> list[Cost]:
         return adversarial_costs(flops, self.config.smart, d_steps=self.loss.d_steps)

@@ -18,7 +18,7 @@ from .philox.aten import noise_like, philox_words
 from .philox.op import philox_normal, philox_uniform
 from .routes import DEFAULT_ROUTE, ROUTES, Route, measured_route, measured_shapes
 from .score_noise.op import denoise_distance, denoise_distance_and_gradient, noise_forward
-from .selection import INTERPRETED, explain, implementation_of, registered_ops, use
+from .selection import INTERPRETED, explain, implementation_of, registered_ops, switch_off, switched_off, use
 from .upfirdn2d.op import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 from .warp2d.op import warp2d
 
@@ -70,6 +70,8 @@ __all__ = [
     "philox_words",
     "registered_ops",
     "setup_filter",
+    "switch_off",
+    "switched_off",
     "upfirdn2d",
     "upsample2d",
     "use",

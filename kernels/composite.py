@@ -21,8 +21,8 @@ from .bias_act.op import Activation, make_activation
 from .conv2d.op import Convolution
 from .epilogue.op import Epilogue, check_epilogue
 from .geometry import Quad, check_images, check_integer, filter_size, pad_unevenly, parse_padding, wide
-from .routes import ROUTES, Route, route_of
-from .selection import choose, implementation, public, without_autocast
+from .routes import DEFAULT_ROUTE, ROUTES, Route, route_of, routes_are_noted
+from .selection import choose, implementation, public, register, without_autocast
 from .upfirdn2d.op import Resampling, downsample_padding, upsample_padding
 
 DEMODULATION_EPS = 1e-8
@@ -216,6 +216,11 @@ def _modulated_conv2d(
     epilogue: Epilogue,
 ) -> Tensor:
     """epilogue: All but the demodulation."""
+    f, up, down, pads, _, flip_weight, _ = layout
+    takes_route = name == "triton" or routes_are_noted()
+    route = _route(x, weight, up, down, pads, epilogue.activation).name if takes_route else DEFAULT_ROUTE
+    if route == "aten":
+        name = "aten"
     dtype, finish = x.dtype, implementation("finish", name)
     weight, styles = wide(weight), wide(styles)
     eps: Tensor | float = DEMODULATION_EPS
@@ -227,13 +232,31 @@ def _modulated_conv2d(
     def complete() -> Epilogue:
         return epilogue._replace(demodulation=demodulation(weight, styles, eps)) if demodulate else epilogue
 
-    f, up, down, pads, _, flip_weight, _ = layout
-    if name == "triton" and _route(x, weight, up, down, pads, epilogue.activation).name == "gemm":
+    if route == "gemm":
         precision = "tf32" if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
         w = weight.to(dtype) if flip_weight else weight.to(dtype).flip([2, 3])
         return implementation("conv_gemm", name)(x, w, complete(), precision)
     z, last = _convolve(name, x, weight.to(dtype), layout)
     return finish(z, complete()) if last is None else implementation("upfirdn2d_finish", name)(z, f, last, complete())
+
+
+def _conv_gemm_by(name: str, x: Tensor, weight: Tensor, epilogue: Epilogue, precision: str = "ieee") -> Tensor:
+    """What the kernel of the gemm route computes, by the ops of another; PyTorch has its own settings of precision."""
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    z = implementation("conv2d", name)(x, weight, Convolution(padding=padding))
+    return implementation("finish", name)(z, epilogue)
+
+
+def _conv_gemm_aten(x: Tensor, weight: Tensor, epilogue: Epilogue, precision: str = "ieee") -> Tensor:
+    return _conv_gemm_by("aten", x, weight, epilogue, precision)
+
+
+def _conv_gemm_library(x: Tensor, weight: Tensor, epilogue: Epilogue, precision: str = "ieee") -> Tensor:
+    return _conv_gemm_by("triton", x, weight, epilogue, precision)
+
+
+register("conv_gemm", "aten", _conv_gemm_aten)
+register("conv_gemm", "library", _conv_gemm_library)
 
 
 def demodulation(weight: Tensor, styles: Tensor, eps: Tensor | float = DEMODULATION_EPS) -> Tensor:

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import forms
 from .selection import INTERPRETED
 from .selection import NAMESPACE as NAMESPACE
 
@@ -20,6 +21,8 @@ if INTERPRETED:
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_PROGRAMS = 65_535
 """Along the second and the third axis of a grid (CUDA C++ Programming Guide, technical specifications)."""
+MOST_WARPS = 16
+"""Of a form: 32 would leave a thread too few registers."""
 
 
 class Launch(NamedTuple):
@@ -74,6 +77,8 @@ def launch(
             f"{kernel.fn.__name__}: found a grid of {grid} programs, expected at most {MOST_PROGRAMS} along the second "
             "and the third axis: smaller images or fewer channels, or aten in place of triton"
         )
+    if forms.are_asked_for():
+        num_warps = _warps(f"{kernel.fn.__name__} {grid} {arguments[written[0]].dtype}", num_warps)
     options = {"num_warps": num_warps, "num_stages": num_stages}
     if max_registers is not None:
         options["maxnreg"] = max_registers
@@ -96,6 +101,11 @@ def launch(
             f"kernels: the tensors are on {device.type}, expected a GPU for triton "
             "(or TRITON_INTERPRET=1 in the environment before Python starts, for tests on a CPU)"
         )
+
+
+def _warps(key: str, default: int) -> int:
+    others = {"half the warps": default // 2, "twice the warps": default * 2}
+    return forms.pick(key, {forms.DEFAULT: default} | {n: w for n, w in others.items() if 1 <= w <= MOST_WARPS})
 
 
 def compute_dtype(dtype: torch.dtype) -> tl.dtype:

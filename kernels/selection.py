@@ -42,6 +42,8 @@ _REGISTRY: dict[str, dict[str, Callable[..., Any]]] = {}
 _PUBLIC: dict[str, _Public] = {}
 _choice = os.environ.get("SMARTFAST_KERNELS", "auto")
 _warned: set[str] = set()
+_switched_off: dict[str, str] = {}
+_faster_as_aten: dict[str, str] = {}
 
 
 def register(op: str, name: str, implementation: Callable[..., Any]) -> None:
@@ -57,6 +59,38 @@ def public(op: str | None = None, route: Callable[..., str] | None = None) -> Ca
         return function
 
     return add
+
+
+def implementations() -> dict[str, dict[str, Callable[..., Any]]]:
+    """What was registered: by op, then by "aten", "triton" or a further route. Whoever follows the calls changes it."""
+    return _REGISTRY
+
+
+def switch_off(op: str, reason: str) -> None:
+    """Have an op run as aten wherever it would run as Triton, in this process; what was compiled before is not changed.
+
+    Raises:
+        ValueError: The op has no aten implementation.
+    """
+    if "aten" not in _REGISTRY.get(op, ()):
+        raise ValueError(f"kernels.switch_off: found {op!r}, expected an op with an aten implementation")
+    _switched_off[op] = reason
+
+
+def switched_off() -> dict[str, str]:
+    """The reason of each op that was switched off."""
+    return dict(_switched_off)
+
+
+def prefer_aten(op: str, reason: str) -> None:
+    """Have an op run as aten wherever the choice is auto, for it was measured to be faster, in this process.
+
+    Raises:
+        ValueError: The op has no aten implementation.
+    """
+    if "aten" not in _REGISTRY.get(op, ()):
+        raise ValueError(f"kernels.prefer_aten: found {op!r}, expected an op with an aten implementation")
+    _faster_as_aten[op] = reason
 
 
 def registered_ops() -> list[str]:
@@ -95,6 +129,8 @@ def implementation_of(op: str, device: torch.device | str, impl: str | None = No
     available, device_type = _REGISTRY[op], torch.device(device).type
     if choice == "aten":
         return "aten", "asked for"
+    if op in _switched_off and impl is None:
+        return "aten", f"switched off, {_switched_off[op]}"
     if choice == "triton" and impl is None and device_type not in TRITON_DEVICES:
         return "aten", f"Triton needs a GPU, the tensors are on {device_type}"
     if choice == "triton":
@@ -105,6 +141,8 @@ def implementation_of(op: str, device: torch.device | str, impl: str | None = No
         return "aten", f"auto takes plain PyTorch on {device_type}"
     if "triton" not in available:
         return "aten", _why_no_triton(op)
+    if op in _faster_as_aten:
+        return "aten", f"auto takes plain PyTorch, {_faster_as_aten[op]}"
     return "triton", "auto takes Triton on cuda"
 
 
@@ -121,8 +159,9 @@ def choose(op: str, device: torch.device, impl: str | None = None) -> str:
 
 
 def implementation(op: str, name: str) -> Callable[..., Any]:
-    """The function that was registered for an op."""
-    return _REGISTRY[op][name]
+    """The function that was registered for an op; that of aten for one that is switched off, or slower as a part."""
+    is_left = op in _switched_off or (_choice == "auto" and name == "triton" and op in _faster_as_aten)
+    return _REGISTRY[op]["aten" if is_left else name]
 
 
 def dispatch(op: str, device: torch.device, *args: Any, impl: str | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 
-from smartfast.cli import main
+from smartfast.cli import process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())

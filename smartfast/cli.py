@@ -1,25 +1,30 @@
 """The `smartfast` command. Each command imports what it needs when it runs, so `smartfast --help` is quick."""
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
 from smartfast import __version__
+from smartfast.core.interruption import Interruption, ignore_signals
+from smartfast.core.output import one_line_warning
 from smartfast.core.threads import sleep_while_waiting
 from smartfast.errors import UserError
 
+EXIT_REFUSED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 3
 
 
 def train(arguments: Sequence[str]) -> int:
     """Train a GAN; rerunning the same command resumes. (`accelerate launch smartfast/train.py` does the same.)"""
-    from smartfast.config.parse import parse_config
+    with Interruption() as interruption:  # what follows takes seconds before the first thing is done
+        from smartfast.config.parse import parse_config
 
-    config = parse_config(arguments)
-    from smartfast.run.launch import launch
+        config = parse_config(arguments)
+        from smartfast.run.launch import launch
 
-    return 0 if launch(config) else EXIT_INTERRUPTED
+        return 0 if launch(config, interruption) else EXIT_INTERRUPTED
 
 
 def profile(arguments: Sequence[str]) -> int:
@@ -78,6 +83,25 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def watch(arguments: Sequence[str]) -> int:
+    """Show runs while they train on a page of this machine: curves, samples, costs, warnings, what differs."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.watch import WatchOptions, watch
+
+    first = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    watch(arguments[:first], parse_options(WatchOptions, arguments[first:], command="watch"))
+    return 0
+
+
+def explore(arguments: Sequence[str]) -> int:
+    """Draw images by hand on a page of this machine: seeds, truncation, class, interpolation, style mixing."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.explore import ExploreOptions, explore
+
+    explore(parse_options(ExploreOptions, _named(arguments, "checkpoint"), command="explore"))
+    return 0
+
+
 def dataset(arguments: Sequence[str]) -> int:
     """Make a data-set zip (stylegan2/3 format) from a folder, zip, .npz or Hugging Face data set."""
     from smartfast.config.parse import parse_options
@@ -92,19 +116,45 @@ def convert(arguments: Sequence[str]) -> int:
     from smartfast.config.parse import parse_options
     from smartfast.tools.convert import ConvertOptions, convert
 
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--source", *arguments]
-    convert(parse_options(ConvertOptions, arguments, command="convert"))
+    convert(parse_options(ConvertOptions, _named(arguments, "source"), command="convert"))
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Make a folder of a trained generator for others, with a model card, or push it to the Hugging Face hub."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.export import ExportOptions, export
+
+    export(parse_options(ExportOptions, _named(arguments, "checkpoint"), command="export"))
     return 0
 
 
 def train_scorer(arguments: Sequence[str]) -> int:
     """Train a diffusion model on your own images, to use as smart.scorer."""
-    from smartfast.config.parse import SCORER_CONFIGS, parse_options
-    from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
+    with Interruption() as interruption:
+        from smartfast.config.parse import SCORER_CONFIGS, parse_options
+        from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
 
-    options = parse_options(TrainScorerOptions, arguments, command="train-scorer", folder=SCORER_CONFIGS)
-    return 0 if train_scorer(options) is not None else EXIT_INTERRUPTED
+        options = parse_options(TrainScorerOptions, arguments, command="train-scorer", folder=SCORER_CONFIGS)
+        return 0 if train_scorer(options, interruption) is not None else EXIT_INTERRUPTED
+
+
+def status(arguments: Sequence[str]) -> int:
+    """Say how far a run is, in this shell or another: progress, time left, metrics, warnings."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.status import StatusOptions, status_command
+
+    status_command(parse_options(StatusOptions, _named(arguments, "run"), command="status"))
+    return 0
+
+
+def ask(arguments: Sequence[str]) -> int:
+    """Ask a training in another shell: smartfast ask RUN sample, save, evaluate or stop."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.ask import AskOptions, ask_command
+
+    options = parse_options(AskOptions, _named(arguments, "run", "what"), command="ask")
+    return 0 if ask_command(options) else EXIT_REFUSED
 
 
 def study(arguments: Sequence[str]) -> int:
@@ -127,15 +177,35 @@ def presets(arguments: Sequence[str]) -> int:
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """Print versions, devices, and which implementation each op takes and why."""
+    """Print versions, devices, and which implementation each op takes and why; or verify and tune the kernels."""
+    from smartfast.config.parse import parse_options
+    from smartfast.tools.doctor import DoctorOptions
     from smartfast.tools.doctor import doctor as diagnosis
 
-    if _asks_for_help(arguments, doctor):
-        return 0
-    if arguments:
-        raise UserError(f"doctor takes no arguments, found {' '.join(arguments)}")
+    # A field cannot be called import.
+    arguments = [re.sub("^--import(?==|$)", "--merge", argument) for argument in arguments]
+    options = parse_options(DoctorOptions, arguments, command="doctor")
+    if options.verify or options.tune or options.merge or options.export:
+        from smartfast.tools.doctor_kernels import examine_kernels
+
+        return 0 if examine_kernels(options, print) else 1
     print(diagnosis())
     return 0
+
+
+def cache(arguments: Sequence[str]) -> int:
+    """Carry compiled code to other machines of the same kind: export FILE, import FILE."""
+    from smartfast.tools.cache import cache
+
+    cache(arguments)
+    return 0
+
+
+def _named(arguments: Sequence[str], *names: str) -> list[str]:
+    """The same arguments with names before the first ones, as far as those are no options."""
+    count = next((place for place, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    leading = [f"--{name}={value}" for name, value in zip(names, arguments[:count], strict=False)]
+    return [*leading, *arguments[len(leading) :]]
 
 
 def _asks_for_help(arguments: Sequence[str], command: Callable[[Sequence[str]], int]) -> bool:
@@ -154,12 +224,18 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "style-mix": style_mix,
     "project": project,
     "evaluate": evaluate,
+    "watch": watch,
+    "explore": explore,
     "dataset": dataset,
     "convert": convert,
+    "export": export,
     "train-scorer": train_scorer,
+    "status": status,
+    "ask": ask,
     "study": study,
     "presets": presets,
     "doctor": doctor,
+    "cache": cache,
 }
 
 
@@ -177,11 +253,6 @@ def usage() -> str:
     )
 
 
-def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
-    """A warning as one line, without the place in the program that gave it."""
-    return f"smartfast: warning: {' '.join(str(message).split())}\n"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -197,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"smartfast {__version__}")
         return 0
-    warnings.formatwarning = _warning_line
+    warnings.formatwarning = one_line_warning
     try:
         if arguments[0] not in COMMANDS:
             raise UserError(f"{arguments[0]}: there is no such command, expected one of {', '.join(COMMANDS)}")
@@ -210,5 +281,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def process(arguments: Sequence[str] | None = None) -> int:
+    """`main` of a process that ends with it: a signal during Python's own end leaves the exit status as it is."""
+    status = main(arguments)
+    ignore_signals()
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())

@@ -7,7 +7,7 @@ import sys
 _FOLDER = os.path.dirname(os.path.realpath(__file__))
 sys.path[:] = [path for path in sys.path if os.path.realpath(path) != _FOLDER]
 
-from smartfast.cli import main  # noqa: E402
+from smartfast.cli import process  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.exit(process(["train", *sys.argv[1:]]))

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICE = os.environ.get("SMARTFAST_TEST_DEVICE", "cpu")
 """Where the tests of ops and networks put tensors: cpu, with Triton's kernels in its interpreter, or cuda."""
@@ -22,8 +24,6 @@ DEVICE = os.environ.get("SMARTFAST_TEST_DEVICE", "cpu")
 if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
-import smartfast.report.build as report_build  # noqa: E402
-import smartfast.report.quality as report_quality  # noqa: E402
 from smartfast.config.parse import parse_config  # noqa: E402
 from smartfast.core.caches import CACHE_VARIABLE  # noqa: E402
 from smartfast.core.checkpoint import save_checkpoint  # noqa: E402
@@ -210,6 +210,25 @@ def tiny_reals() -> Callable[..., RealBatch]:
     return make
 
 
+class ReadBacks(TorchDispatchMode):
+    """Lists what copies a value from the device to Python, which would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.found.append("".join(traceback.format_stack(limit=8)))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def read_backs() -> type[ReadBacks]:
+    """`with read_backs() as read: ...`, then read.found."""
+    return ReadBacks
+
+
 @pytest.fixture
 def random_image() -> Callable[..., Image.Image]:
     """random_image(seed, size=(16, 16), mode="RGB"): noise, so that any mix-up of images or channels shows."""
@@ -238,13 +257,16 @@ def not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(StyleGan2Phases, phase, poison(getattr(StyleGan2Phases, phase)))
 
 
-@pytest.fixture(scope="module")
-def without_plots() -> Iterator[None]:
-    """Reports of the module's runs have an empty picture for every plot, which would take half of a tiny run's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        for user in (report_build, report_quality):
-            patch.setattr(user, "draw_panels", lambda *arguments, **options: b"<svg/>")
-        yield
+@pytest.fixture(scope="session")
+def read_report() -> Callable[[Path], dict[str, Any]]:
+    """read_report(path): the data of the one run inside a report.html."""
+
+    def read(path: Path) -> dict[str, Any]:
+        (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', path.read_text())
+        (run,) = json.loads(found)["runs"]
+        return run
+
+    return read
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The command `smartfast` itself."""
 
-import runpy
+import subprocess
 import sys
 import warnings
 
@@ -43,11 +43,9 @@ def test_version(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out == f"smartfast {__version__}\n"
 
 
-def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(sys, "argv", ["smartfast", "--version"])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module("smartfast", run_name="__main__")
-    assert end.value.code == 0 and __version__ in capsys.readouterr().out
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "smartfast", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and __version__ in done.stdout
 
 
 def test_warnings_are_one_line_without_a_place_in_the_program(monkeypatch: pytest.MonkeyPatch) -> None:

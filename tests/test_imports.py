@@ -1,5 +1,7 @@
 """Imports run downward; the contract is in pyproject.toml. Few files lie loose."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import grimp
@@ -22,3 +24,11 @@ def test_the_contract_sees_the_ops_and_every_family() -> None:
 
 def test_at_most_five_files_lie_loose() -> None:
     assert len(list((ROOT / "smartfast").glob("*.py"))) <= 5
+
+
+@pytest.mark.slow  # a process that imports everything a training needs
+def test_a_training_starts_without_what_only_its_end_or_other_commands_need() -> None:
+    unwanted = {"matplotlib", "optuna", "sklearn", "datasets", "wandb", "tensorboard", "imageio_ffmpeg"}
+    program = f"import smartfast.run.launch, sys; print(sorted({unwanted!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -20,7 +20,7 @@ from smartfast.errors import UserError
 from smartfast.scorers import Scorer, check_scorer, load_scorer, timestep_range
 from smartfast.scorers.loading import BUNDLED, scorer_dtype
 
-_CLASSES = {32: 10, 64: 1000}
+_CLASSES = {32: 10, 64: 1000, 128: 1000}
 
 
 def open_paper_job(config: Config, *, device: torch.device, counted_for_gpu: bool = False) -> Job:

@@ -1,7 +1,8 @@
 """The diffusion models of SMaRt's experiments as networks of random weights: what they cost depends on shapes alone.
 
-ADM's two are diffusers' form of guided-diffusion's networks, layer by layer. EDM's differs from its original by wider
-first and last layers (256 channels instead of 128), which is 3 % more work.
+ADM's are diffusers' form of guided-diffusion's networks, layer by layer, but for the heads of the one of 128 pixels: of
+128 channels, instead of four, which is the same work. EDM's differs from its original by wider first and last layers
+(256 channels instead of 128), which is 3 % more work.
 """
 
 from dataclasses import dataclass, field
@@ -78,6 +79,20 @@ ARCHITECTURES = {
             resnet_time_scale_shift="scale_shift",
         ),
         schedule="squaredcos_cap_v2",
+    ),
+    128: Architecture(
+        "ADM ImageNet 128",
+        gflop=614,
+        batch=16,
+        unet=_unet(
+            (_PLAIN, _PLAIN, _ATTENTION, _ATTENTION, _ATTENTION),
+            out_channels=6,
+            block_out_channels=(256, 256, 512, 768, 1024),
+            layers_per_block=2,
+            attention_head_dim=128,
+            num_class_embeds=1000,
+            resnet_time_scale_shift="scale_shift",
+        ),
     ),
     256: Architecture(
         "ADM LSUN 256",

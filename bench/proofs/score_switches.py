@@ -38,7 +38,7 @@ from smartfast.engine.phase import ComputedPhase, with_gradients
 from smartfast.errors import UserError
 from smartfast.families.base import Parts
 from smartfast.families.rounds import Round
-from smartfast.families.score import ScoreRegularity
+from smartfast.families.score import ScoreRegularity, score_weight
 from smartfast.run.training import Training
 from smartfast.scorers import Scorer, load_scorer, timestep_range
 from smartfast.tools.train_scorer import TrainScorerOptions, train_scorer
@@ -109,7 +109,9 @@ def phase(training: Training, variant: Variant | None, interval: tuple[int, int]
     if variant is not None:
         changes = {"timesteps": interval, "noise_to_signal": None, **variant.smart}
         smart, seed = replace(training.config.smart, **changes), training.config.run.seed
-        score = ScoreRegularity(variant.scorer, timestep_range(variant.scorer, smart), smart, seed=seed)
+        weight = score_weight(smart, training.family.variables, training.scalars)
+        timesteps = timestep_range(variant.scorer, smart)
+        score = ScoreRegularity(variant.scorer, timesteps, smart, seed=seed, weight=weight)
         score.term = replace(score.term, seed=seed + variant.noise_seed)
     specs = training.family.phases(Parts(training.data_labels, training.scalars, score, 1))
     scored = next((spec.replaces for spec in training.specs if spec.replaces), None)

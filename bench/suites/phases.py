@@ -28,14 +28,9 @@ from bench.count.roofline import count_preset
 from smartfast.engine.graphs import WARM_UP_RUNS, CapturedStep
 from smartfast.engine.phase import run_phase
 from smartfast.run.training import Training
+from smartfast.run.warm_up import HALF_SCORER_ERROR, MAX_ERRORS
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
-MAX_ERRORS = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 5e-2, "bf16": 2e-1}
-"""Of a gradient against the reference in the same precision: roundings in another order, over some twenty layers."""
-
-HALF_SCORER_ERROR = 5e-2
-"""The same where the score term's network rounds to half precision, whatever the precision of the rest."""
-
 PROFILED_CALLS = 5
 """Of a captured phase; an eager one shows its launches in one."""
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from bench.base.devices import DEVICES, Device
-from bench.base.jobs import Job
+from bench.base.jobs import Job, job_config
 from bench.base.options import Options
 from bench.base.results import Run
 from bench.count.roofline import CountedJob, count_preset
@@ -24,6 +24,10 @@ def run(options: Options, results: Run) -> None:
     for name, gpus in tqdm(counts, desc="roofline"):
         if not options.time_left_sec():
             results.skip(f"{name} on {gpus} GPUs")
+            continue
+        batch = job_config(name, options.overrides).optim.batch
+        if batch % gpus:
+            results.skip(f"{name} on {gpus} GPUs: they cannot share its batch of {batch}")
             continue
         job, counted = count_preset(name, options.overrides, gpus=gpus)
         for device in DEVICES.values():

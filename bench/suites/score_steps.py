@@ -19,6 +19,7 @@ from bench.base.family import image_source
 from bench.base.scorer_architectures import ARCHITECTURES, float32_scorer, scorer_of
 from bench.base.ways import Captured, Compiled, float32_products
 from bench.count.counter import count_eager
+from smartfast.config.schedule import value_at
 from smartfast.config.schema import Config
 from smartfast.core.draws import Purpose, draw_timesteps
 from smartfast.errors import UserError
@@ -216,8 +217,8 @@ class Term:
         self.setting, self.way = setting, way
         self.scorer = setting.scorer(way)
         smart = setting.config.smart
-        self.weight = smart.weight
-        self.fused_term = ScoreTerm(self.scorer, smart.weight, setting.config.run.seed, PURPOSE, way.through_network)
+        self.weight = value_at(smart.weight, 0)
+        self.fused_term = ScoreTerm(self.scorer, setting.config.run.seed, PURPOSE, way.through_network)
         self.captured: Captured | None = None
         self._run: Callable[[Tensor, Tensor], Gradients] | None = None
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..epilogue.kernels import finish_tile
 from ..epilogue.op import Epilogue
 from ..epilogue.triton import epilogue_arguments, epilogue_tensors
+from ..forms import DEFAULT, are_asked_for, pick
 from ..runtime import dense, launch, next_power_of_two
 
 MANTISSA_BITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
@@ -65,6 +66,16 @@ def choose_tile(
     # Only on sm_90 do four warps hold 128 x 128 accumulators and finish them without running out of registers.
     few_warps = columns <= 64 or (is_aligned and HOPPER <= capability < BLACKWELL)
     return Tile(128, min(columns, 128), depth, 4 if few_warps else 8, num_stages=3 if capability < HOPPER else 4)
+
+
+def tile_forms(tile: Tile) -> dict[str, Tile]:
+    """The tile and the smaller ones that may be faster, by name; each side is at least the 16 that a product needs."""
+    smaller = {
+        "half the pixels": tile._replace(pixels=tile.pixels // 2),
+        "half the channels": tile._replace(channels=tile.channels // 2),
+        "half the depth": tile._replace(depth=tile.depth // 2),
+    }
+    return {DEFAULT: tile} | {name: t for name, t in smaller.items() if min(t.pixels, t.channels, t.depth) >= 16}
 
 
 @triton.jit
@@ -267,6 +278,8 @@ def launch_conv_gemm(
     if capability is None:
         capability = torch.cuda.get_device_capability(x.device) if x.is_cuda else HOPPER
     tile = choose_tile(n, height * width, c_in, c_out, x.dtype, precision, capability)
+    if are_asked_for():
+        tile = pick(f"conv_gemm tile {tuple(x.shape)} {c_out} {kernel} {x.dtype} {precision}", tile_forms(tile))
     y = torch.empty((n, c_out, height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     level = torch.empty_like(y) if keep_level else None
     tiles = triton.cdiv(height * width, tile.pixels) * triton.cdiv(c_out, tile.channels)

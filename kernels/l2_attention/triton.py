@@ -28,9 +28,13 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-FORWARD_TILES = {True: Tile(128, 64, 4, 3), False: Tile(64, 32, 8, 2)}
-GRADIENT_TILES = {True: Tile(64, 32, 4, 2), False: Tile(32, 32, 4, 2)}
-"""By whether the products are of half precision; twice the warps for heads of more than 64 numbers."""
+FORWARD_TILES = {True: Tile(128, 64, 8, 3), False: Tile(64, 32, 8, 2)}
+QUERY_GRADIENT_TILES = {True: Tile(64, 32, 4, 2), False: Tile(32, 32, 4, 2)}
+KEY_GRADIENT_TILES = {True: Tile(64, 32, 4, 2), False: Tile(32, 16, 4, 2)}
+"""By whether the products are of half precision; at least 8 warps for heads of more than 64 numbers.
+
+Larger ones, or fewer warps, spill registers (bench.proofs.compile_report): the gradient of the keys holds two sums.
+"""
 PRECISIONS = {torch.float32: "tf32x3", torch.float64: "ieee"}
 """Of the products, where not half precision: float32 as the sum of three of TF32, on tensor cores and nearly exact."""
 
@@ -56,7 +60,8 @@ def launch_gradients(
     """dq, dk and dv."""
     dq, dk, dv = (empty_by_token(t) for t in (q, k, v))
     lse, delta = lse.contiguous(), torch.empty_like(lse)
-    tile, heads = _tile(GRADIENT_TILES, q), q.shape[0] * q.shape[1]
+    heads = q.shape[0] * q.shape[1]
+    tile = _tile(QUERY_GRADIENT_TILES, q)
     launch(
         query_gradient_kernel,
         (heads * triton.cdiv(q.shape[2], tile.own),),
@@ -66,6 +71,7 @@ def launch_gradients(
         dq=dq,
         **_arguments(tile, q.shape[2], scale, do=do, q=q, k=k, v=v, out=out),
     )
+    tile = _tile(KEY_GRADIENT_TILES, q)
     launch(
         key_gradient_kernel,
         (heads * triton.cdiv(k.shape[2], tile.own),),
@@ -81,7 +87,7 @@ def launch_gradients(
 
 def _tile(tiles: dict[bool, Tile], q: Tensor) -> Tile:
     tile = tiles[q.dtype in HALF]
-    return tile._replace(num_warps=2 * tile.num_warps) if q.shape[3] > 64 else tile
+    return tile._replace(num_warps=max(tile.num_warps, 8)) if q.shape[3] > 64 else tile
 
 
 def _arguments(tile: Tile, owned: int, scale: float, **tensors: Tensor) -> dict[str, Any]:

@@ -42,13 +42,18 @@ def _resample(x: Tensor, f: Tensor | None, resampling: Resampling) -> Tensor:
     f = f.detach().to(x.dtype)
     if not flip_filter:
         f = f.flip(tuple(range(f.ndim)))
-    c = x.shape[1]
     x, (pad_y, pad_x) = pad_unevenly(x, (x0, x1, y0, y1))
+    n, c, h, w = x.shape
+    if is_folded := n > 0 and x.device.type == "cpu" and x.is_contiguous():
+        x = x.view(1, n * c, h, w)  # oneDNN works on blocks of channels: much faster where an image has few
+        c = n * c
     if f.ndim == 2:
         x = F.conv2d(x, (f * gain).expand(c, 1, *f.shape), stride=(down_y, down_x), padding=(pad_y, pad_x), groups=c)
     else:
         x = F.conv2d(x, f[None, :].expand(c, 1, 1, -1), stride=(1, down_x), padding=(0, pad_x), groups=c)
         x = F.conv2d(x, (f * gain)[:, None].expand(c, 1, -1, 1), stride=(down_y, 1), padding=(pad_y, 0), groups=c)
+    if is_folded:
+        x = x.unflatten(1, (n, -1))[0]
     return x.to(dtype)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from smartfast.config.groups import GanSettings, LossSettings
 from smartfast.config.ranges import (
     Beta,
     Clamp,
@@ -20,18 +21,7 @@ from smartfast.config.ranges import (
     Width,
 )
 from smartfast.config.schedule import Schedule
-
-
-@dataclass(frozen=True)
-class GanSettings:
-    """The networks. family: The name of their kind, a key of FAMILY_SETTINGS."""
-
-    family: str
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """The objective."""
+from smartfast.config.small_families import ConsistencyGan, ConsistencyLoss, ToyGan, ToyLoss, VaeGan, VaeLoss
 
 
 @dataclass(frozen=True)
@@ -280,15 +270,16 @@ class R3GanLoss(LossSettings):
     """Weight of R1 and of R2, a number or a schedule. Default: R3GAN's at the start on CIFAR-10."""
     penalty: Literal["exact", "finite_difference"] = "exact"
     """Squared gradients by a second derivative, or as the mean of a squared difference of logits along one random
-    direction for each image: no second derivative, the same mean, a noisier gradient. Default: R3GAN (exact)."""
+    direction for each image: no second derivative, the same mean, as many FLOPs, and a noisier gradient (cosine 0.5 to
+    0.6 to the exact one of the penalty, bench/results/penalties.md). Default: R3GAN (exact)."""
     step: Ratio = 0.01
     """Length per pixel of the direction of a finite difference. Default: ours."""
 
 
 @dataclass(frozen=True)
 class BigGanGan(GanSettings):
-    """The two networks (BigGAN, arXiv 1809.11096), for images of 32 to 256 pixels with classes. "BigGAN" is the
-    ImageNet configuration of its authors' public code, ajbrock/BigGAN-PyTorch."""
+    """The two networks (BigGAN, arXiv 1809.11096), for images of 16 to 256 pixels with classes. "BigGAN" is the
+    ImageNet configuration of its authors' public code, ajbrock/BigGAN-PyTorch, which begins at 32 pixels."""
 
     family: Literal["biggan"] = "biggan"
     """Which kind of model is trained. Default: ours."""
@@ -300,9 +291,11 @@ class BigGanGan(GanSettings):
     """Dimension of the embedding of classes that all norms of the generator share; 0 = each norm has its own table.
     Default: BigGAN."""
     width_g: Count = 96
-    """Feature maps of the generator at the full resolution; a quarter of all of them at 32 pixels. Default: BigGAN."""
+    """Feature maps of the generator at the full resolution; a quarter of all of them at 16 and 32 pixels. Default:
+    BigGAN."""
     width_d: Count = 96
-    """Feature maps of the discriminator's first block; a quarter of all of them at 32 pixels. Default: BigGAN."""
+    """Feature maps of the discriminator's first block; a quarter of all of them at 16 and 32 pixels. Default:
+    BigGAN."""
     attention_g: tuple[Count, ...] = (64,)
     """Resolutions of the generator, in pixels, with attention behind their block. Default: BigGAN."""
     attention_d: tuple[Count, ...] = (64,)
@@ -360,8 +353,11 @@ DEFAULT_FAMILY = "stylegan2"
 FAMILY_SETTINGS: dict[str, FamilySettings] = {
     "aurora": FamilySettings(AuroraGan, AuroraLoss),
     "biggan": FamilySettings(BigGanGan, BigGanLoss),
+    "consistency": FamilySettings(ConsistencyGan, ConsistencyLoss),
     "denoiser": FamilySettings(DenoiserGan, DenoiserLoss),
     "r3gan": FamilySettings(R3GanGan, R3GanLoss),
     "stylegan2": FamilySettings(StyleGan2Gan, StyleGan2Loss),
+    "toy": FamilySettings(ToyGan, ToyLoss),
+    "vae": FamilySettings(VaeGan, VaeLoss),
 }
 """By the values of gan.family."""

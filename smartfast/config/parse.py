@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from smartfast.config.families import DEFAULT_FAMILY, FAMILY_SETTINGS
+from smartfast.config.families import DEFAULT_FAMILY, FAMILY_SETTINGS, FamilySettings
 from smartfast.config.files import read_settings
 from smartfast.config.ranges import in_range, words_of
 from smartfast.config.schema import Config
@@ -47,7 +47,7 @@ class Parser(ArgumentParser):
 
     def given(self, arguments: Sequence[str], *, defaults: bool = False) -> Namespace:
         """What a command line gives, by dotted name, and with `defaults` what it does not; raises as `parse`."""
-        self.arguments = list_options(files_first(arguments), self.hints())
+        self.arguments = list_options(lone_switches(files_first(arguments), self.hints()), self.hints())
         for path in _values("config", self.arguments):
             read_settings(path)  # says what is wrong with a file better than the parser does
         return self.parse_args(self.arguments, defaults=defaults)
@@ -78,16 +78,39 @@ def files_first(arguments: Sequence[str]) -> list[str]:
     return files + others
 
 
+def lone_switches(arguments: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
+    """The same command line with "true" for switches that stand alone: `--run.dry_run`, before an option or the end."""
+    followers = itertools.pairwise([*arguments, "--"])
+    return [
+        f"{argument}=true" if _is_switch(hints.get(argument[2:])) and after.startswith("--") else argument
+        for argument, after in followers
+    ]
+
+
+def _is_switch(hint: Any) -> bool:
+    return hint is bool or bool in get_args(hint)
+
+
 def list_options(arguments: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
-    """The same command line with brackets around lists that have none: `--optim.betas 0.5,0.9`, a word alone."""
-    result = []
-    for before, argument in itertools.pairwise(["", *arguments]):
-        name, equals, value = argument.partition("=") if argument.startswith("--") else (before, "", argument)
-        is_value = equals or not argument.startswith("--")
-        if is_value and value and takes_list(hints.get(name[2:])) and value[0] not in "[(" and value != "null":
-            argument = f"{name}=[{value}]" if equals else f"[{value}]"
-        result.append(argument)
+    """The same command line with brackets around lists that have none: `--optim.betas 0.5,0.9`, or `0.5 0.9`."""
+    result, rest = [], list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or not takes_list(hints.get(name[2:])):
+            result.append(name + equals + value)
+        elif equals:
+            result.append(f"{name}={_bracketed([value])}")
+        else:
+            words = list(itertools.takewhile(lambda word: not word.startswith("--"), rest))
+            result += [name, _bracketed(words)] if words else [name]
+            del rest[: len(words)]
     return result
+
+
+def _bracketed(words: Sequence[str]) -> str:
+    if words[0][:1] in ("[", "(") or list(words) in ([""], ["null"]):
+        return " ".join(words)
+    return f"[{', '.join(words)}]"
 
 
 def takes_list(hint: Any) -> bool:
@@ -112,10 +135,11 @@ def explain(message: str, hints: Mapping[str, Any], arguments: Sequence[str]) ->
     elif match := re.search(r"[Oo]ption '([\w.]+)' is not accepted", line):
         wrong = match[1]
     if wrong is not None:
+        if elsewhere := _of_other_families(wrong, arguments):
+            return elsewhere
         nearest = difflib.get_close_matches(wrong, list(hints), n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists all options"
-        is_argument = any(argument.startswith(f"--{wrong}") for argument in arguments)
-        return f"{wrong}: there is no such option{hint}" + ("" if is_argument else _in_files(arguments))
+        return f"{wrong}: there is no such option{hint}" + ("" if _is_given(wrong, arguments) else _in_files(arguments))
     if re.search(r"\bkeys?: |is not accepted|does not accept", line):
         return line + _in_files(arguments)
     names = re.findall(r'Parser key "([\w.]+)":', line)
@@ -138,6 +162,26 @@ def _values(name: str, arguments: Sequence[str]) -> list[Any]:
     if name == "config":
         return values
     return [value for path in _values("config", arguments) for value in _in_file(path, name.split("."))] + values
+
+
+def _of_other_families(name: str, arguments: Sequence[str]) -> str | None:
+    """What to say of an option that the chosen family lacks and others have; None where none has it."""
+    group, _, field = name.partition(".")
+    if group not in FamilySettings._fields:
+        return None
+    settings = {family: getattr(groups, group) for family, groups in FAMILY_SETTINGS.items()}
+    owners = [family for family, known in settings.items() if field in known.__dataclass_fields__]
+    if not owners:
+        return None
+    family = family_of(arguments)
+    line = f"{name}: an option of gan.family {', '.join(owners)}, not of {family}"
+    if _is_given(name, arguments):
+        return f"{line}; `smartfast train --gan.family {family} --help` lists those"
+    return f"{line}{_in_files(arguments)}; expected {_files_of(family)}"
+
+
+def _is_given(name: str, arguments: Sequence[str]) -> bool:
+    return any(argument.startswith(f"--{name}") for argument in arguments)
 
 
 def _in_files(arguments: Sequence[str]) -> str:
@@ -188,14 +232,25 @@ def parse_config(arguments: Sequence[str], *, prog: str = "smartfast train") -> 
     """
     arguments = _in_its_folder(_with_files(arguments, CONFIGS))
     family = family_of(arguments)
+    _check_files(arguments, family)
     parser = config_parser(prog, family)
     # Both print and exit, and belong to the whole of what is parsed below.
     given = [a for a in arguments if a not in ("-h", "--help") and not a.startswith("--print_config")]
-    is_own = {"config", "data.path"} & set(parser.given(given).keys())
+    keys = set(parser.given(given).keys())
+    is_own = {"config", "data.path"} & keys
     if not is_own and family == DEFAULT_FAMILY:
         arguments = ["--config", str(CONFIGS / "digits.yaml"), *arguments]
     parsed = parser.parse(arguments)
-    return in_range(Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}))
+    config = Config(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)})
+    return in_range(config if "perf.precision" in keys else with_preferred(config))
+
+
+def with_preferred(config: Config) -> Config:
+    """The configuration with the arithmetic that is preferred where none is set, under perf.preset auto."""
+    perf = config.perf
+    if perf.preset != "auto" or perf.preferred is None:
+        return config
+    return dataclasses.replace(config, perf=dataclasses.replace(perf, precision=perf.preferred))
 
 
 def _in_its_folder(arguments: list[str]) -> list[str]:
@@ -214,6 +269,20 @@ def family_of(arguments: Sequence[str]) -> str:
     """The value of gan.family in a command line, with its files before all else; the default where none gives it."""
     given = _values("gan.family", arguments)
     return given[-1] if given and isinstance(given[-1], str) else DEFAULT_FAMILY
+
+
+def _check_files(arguments: Sequence[str], family: str) -> None:
+    """Raise UserError for a file that names another family than the one that counts."""
+    for path in _values("config", arguments):
+        for found in _in_file(path, ["gan", "family"]):
+            if isinstance(found, str) and found != family and {found, family} <= FAMILY_SETTINGS.keys():
+                raise UserError(f"gan.family is {family}, expected {found} with {path}, or {_files_of(family)}")
+
+
+def _files_of(family: str) -> str:
+    """What --config may be for a family, in words."""
+    fitting = [name for name in presets() if family_of(["--config", str(CONFIGS / f"{name}.yaml")]) == family]
+    return f"--config {', '.join(fitting)}, or none" if fitting else "no --config"
 
 
 def presets(folder: Path = CONFIGS) -> list[str]:

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     Seed: TypeAlias = int
     LongSeed: TypeAlias = int
     Kimg: TypeAlias = float
+    Hours: TypeAlias = float
+    HangTime: TypeAlias = float
+    Seconds: TypeAlias = float
     KimgOrZero: TypeAlias = float
     Weight: TypeAlias = float
     Rate: TypeAlias = float
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     LabelNumber: TypeAlias = float
     LogSigma: TypeAlias = float
     LogSigmaSpread: TypeAlias = float
+    Port: TypeAlias = int
     FilePath: TypeAlias = str
 else:
     Count = _whole(1)
@@ -88,9 +92,13 @@ else:
     Timesteps = _whole(1, 10**6)
     Shift = _whole(-1000, 1000)
     Iterations = _whole(0, 10**4)
+    Port = _whole(0, 2**16 - 1)
     Seed = _whole(0, 2**32 - 1)
     LongSeed = _whole(0, 2**64 - 1)
     Kimg = _number("from 0.001 to 1e9", (">=", 0.001), ("<=", 1e9))
+    Hours = _number("from 1e-6 to 1e6", (">=", 1e-6), ("<=", 1e6))
+    HangTime = _number("from 5 to 1e6", (">=", 5), ("<=", 1e6))
+    Seconds = _number("from 0 to 1e9", (">=", 0), ("<=", 1e9))
     KimgOrZero = _number("from 0 to 1e9", (">=", 0), ("<=", 1e9))
     Weight = _number("from 0 to 1e6", (">=", 0), ("<=", 1e6))
     Rate = _number("above 0 and at most 1", (">", 0), ("<=", 1))

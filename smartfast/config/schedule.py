@@ -45,3 +45,10 @@ def value_at(quantity: Quantity, images: int) -> float:
 def values_of(quantity: Quantity) -> tuple[float, ...]:
     """Every value at a point of a setting; all others lie between two of them."""
     return quantity.values if isinstance(quantity, Schedule) else (quantity,)
+
+
+def in_words(quantity: Quantity) -> str:
+    """A setting's value, or the first and the last of its schedule."""
+    if isinstance(quantity, Schedule):
+        return f"{quantity.kind} {quantity.values[0]:g} to {quantity.values[-1]:g}"
+    return f"{quantity:g}"

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smartfast.core.best import named
 from smartfast.core.files import flush, set_aside, sha256
 from smartfast.errors import UserError
 
@@ -90,8 +91,7 @@ def save_checkpoint(
         parent.mkdir(exist_ok=True)
         partial.mkdir()
         save_file({name: value.detach().contiguous() for name, value in state.items()}, partial / _STATE)
-        save_file({name: value.detach().contiguous() for name, value in generator.items()}, partial / _WEIGHTS)
-        (partial / _OPTIONS).write_text(json.dumps(generator_options, indent=2) + "\n")
+        write_weights(partial, generator, generator_options)
         files = {name: _fingerprint(partial / name) for name in (_STATE, _WEIGHTS, _OPTIONS)}
         index = {"images": images, "kimg": images / 1000, **info, "files": files}
         (partial / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -110,6 +110,18 @@ def save_checkpoint(
     flush(run_dir)  # which may have gained `checkpoints`
     _prune(run_dir, written=final, keep=keep)
     return final
+
+
+def write_weights(folder: Path, generator: dict[str, Tensor], options: dict[str, Any]) -> None:
+    """Write the averaged generator's weights as in a checkpoint, into a folder that is made where it is missing."""
+    folder.mkdir(exist_ok=True)
+    save_file({name: value.detach().contiguous() for name, value in generator.items()}, folder / _WEIGHTS)
+    (folder / _OPTIONS).write_text(json.dumps(options, indent=2) + "\n")
+
+
+def checkpoint_folder(run_dir: Path, images: int) -> Path:
+    """Where a run has its checkpoint after `images` images, if it has one."""
+    return run_dir / FOLDER / _name(images)
 
 
 def _name(images: int) -> str:
@@ -162,7 +174,7 @@ def load_tensors(path: Path, wanted: Callable[[str], bool]) -> tuple[Path, dict[
     """
     folder = find_checkpoint(path)
     try:
-        if folder == path:  # the newest one of a run has been verified
+        if folder == named(path):  # the newest one of a run has been verified
             _verify(folder)
         with safe_open(folder / _STATE, "pt") as file:
             return folder, {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
@@ -216,12 +228,23 @@ def has_checkpoint(run_dir: Path) -> bool:
     return False
 
 
+def newest_info(run_dir: Path) -> dict[str, Any]:
+    """What checkpoint.json of the newest checkpoint that has all its bytes says, empty without one; reads no tensor."""
+    for folder in _folders(run_dir):
+        try:
+            return _check_sizes(folder)
+        except CorruptCheckpoint:
+            continue
+    return {}
+
+
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint folder that a run folder or checkpoint folder means: `path` itself or its newest complete one.
+    """The checkpoint folder that a path means: a checkpoint itself, a run's newest complete one, `RUN@best`.
 
     Raises:
         UserError: There is none.
     """
+    path = named(path)
     if (path / _INDEX).is_file():
         return path
     folder = _newest_intact(path)
@@ -237,8 +260,9 @@ def find_checkpoint(path: Path) -> Path:
 def find_weights(path: Path) -> Path:
     """The averaged network's weights of a run folder, a checkpoint folder, a converted folder, or `path` itself.
 
-    Raises as the above.
+    Raises as the above, which says what may be named.
     """
+    path = named(path)
     if path.is_file():
         return path
     is_converted = (path / CONVERSION).is_file() and (path / _WEIGHTS).is_file()

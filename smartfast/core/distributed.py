@@ -32,6 +32,13 @@ def processes_on_this_machine() -> int:
     return hosts.count(socket.gethostname())
 
 
+def meeting_place() -> dist.Store | None:
+    """The store in which the processes of the initialized group have met; None with one process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    return dist.distributed_c10d._get_default_store()
+
+
 def average_over_processes_(tensor: Tensor) -> Tensor:
     """Mean over the processes, in place."""
     if dist.is_initialized() and dist.get_world_size() > 1:

@@ -31,12 +31,15 @@ class Purpose(IntEnum):
     LABEL_DROPOUT = 13
     PENALTY_REALS = 14
     PENALTY_FAKES = 15
+    FURTHER_STEPS = 73
     AUGMENT_FAKES = 64
     AUGMENT_REALS = 65
     AUGMENT_G = 66
     AUGMENT_REALS_AGAIN = 67
     STANDING = 68
     TRUNCATION = 69
+    SCORE_CROP = 70
+    PERTURBATION = 71
     PROJECTION = 72
     CHOICES = 16  # added to a purpose: uniform numbers beside its normal ones
     PIXELS = 32  # added to a purpose: normal numbers of pixels beside those of images

@@ -48,3 +48,8 @@ class _Stream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def one_line_warning(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as one line, without the place in the program that gave it: for `warnings.formatwarning`."""
+    return f"smartfast: warning: {' '.join(str(message).split())}\n"

@@ -154,6 +154,12 @@ def is_held(run_dir: Path) -> bool:
     return False
 
 
+def owner_name(run_dir: Path) -> str | None:
+    """Whose the lock of a run folder is, alive or not: `pid 12 on host`; None where there is no lock."""
+    path = run_dir / "run.lock"
+    return _name(_read(path)) if path.exists() else None
+
+
 @contextlib.contextmanager
 def _gone_if_it_fails(path: Path) -> Iterator[None]:
     """Half a lock, on a full disk, would keep everybody out until it is old."""

@@ -15,6 +15,8 @@ from smartfast.config.schema import DataConfig
 from smartfast.core.draws import are_vectors
 from smartfast.core.files import user_path
 from smartfast.core.parallel import ordered_map
+from smartfast.core.plane import PREFIX as PLANE_PREFIX
+from smartfast.core.plane import draw_points, shape_named
 from smartfast.core.text import printable
 from smartfast.data.decoded import decoded_images
 from smartfast.data.index import inspect_images
@@ -26,9 +28,12 @@ from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
 from smartfast.data.sources.hub import HubSource
 from smartfast.data.sources.labels import Classes, training_classes
 from smartfast.data.sources.published import cifar_source, idx_source, is_cifar, is_idx
+from smartfast.data.sources.shards import ShardsSource, is_sharded
 from smartfast.errors import UserError
 
 DIGITS = "digits"
+POINTS = 4096
+"""Of a data set in the plane."""
 _SMALLEST_RESOLUTION = 4
 _SHOWN_CLASSES = 10
 _KINDS = "digits, a folder, .zip, .npz, CIFAR's .tar.gz, MNIST's idx3-ubyte or hf:owner/name"
@@ -105,6 +110,31 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return decoded_images(self.source, self._versions, shape, self.image)
 
 
+class PointDataset(ImageDataset):
+    """Points of the plane, such as plane:ring, as images float32 [2, 1, 1] of one pixel: two channels, no source."""
+
+    def __init__(self, name: str) -> None:
+        points = draw_points(shape_named(name, "data.path"), POINTS)
+        self._images = points[:, :, None, None]
+        self.name, self.resolution, self.channels = name, 1, 2
+        self.labels, self.num_classes, self.class_names = None, 0, None
+        self.fingerprint = hashlib.sha256(points.numpy().tobytes()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int) -> Tensor:
+        """Point float32 [2, 1, 1]."""
+        return self._images[index]
+
+    def was_recorded_as(self, fingerprint: str) -> bool:
+        return fingerprint == self.fingerprint
+
+    def all_images(self) -> Tensor:
+        """All points, float32 [len, 2, 1, 1]; not to be written to."""
+        return self._images
+
+
 def open_source(path: str, resolution: int | None = None) -> Source:
     """The images at `path`, whose kind its name tells (`_KINDS`); they are not checked yet.
 
@@ -122,7 +152,7 @@ def open_source(path: str, resolution: int | None = None) -> Source:
     place = user_path(path, "data.path")
     path = printable(path)
     if place.is_dir():
-        return FolderSource(place)
+        return ShardsSource(place) if is_sharded(place) else FolderSource(place)
     if not place.exists():
         raise UserError(f"data.path: {path} does not exist, expected {_KINDS}")
     if place.suffix.lower() == ".zip":
@@ -150,6 +180,8 @@ def open_dataset(config: DataConfig) -> ImageDataset:
     """
     if config.workers < 0:
         raise UserError(f"data.workers: {config.workers}, expected 0 or more")
+    if config.path.startswith(PLANE_PREFIX):
+        return _open_points(config)
     if config.resolution is not None:
         _check_resolution("data.resolution", config.resolution)
     source = open_source(config.path, config.resolution)
@@ -157,6 +189,13 @@ def open_dataset(config: DataConfig) -> ImageDataset:
     infos = inspect_images(source, versions, _Check(source, config.resolution))
     warn_of_frames(source, [index for index, info in enumerate(infos) if info.several_frames])
     return ImageDataset(source, versions, infos, training_classes(source) if config.labels else None)
+
+
+def _open_points(config: DataConfig) -> PointDataset:
+    for name, is_wrong in (("resolution", config.resolution is not None), ("labels", config.labels)):
+        if is_wrong:
+            raise UserError(f"data.{name} is {getattr(config, name)}, expected unset: {config.path} is of points")
+    return PointDataset(config.path)
 
 
 def described_classes(dataset: ImageDataset) -> str:

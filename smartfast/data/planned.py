@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from smartfast.config.schema import DataConfig
+from smartfast.core.plane import PREFIX as PLANE_PREFIX
 from smartfast.data.dataset import DIGITS, ImageDataset
 from smartfast.data.sources.arrays import ArraySource
 from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
@@ -15,7 +16,7 @@ from smartfast.data.sources.labels import Classes
 def is_missing(config: DataConfig) -> bool:
     """Whether data.path names a file or folder that is not there."""
     path = config.path
-    return path != DIGITS and not path.startswith(HUB_PREFIX) and not Path(path).expanduser().exists()
+    return path != DIGITS and not path.startswith((HUB_PREFIX, PLANE_PREFIX)) and not Path(path).expanduser().exists()
 
 
 def planned_images(config: DataConfig, channels: int = 3) -> ImageDataset | None:

@@ -1,6 +1,5 @@
 """Batches of images that are too many to keep: read by loader processes, copied to a GPU beside its work."""
 
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, tee
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from smartfast.core.interruption import ignore_signals
 from smartfast.data.holdout import TrainingImages
 from smartfast.errors import UserError
 
@@ -119,9 +119,8 @@ class _SideStreamCopy:
 
 
 def _leave_interrupts_to_trainer(worker: int) -> None:
-    """Ctrl-C, and the SIGTERM of a scheduler, reach every process of the group; workers must outlive the save."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """What a terminal or a scheduler sends reaches every process of the group; workers must outlive the save."""
+    ignore_signals()
 
 
 class _BatchReader(Dataset[Tensor | UserError]):

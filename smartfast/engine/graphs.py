@@ -91,6 +91,10 @@ class CapturedStep:
             self.graphs.run(self.step)
         self.runs += 1
 
+    def abandon(self) -> None:
+        """Run the step as it is from now on."""
+        self.replay, self.failed = None, True
+
     def _capture(self) -> None:
         try:
             self.replay = self.graphs.record(self.step)

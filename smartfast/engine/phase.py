@@ -18,7 +18,8 @@ from smartfast.engine.schedules import DeviceScalars
 from smartfast.engine.statistics import Statistics
 
 PhaseResult = tuple[Tensor, dict[str, Tensor]]
-"""The loss to minimise, and detached statistics."""
+"""The loss to minimise, and statistics: detached scalars. A tensor that is still part of the graph stands for the
+length of the loss's gradient with respect to it."""
 
 ComputedPhase = tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]
 
@@ -28,12 +29,13 @@ class Carried:
     """A statistic that is averaged over rounds and processes together with the gradient.
 
     name: Of the statistic. size: Its number of values. commit: Runs inside the step, with the average, flat, and a
-    scalar that is 1.0 if the step was skipped, else 0.0.
+    scalar that is 1.0 if the step was skipped, else 0.0. is_shown: It remains among the statistics.
     """
 
     name: str
     size: int
     commit: Callable[[Tensor, Tensor], None]
+    is_shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,12 @@ def with_gradients(spec: PhaseSpec, network: TrainedNetwork) -> Callable[[Any], 
 
     def compute(batch: Any) -> ComputedPhase:
         loss, statistics = loss_function(batch)
-        gradients = torch.autograd.grad(loss * factor, parameters, allow_unused=True, materialize_grads=True)
-        return loss.detach(), statistics, gradients
+        inside = {name: value for name, value in statistics.items() if value.requires_grad}
+        wanted = [*parameters, *inside.values()]
+        gradients = torch.autograd.grad(loss * factor, wanted, allow_unused=True, materialize_grads=True)
+        lengths = zip(inside, gradients[len(parameters) :], strict=True)
+        statistics = statistics | {name: gradient.norm() / factor for name, gradient in lengths}
+        return loss.detach(), statistics, gradients[: len(parameters)]
 
     return compute
 
@@ -164,31 +170,38 @@ def run_phase(phase: Phase, rounds: Sequence[Any], statistics: Statistics) -> No
     """
     accumulate(phase, rounds, statistics)
     average_over_processes_(phase.network.buffer)
-    update(phase)
+    update(phase, statistics)
 
 
 def accumulate(phase: Phase, rounds: Sequence[Any], statistics: Statistics) -> None:
     """Leave the mean gradient of `rounds` in the network's buffer, and behind it all that is averaged with it."""
     network, spec = phase.network, phase.spec
+    hidden = {part.name for part in spec.carried if not part.is_shown}
     network.buffer.zero_()
     for batch in rounds:
         loss, values, gradients = phase.compute(batch)
         torch._foreach_add_(network.gradient_views, gradients, alpha=1 / (len(rounds) * spec.loss_scale))
         carried = loss.reshape(1)
         if spec.carried:
-            carried = torch.cat([carried, *(values.pop(part.name).flatten() for part in spec.carried)])
+            carried = torch.cat([carried, *(values[part.name].flatten() for part in spec.carried)])
+            values = {n: v for n, v in values.items() if n not in hidden}
         network.carried[: len(carried)].add_(carried, alpha=1 / len(rounds))
         if values:
             statistics.add(values)
     network.moved.copy_(network.moving.pending)
 
 
-def update(phase: Phase) -> None:
-    """Take the optimizer step; skip it, on the device, where a gradient, the loss or a carried value is not finite."""
+def update(phase: Phase, statistics: Statistics) -> None:
+    """Take the optimizer step; skip it, on the device, where a gradient, the loss or a carried value is not finite.
+
+    The gradient's length before any clipping becomes a statistic.
+    """
     network = phase.network
     bad = (~torch.isfinite(network.buffer.sum())).float()
+    length = network.gradient.norm()
+    statistics.add({f"gradient/{phase.name}": length})
     if network.clip_norm is not None:
-        network.gradient.mul_((network.clip_norm / (network.gradient.norm() + 1e-6)).clamp(max=1))
+        network.gradient.mul_((network.clip_norm / (length + 1e-6)).clamp(max=1))
     network.adam.step(bad)
     phase.guard.update(bad)
     network.moving.commit(network.moved, bad)

@@ -28,6 +28,11 @@ class Statistics:
             self._sums[names] = torch.zeros(3, len(names), device=row.device)
         self._sums[names] += torch.stack([torch.where(finite, row, 0.0), finite.float(), torch.ones_like(row)])
 
+    def clear(self) -> None:
+        """Start anew, in the same memory, without reading."""
+        for total in self._sums.values():
+            total.zero_()
+
     def read(self) -> dict[str, float]:
         """Mean of each name over additions and processes, nan where none was finite; one transfer; starts anew."""
         if not self._sums:

@@ -6,7 +6,7 @@ name that gan.family takes; docs/adding_a_family.md adds one.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -14,20 +14,22 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smartfast.config.families import GanSettings, LossSettings
+from smartfast.config.groups import GanSettings, LossSettings
 from smartfast.config.schedule import value_at
 from smartfast.config.schema import Config
 from smartfast.core.distributed import mean_over_processes
+from smartfast.core.grids import GridShape
 from smartfast.data import ImageDataset
 from smartfast.data.holdout import DatasetPart, TrainingImages
 from smartfast.engine.adam import AdamSettings
 from smartfast.engine.averages import half_life_step
-from smartfast.engine.phase import PhaseSpec
+from smartfast.engine.phase import Carried, PhaseResult, PhaseSpec
 from smartfast.engine.schedules import DeviceScalars
 from smartfast.families.augmented import AugmentedView, augment_variables, bound_remark
-from smartfast.families.sampling import Sampler
-from smartfast.families.score import ScoreRegularity
+from smartfast.families.sampling import Sampler, real_grid
+from smartfast.families.score import ScoreRegularity, score_variables
 from smartfast.families.start import StartWeights
+from smartfast.scorers import Scorer
 
 
 class Panel(NamedTuple):
@@ -66,14 +68,15 @@ class Parts:
     """What phases work with, on the device of the run.
 
     data_labels: Labels of the training images, int64 [M] or vectors [M, F]; None = unconditional. scalars: Makes
-    scheduled numbers scalars on the device. score: The score term, None = off. num_processes: Processes that share a
-    batch.
+    scheduled numbers scalars on the device. score: The score term, None = off. scorer: The frozen diffusion model, None
+    where there is none, or where a run is only described. num_processes: Processes that share a batch.
     """
 
     data_labels: Tensor | None
     scalars: DeviceScalars
     score: ScoreRegularity | None
     num_processes: int
+    scorer: Scorer | None = None
 
     def mean_over_processes(self, value: Tensor) -> Tensor:
         """Mean over the processes, differentiable to any order."""
@@ -94,7 +97,9 @@ class Family(ABC):
         averaged: The network whose running average is sampled and saved for use.
         panels: Plots of its statistics in the report.
         augments: Whether its phases show images to a discriminator through `augmented_view`.
+        takes_points: Whether it is of points in the plane, images of two channels and one pixel, instead of pictures.
         takes_vectors: Whether labels may be vectors, several or continuous ones per image, in place of classes.
+        distils: Whether it learns from smart.scorer itself, which is then loaded with smart.frequency 0 as well.
         modules: The networks by name, on the CPU; see `networks`.
         variables: Further tensors that the next iterations depend on, saved by name.
         interacting: Images of a batch that one pass lets depend on one another; the batch is cut so that each part
@@ -106,7 +111,9 @@ class Family(ABC):
     averaged: ClassVar[str]
     panels: ClassVar[tuple[Panel, ...]] = ()
     augments: ClassVar[bool] = False
+    takes_points: ClassVar[bool] = False
     takes_vectors: ClassVar[bool] = False
+    distils: ClassVar[bool] = False
     gan: GanSettings
     loss: LossSettings
     modules: dict[str, nn.Module]
@@ -118,7 +125,7 @@ class Family(ABC):
         self.resolution, self.channels = dataset.resolution, dataset.channels
         self.num_classes = dataset.num_classes
         self.held_out = held_out
-        self.variables: dict[str, Tensor] = augment_variables(config.augment)
+        self.variables: dict[str, Tensor] = augment_variables(config.augment) | score_variables(config.smart)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.modules = self.networks()
@@ -160,9 +167,18 @@ class Family(ABC):
         """
 
     @classmethod
+    def has_score_term(cls) -> bool:
+        """Whether a run's scorer is that of a score term, and not the teacher of another scorer."""
+        return SCORE_PANEL in cls.panels
+
+    @classmethod
     @abstractmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
         """Raise UserError, one line, for the first of its settings that does not fit the data."""
+
+    @classmethod  # noqa: B027, a score term takes any
+    def check_scorer(cls, config: Config, scorer: Scorer) -> None:
+        """Raise UserError, one line, for the first setting that does not fit the scorer of the run."""
 
     def adam(self, network: str) -> AdamSettings:
         """How a network is optimized; here g and d, whose learning rates are optim.lr_g and optim.lr_d."""
@@ -214,6 +230,22 @@ class Family(ABC):
     def costs(self, flops: dict[str, float]) -> list[Cost]:
         """Estimated cost of each phase from the FLOPs of a forward pass, by network and `scorer`, per image."""
 
+    def remark_on_costs(self, flops: Mapping[str, float]) -> str | None:
+        """What a dry run is to say below the costs, which have the same arguments; None = nothing."""
+        return None
+
+    def score_phase(
+        self, parts: Parts, loss: Callable[[Any], PhaseResult], *, carried: tuple[Carried, ...] = (), **options: Any
+    ) -> list[PhaseSpec]:
+        """What takes g_main's place in every smart.frequency-th iteration; nothing where there is no score term.
+
+        loss, carried, options: Of the `PhaseSpec`, to whose carried values those of the term are added.
+        """
+        if parts.score is None:
+            return []
+        carried, frequency = (*carried, *parts.score.carried), self.config.smart.frequency
+        return [PhaseSpec("g_score", "g", loss, frequency, "g_main", carried=carried, **options)]
+
     def augmented_view(self, scalars: DeviceScalars) -> AugmentedView:
         """Images as the discriminator sees them; its `carried` belong to the phase that has its `statistics`."""
         optim, seed = self.config.optim, self.config.run.seed
@@ -236,6 +268,10 @@ class Family(ABC):
     def sheet_rows(self) -> int | None:
         """Most rows of a sheet of samples, None = as many as fit."""
         return None
+
+    def real_sheet(self, dataset: TrainingImages, shape: GridShape) -> Tensor:
+        """A sheet of training images, uint8 [N, C, H, W], to be held against `Sampler.grid`."""
+        return real_grid(dataset, shape)
 
     def measure(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """What else is measured of the averaged network at a snapshot, by name; the first process alone asks."""

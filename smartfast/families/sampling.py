@@ -53,9 +53,11 @@ class Sampler(ABC):
     Attributes:
         z_shape: Of an image's latent, which is unit normal.
         spaces: Where images can be mixed, the best first: latents (z), and what lies between them and the images.
+        steps: Passes of a sample; None = one, and there is no choice.
     """
 
     z_shape: tuple[int, ...]
+    steps: int | None = None
     spaces: ClassVar[tuple[str, ...]] = ("z",)
 
     def __init__(
@@ -76,6 +78,22 @@ class Sampler(ABC):
         other = copy.copy(self)
         other.data_labels, other.seed, other.look = data_labels, seed, look
         return other
+
+    def in_steps(self, steps: int) -> Self:
+        """The sampler of the same network that takes so many passes for a sample.
+
+        Raises:
+            UserError: The network has no choice of them, or not of so many.
+        """
+        if self.steps is None:
+            raise UserError(f"steps is {steps}, expected unset: this network draws an image in one pass")
+        self.check_steps(steps)
+        other = copy.copy(self)
+        other.steps = steps
+        return other
+
+    def check_steps(self, steps: int) -> None:  # noqa: B027, most take any
+        """Raise UserError, one line, where a sample cannot take so many."""
 
     def draw(self, purpose: Purpose, numbers: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Images float [N, C, H, W] in [-1, 1] and labels of the samples numbered int64 [N]; labels None = drawn.

@@ -1,4 +1,4 @@
-"""An averaged network from the files of a run, whatever its family."""
+"""What draws images, from the files of a run, whatever its family, or from those of a published model."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,13 @@ from smartfast.core.draws import are_vectors
 from smartfast.core.tensors import check_weights, weight_shapes, without_memory
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
+from smartfast.families.consistency.network import is_pipeline, load_pipeline
+from smartfast.families.consistency.sampler import ConsistencySampler
 from smartfast.families.sampling import Sampler
+from smartfast.families.scorer_sampler import ScorerSampler
+from smartfast.scorers import load_scorer
 
+SCORER_PREFIX = "scorer:"
 _FEW_VECTORS = 16
 
 
@@ -28,8 +33,18 @@ def some_vectors(labels: Tensor | None) -> list[list[float]] | None:
     return labels[torch.arange(count) * len(labels) // count].tolist()
 
 
+def saved_kimg(path: str | Path) -> float | None:
+    """Thousands of images that a checkpoint has seen, None where nobody says; path and errors as `open_sampler`."""
+    if str(path).startswith(SCORER_PREFIX) or is_pipeline(Path(path)):
+        return None
+    index = find_weights(Path(path)).with_name("checkpoint.json")
+    return json.loads(index.read_text())["kimg"] if index.is_file() else None
+
+
 def saved_class_names(path: str | Path) -> list[str]:
     """What the data of a checkpoint called class 0, 1, ..., empty if unknown; path and errors as `open_sampler`."""
+    if str(path).startswith(SCORER_PREFIX) or is_pipeline(Path(path)):
+        return []
     return _of_dataset(find_weights(Path(path)), "class_names") or []
 
 
@@ -49,14 +64,32 @@ def _saved_vectors(weights: Path, num_classes: int) -> Tensor | None:
     return vectors if len(vectors) and vectors.shape[1:] == (num_classes,) else None
 
 
+def published_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sampler | None:
+    """What draws images from a folder of diffusers' ConsistencyModelPipeline, or, after `scorer:`, from what
+    smart.scorer takes; None where `path` is neither.
+
+    Raises:
+        UserError: It is damaged, or there is no such scorer.
+    """
+    name = str(path)
+    if name.startswith(SCORER_PREFIX):
+        return ScorerSampler(load_scorer(name.removeprefix(SCORER_PREFIX), device=device))
+    if is_pipeline(Path(path)):
+        return ConsistencySampler(load_pipeline(Path(path)).eval().requires_grad_(False).to(device))
+    return None
+
+
 def open_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sampler:
-    """What draws images from a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file.
+    """What draws images from a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file, or from
+    what `published_sampler` takes.
 
     Where it was trained with label vectors, its `data_labels` are a few of them.
 
     Raises:
         UserError: Nothing is there, or it is damaged.
     """
+    if (published := published_sampler(path, device)) is not None:
+        return published
     weights = find_weights(Path(path))
     options_file = weights.with_suffix(".json")
     try:

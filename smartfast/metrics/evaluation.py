@@ -7,9 +7,11 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
@@ -23,9 +25,11 @@ from smartfast.core.draws import are_vectors
 from smartfast.data import ImageDataset
 from smartfast.metrics.collect import Collected, ImageSource, Processes, collect
 from smartfast.metrics.diversity import within_class_diversity
-from smartfast.metrics.extractors import Extractor, MetricUnavailable, build_extractor
+from smartfast.metrics.extractors import Extractor, MetricUnavailable, build_extractor, check_features
+from smartfast.metrics.manifold import manifold_measures
 from smartfast.metrics.names import MEASURES, Metric
 from smartfast.metrics.reals import real_features
+from smartfast.metrics.reference import published_statistics
 
 KID_SUBSET_SIZE = 1000
 KID_SUBSETS = 100
@@ -50,8 +54,9 @@ def evaluate(
     """Compares `config.samples` generated images with the data set. All processes must call it together.
 
     Args:
-        sample: Sample numbers int64 [n] -> images uint8 [n, C, H, W] and their labels int64 [n] (None without); a pure
-            function, so that the result does not depend on the number of processes, up to rounding.
+        sample: Sample numbers int64 [n] -> images uint8 [n, C, H, W], or points float [n, 2, 1, 1], and their labels
+            int64 [n] (None without); a pure function, so that the result does not depend on the number of processes,
+            up to rounding.
         dataset: The real images. The Fréchet distance uses all, the other metrics at most 50,000, evenly spaced.
         config: What to compute, from how many samples and with which features.
         device: Where the features are computed.
@@ -64,20 +69,25 @@ def evaluate(
         The metrics asked for, each under the name of `Metric` with its features, and the time they took, `seconds`.
         Measures: fd (Heusel et al. 2017), kd (mean over 100 subsets, Binkowski et al. 2018), cs (mean over 10 splits,
         Salimans et al. 2016), precision and recall (3 neighbours, Kynkaanniemi et al. 2019, in the features of
-        `config.features` instead of VGG16), diversity (`within_class_diversity`). The same in every process.
+        `config.features` instead of VGG16), diversity (`within_class_diversity`), off, distance, wasserstein, covered
+        (`ManifoldMeasures`). The same in every process.
 
     Raises:
         MetricUnavailable: The Inception weights cannot be had here.
-        UserError: metrics.weights is not a file with the InceptionV3 weights.
+        UserError: metrics.weights or metrics.reference is not the file that it should be, or the data have no such
+            features.
     """
+    check_features(config, dataset)
     start_sec = time.perf_counter()
     device = torch.device(device)
     processes = Processes(process_index, num_processes, gather)
     extractor = _build_extractor_together(config, device, processes)
     names: set[str] = set(config.names)
     shared: dict[str, Any] = dict(batch=config.batch, device=device, processes=processes, progress=progress)
-    reals = None
-    if names - {"isc"}:
+    reals = reference = None
+    if config.reference is not None and "fid" in names:
+        reference = published_statistics(Path(config.reference).expanduser(), extractor.num_features(device))
+    if names - ({"isc"} if reference is None else {"isc", "fid"}):
         needs_features = bool(names - {"isc", "fid"})
         folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         reals = real_features(dataset, extractor, keep_features=needs_features, cache_dir=folder, **shared)
@@ -87,8 +97,10 @@ def evaluate(
     found = dict.fromkeys([*(key for of_name in keys.values() for key in of_name), "seconds"], 0.0)
     if processes.index == 0:  # the rest is short, and would only compete with itself for the cores
         if "fid" in names:
-            _warn_if_singular(len(fakes.statistics["mu"]), {"samples": config.samples, "real images": len(dataset)})
-        found |= compute_metrics(fakes, reals, keys, device) | {"seconds": time.perf_counter() - start_sec}
+            counts = {"samples": config.samples} | ({} if reference else {"real images": len(dataset)})
+            _warn_if_singular(len(fakes.statistics["mu"]), counts)
+        found |= compute_metrics(fakes, reals, keys, device, reference)
+        found["seconds"] = time.perf_counter() - start_sec
     return dict(zip(found, processes.of_the_first(list(found.values()), device), strict=True))
 
 
@@ -106,23 +118,31 @@ def _build_extractor_together(config: MetricsConfig, device: torch.device, proce
 
 
 def compute_metrics(
-    fakes: Collected, reals: Collected | None, keys: Mapping[str, Sequence[str]], device: torch.device
+    fakes: Collected,
+    reals: Collected | None,
+    keys: Mapping[str, Sequence[str]],
+    device: torch.device,
+    reference: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Metrics of what is known of fakes and reals; `reals` may be None for isc alone.
+    """Metrics of what is known of fakes and reals; `reals` may be None for isc, and for fid with a reference.
 
     A metric that fails is nan, and a warning says why: it must not end a training run.
 
     Args:
         keys: Choices of `metrics.names`, and what the values of each are called.
+        reference: Statistics that fid compares with, None = those of the reals.
     """
     computations: dict[str, Callable[[], tuple[float, ...]]] = {"isc": lambda: (_classifier_score(fakes.logits),)}
     if reals is not None:
         computations |= {
-            "fid": lambda: (fid_statistics_to_metric(fakes.statistics, reals.statistics, False)[KEY_METRIC_FID],),
             "kid": lambda: (_kernel_distance(fakes.features, reals.features),),
             "prc": lambda: _precision_recall(fakes.features, reals.features, device),
             "diversity": lambda: (_diversity(fakes, reals),),
+            "manifold": lambda: manifold_measures(fakes.features, reals.features),
         }
+    known = reference if reference is not None or reals is None else reals.statistics
+    if known is not None:
+        computations["fid"] = partial(_frechet_distance, fakes.statistics, known)
     values: dict[str, float] = {}
     for name, of_name in keys.items():
         try:
@@ -133,6 +153,10 @@ def compute_metrics(
             found = (math.nan,) * len(of_name)
         values |= dict(zip(of_name, found, strict=True))
     return values
+
+
+def _frechet_distance(fakes: Mapping[str, np.ndarray], reals: Mapping[str, np.ndarray]) -> tuple[float]:
+    return (fid_statistics_to_metric(fakes, reals, False)[KEY_METRIC_FID],)
 
 
 def _warn_if_singular(num_features: int, counts: Mapping[str, int]) -> None:

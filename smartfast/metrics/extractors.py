@@ -1,13 +1,14 @@
-"""The two feature extractors behind the metrics, and how they get their weights.
+"""The feature extractors behind the metrics, and how they get their weights.
 
 `inception` is torch-fidelity's InceptionV3 (the network that published FIDs are measured with), `digits` the bundled
-classifier. Weights are never unpickled with code: the file is read as plain tensors and handed on as such.
+classifier, `classifier` one of its kind that was trained on the user's images, `plane` the coordinates of points, all
+others are in smartfast/metrics/published.py. Weights are never unpickled with code: the file is read as plain tensors
+and handed on as such.
 """
 
-import io
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,25 @@ from urllib.parse import urlparse
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.utils import create_feature_extractor
 
 from smartfast.config.schema import MetricsConfig
+from smartfast.config.spaces import SPACES_WITH_CLASSES
 from smartfast.core.files import sha256
 from smartfast.core.tensors import check_weights
+from smartfast.data import ImageDataset
 from smartfast.errors import UserError
-from smartfast.metrics.digits.features import EXTRACTOR_NAME, WEIGHTS_FILE, DigitFeatures
+from smartfast.metrics.digits.features import (
+    EXTRACTOR_NAME,
+    WEIGHTS_FILE,
+    DigitFeatures,
+    classifier_input,
+    load_classifier,
+)
+from smartfast.metrics.published import SOURCES, as_file, published_extractor
+from smartfast.metrics.reference import published_statistics
 
 INCEPTION_NAME = "inception-v3-compat"
 _INCEPTION_FILE = Path(urlparse(URL_INCEPTION_V3).path).name
@@ -42,24 +53,51 @@ class MetricUnavailable(Exception):
 class Extractor:
     """A feature extractor on a device, ready to call.
 
-    module: torch-fidelity extractor that returns (features, logits). tag: names the network and its weights, for
-    caches. channels: what the images are brought to; None = the extractor takes any.
+    module: Returns (features, logits) or (features,), as torch-fidelity's extractors do. tag: names the network and its
+    weights, for caches. channels: what the images are brought to; None = the extractor takes any.
     """
 
-    module: FeatureExtractorBase
+    module: Callable[[Tensor], tuple[Tensor, ...]]
     tag: str
     channels: int | None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features float32 [N, D] and class logits float32 [N, K] of images uint8 [N, C, H, W], C = 1, 3 or 4."""
+        """Features float32 [N, D] and class logits float32 [N, K], K = 0 where the network knows no classes.
+
+        images: uint8 [N, C, H, W], C = 1, 3 or 4, or points float [N, 2, 1, 1].
+        """
         images = without_alpha(images)
         if self.channels is not None:
             images = images.expand(-1, self.channels, -1, -1)
         # Metrics must not depend on the precision that training runs in.
         with _full_float32(), torch.autocast(images.device.type, enabled=False):
-            features, logits = self.module(images)
+            features, *of_classes = self.module(images)
+        logits = of_classes[0] if of_classes else features.new_empty(len(features), 0)
         return features.float(), logits.float()
+
+    def num_features(self, device: torch.device) -> int:
+        """Length of an image's features."""
+        shape = (1, 2, 1, 1) if self.module is coordinates else (1, 3, 32, 32)
+        return self(torch.zeros(shape, dtype=torch.uint8, device=device))[0].shape[1]
+
+
+def coordinates(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Points float [N, 2, 1, 1] as features [N, 2], and no logits [N, 0]."""
+    return points.flatten(1), points.new_empty(len(points), 0)
+
+
+def check_features(config: MetricsConfig, dataset: ImageDataset) -> None:
+    """Raises UserError, one line, where the data have no such features, or a metric is not of them."""
+    has_points = dataset.channels == 2
+    if has_points != (config.features == "plane"):
+        expected = "plane for points" if has_points else "inception, digits or another space of images"
+        raise UserError(f"metrics.features is {config.features}, expected {expected}, as {dataset.name} has")
+    if "manifold" in config.names and not has_points:
+        raise UserError("metrics.names has manifold, expected it with metrics.features plane alone")
+    if "isc" in config.names and config.features not in SPACES_WITH_CLASSES:
+        others = " or ".join(SPACES_WITH_CLASSES)
+        raise UserError(f"metrics.names has isc, expected it with metrics.features {others} alone")
 
 
 @contextmanager
@@ -87,11 +125,17 @@ def build_extractor(config: MetricsConfig, device: torch.device) -> Extractor:
 
     Raises:
         MetricUnavailable: The Inception weights are neither on this machine nor to be downloaded.
-        UserError: metrics.weights is not a file with the InceptionV3 weights.
+        UserError: metrics.weights is not a file with the weights of the features.
     """
+    if config.features == "plane":
+        return Extractor(coordinates, "coordinates", channels=None)
     if config.features == "digits":
         module = create_feature_extractor(EXTRACTOR_NAME, ["64", "logits"], cuda=False, verbose=False)
         return Extractor(module.to(device), f"{EXTRACTOR_NAME}-{sha256(WEIGHTS_FILE)[:8]}", channels=None)
+    if config.features == "classifier":
+        return _own_classifier(config, device)
+    if config.features != "inception":
+        return _published(config, device)
     path = _inception_weights(config)
     try:
         module = create_feature_extractor(
@@ -99,12 +143,50 @@ def build_extractor(config: MetricsConfig, device: torch.device) -> Extractor:
             ["2048", "logits_unbiased"],
             cuda=False,
             verbose=False,
-            feature_extractor_weights_path=_as_plain_tensors(path),
+            feature_extractor_weights_path=as_file(_tensors(path, "the InceptionV3 weights")),
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"metrics.weights: {path} does not fit torch-fidelity's InceptionV3: {reason}") from error
     return Extractor(module.to(device), f"{INCEPTION_NAME}-{sha256(path)[:8]}", channels=3)
+
+
+def _own_classifier(config: MetricsConfig, device: torch.device) -> Extractor:
+    """The user's classifier, which smartfast.metrics.digits.classifier trained."""
+    made = "a file of `python -m smartfast.metrics.digits.classifier --data DATA --out FILE`"
+    path = _weights_file(config, made)
+    try:
+        classifier = load_classifier(_tensors(path, made)).to(device)
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"metrics.weights: {path} does not fit classifier: {reason}; expected {made}") from error
+    return Extractor(
+        lambda images: classifier(classifier_input(images, classifier.resolution)),
+        f"classifier-{sha256(path)[:8]}",
+        channels=None,
+    )
+
+
+def _published(config: MetricsConfig, device: torch.device) -> Extractor:
+    space, source = config.features, SOURCES[config.features.partition("-")[0]]
+    path = _weights_file(config, f"the weights of {space}: {source}")
+    tensors = _tensors(path, f"the weights of {space}")
+    try:
+        module = published_extractor(space, tensors)
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"metrics.weights: {path} does not fit {space}: {reason}; expected {source}") from error
+    return Extractor(module.to(device), f"{space}-{sha256(path)[:8]}", channels=3)
+
+
+def _weights_file(config: MetricsConfig, expected: str) -> Path:
+    """The file that metrics.weights names, where the features have no other source."""
+    if config.weights is None:
+        raise UserError(f"metrics.weights is not set, expected with metrics.features {config.features}: {expected}")
+    path = Path(config.weights).expanduser()
+    if not path.is_file():
+        raise UserError(f"metrics.weights: no file {path}, expected {expected}")
+    return path
 
 
 def check_metrics(config: MetricsConfig) -> None:
@@ -114,7 +196,7 @@ def check_metrics(config: MetricsConfig) -> None:
     on a machine, call it in one of them first: it may download a file of 91 MiB.
 
     Raises:
-        UserError: A value cannot work, or metrics.weights is not a file with the InceptionV3 weights.
+        UserError: A value cannot work, or metrics.weights or metrics.reference is not the file that it should be.
     """
     if config.samples < 2:
         raise UserError(f"metrics.samples: found {config.samples}, expected at least 2 generated images")
@@ -124,7 +206,9 @@ def check_metrics(config: MetricsConfig) -> None:
         raise UserError(f"metrics.every_ticks: found {config.every_ticks}, expected 0 (never) or more")
     if config.names and config.every_ticks:
         try:
-            build_extractor(config, torch.device("cpu"))
+            extractor = build_extractor(config, torch.device("cpu"))
+            if config.reference is not None:
+                published_statistics(Path(config.reference).expanduser(), extractor.num_features(torch.device("cpu")))
         except MetricUnavailable as error:
             warnings.warn(f"metrics: {error}; training goes on without them", stacklevel=2)
 
@@ -167,8 +251,8 @@ def _connect_timeout() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _as_plain_tensors(path: Path) -> io.BytesIO:
-    """The file's tensors, written anew in memory: torch-fidelity would unpickle a file with whatever code it holds."""
+def _tensors(path: Path, expected: str) -> dict[str, Tensor]:
+    """The tensors of a file, .pth or .safetensors, by name; `expected` names them in errors."""
     try:
         tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except Exception as error:  # a file that is none of the two leads the readers anywhere
@@ -176,12 +260,9 @@ def _as_plain_tensors(path: Path) -> io.BytesIO:
     if not isinstance(tensors, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
-        raise UserError(f"metrics.weights: {path} holds no dictionary of tensors, expected the InceptionV3 weights")
+        raise UserError(f"metrics.weights: {path} holds no dictionary of tensors, expected {expected}")
     try:
         check_weights({name: values for name, values in tensors.items() if not name.endswith(".num_batches_tracked")})
     except ValueError as error:
-        raise UserError(f"metrics.weights: {path}: {error}, expected the InceptionV3 weights") from error
-    buffer = io.BytesIO()
-    torch.save(tensors, buffer)
-    buffer.seek(0)
-    return buffer
+        raise UserError(f"metrics.weights: {path}: {error}, expected {expected}") from error
+    return tensors

@@ -1,12 +1,11 @@
-"""The metrics of a run: a table of the first, best and last values, and a plot of each measure."""
+"""The metrics of a run: the first, best and last values, and a panel of each measure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from smartfast.families.base import Panel
 from smartfast.metrics.names import Metric, values_of_row
-from smartfast.report import page as html
-from smartfast.report.plots import draw_panels
+from smartfast.report.curves import drawn
 
 
 class Measure(NamedTuple):
@@ -18,8 +17,10 @@ class Measure(NamedTuple):
     badness: Callable[[float], float]
 
 
-_DISTANCE = ("squared feature distance", "lower is better", lambda value: value)
-_FRACTIONS = ("Precision and recall", "fraction", "higher is better", lambda value: -value)
+_LESS = ("lower is better", lambda value: value)
+_MORE = ("higher is better", lambda value: -value)
+_DISTANCE = ("squared feature distance", *_LESS)
+_FRACTIONS = ("Precision and recall", "fraction", *_MORE)
 _MEASURES = {
     "fd": Measure("Fréchet distance", *_DISTANCE),
     "kd": Measure("Kernel distance", *_DISTANCE),
@@ -29,8 +30,17 @@ _MEASURES = {
     "diversity": Measure(
         "Within-class diversity", "ratio to real images", "1 = like the data", lambda value: abs(value - 1)
     ),
+    "off": Measure("Share of samples off the data", "fraction", *_LESS),
+    "distance": Measure("Mean distance to the data", "length", *_LESS),
+    "wasserstein": Measure("Wasserstein distance", "length", *_LESS),
+    "covered": Measure("Share of the data reached", "fraction", *_MORE),
 }
 _TITLES = {"fid": "Fréchet distance (FID)", "kid": "Kernel distance (KID)", "isc": "Inception score"}
+
+
+def is_measure(measure: str) -> bool:
+    """Whether it is known what is good in a measure."""
+    return measure in _MEASURES
 
 
 def meaning(measure: str) -> str:
@@ -38,8 +48,13 @@ def meaning(measure: str) -> str:
     return _MEASURES[measure].meaning
 
 
-def quality_section(evaluations: Sequence[Mapping[str, Any]], features: str) -> str:
-    """The section of a report.
+def badness(measure: str, value: float) -> float:
+    """A key of which the least is the best value of a measure such as fd."""
+    return _MEASURES[measure].badness(value)
+
+
+def quality(evaluations: Sequence[Mapping[str, Any]], features: str) -> dict[str, Any]:
+    """The metrics of a run for JSON: `header` and `rows` of a table of text, and `panels` as `curves.drawn` makes them.
 
     Args:
         evaluations: The rows of kind `metrics` of metrics.jsonl.
@@ -48,12 +63,9 @@ def quality_section(evaluations: Sequence[Mapping[str, Any]], features: str) -> 
     rows = [(row["kimg"], values_of_row(row, features)) for row in evaluations]
     found = dict.fromkeys(metric for _, values in rows for metric in values)
     order = sorted((m for m in found if m.measure in _MEASURES), key=lambda m: list(_MEASURES).index(m.measure))
-    if not order:
-        return html.section("Metrics", html.paragraph("None were computed."))
     cells = [_cells(metric, [(values[metric], kimg) for kimg, values in rows if metric in values]) for metric in order]
     named = [{"kimg": kimg, **{str(metric): value for metric, value in values.items()}} for kimg, values in rows]
-    drawing = draw_panels(_panels(order), named, smoothed=False)
-    return html.section("Metrics", html.table(["metric", "first", "best", "last"], cells), html.plot(drawing, ""))
+    return {"header": ["metric", "first", "best", "last"], "rows": cells, "panels": drawn(_panels(order), named)}
 
 
 def _cells(metric: Metric, values: Sequence[tuple[float, float]]) -> list[str]:
@@ -73,6 +85,6 @@ def _panels(metrics: Sequence[Metric]) -> list[Panel]:
     for metric in metrics:
         measure, name = _MEASURES[metric.measure], str(metric)
         title = _TITLES.get(name, f"{measure.title}, {metric.features} features")
-        panel = panels.setdefault(title, Panel(f"{title}\n{measure.meaning}", measure.unit, {}))
+        panel = panels.setdefault(title, Panel(title, f"{measure.unit}, {measure.meaning}", {}))
         panel.curves[name] = metric.measure
     return list(panels.values())

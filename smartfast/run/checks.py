@@ -10,12 +10,15 @@ from smartfast.config.augment import ADA_KIMG, AugmentConfig
 from smartfast.config.parse import CONFIGS
 from smartfast.config.ranges import in_range
 from smartfast.config.schedule import Schedule
-from smartfast.config.schema import Config
+from smartfast.config.schema import Config, SmartConfig
 from smartfast.core.draws import are_vectors
+from smartfast.core.plane import PREFIX, SHAPES
 from smartfast.data import ImageDataset
 from smartfast.data.planned import is_missing
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
+from smartfast.metrics.extractors import check_features
+from smartfast.metrics.names import computed_metrics
 
 
 def check_settings(config: Config, *, num_processes: int) -> None:
@@ -23,11 +26,23 @@ def check_settings(config: Config, *, num_processes: int) -> None:
     in_range(config)  # again, for configurations that come from no command line
     FAMILIES[config.gan.family].check_settings(config, images_at_a_time(config, num_processes))
     _check_augmentation(config.augment, config.gan.family)
+    _check_balance(config.smart)
     if config.metrics.every_ticks and not config.metrics.names:
         raise UserError("metrics.names is [], expected one or more of them, or metrics.every_ticks 0")
+    _check_best(config)
     cpus, threads = os.cpu_count() or 1, config.perf.cpu_threads or 1
     if threads > cpus:
         raise UserError(f"perf.cpu_threads is {threads}, expected at most the {cpus} processors of this machine")
+
+
+def _check_best(config: Config) -> None:
+    name, computed = config.run.keep_best, computed_metrics(config.metrics.names, config.metrics.features)
+    if name is None:
+        return
+    if not config.metrics.every_ticks:
+        raise UserError("metrics.every_ticks is 0, expected a number above 0 with run.keep_best")
+    if name not in computed:
+        raise UserError(f"run.keep_best is {name}, expected one of {', '.join(computed)}: those of metrics.names")
 
 
 def _check_augmentation(augment: AugmentConfig, family: str) -> None:
@@ -46,8 +61,18 @@ def _check_augmentation(augment: AugmentConfig, family: str) -> None:
         raise UserError("augment.p is a schedule, expected a number with augment.mode ada, or augment.mode fixed")
 
 
+def _check_balance(smart: SmartConfig) -> None:
+    if smart.balance is None:
+        return
+    if isinstance(smart.weight, Schedule):
+        raise UserError("smart.weight is a schedule, expected a number with smart.balance, which moves it")
+    if smart.weight == 0:
+        raise UserError("smart.weight is 0, expected more than 0 with smart.balance, which multiplies it")
+
+
 def check_config(config: Config, dataset: ImageDataset, *, device: torch.device) -> None:
     """Raise UserError, one line, for the first setting that does not fit the data or the device."""
+    _check_points(config, dataset)
     _check_vectors(config, dataset)
     FAMILIES[config.gan.family].check_data(config, dataset)
     _check_classes(config, dataset)
@@ -94,6 +119,15 @@ def _check_classes(config: Config, dataset: ImageDataset) -> None:
         )
 
 
+def _check_points(config: Config, dataset: ImageDataset) -> None:
+    has_points, takes_points = dataset.channels == 2, FAMILIES[config.gan.family].takes_points
+    if has_points != takes_points:
+        expected = ", ".join(PREFIX + name for name in SHAPES) if takes_points else "images"
+        raise UserError(f"data.path is {config.data.path}, expected {expected} with gan.family {config.gan.family}")
+    if config.metrics.every_ticks:
+        check_features(config.metrics, dataset)
+
+
 def _check_vectors(config: Config, dataset: ImageDataset) -> None:
     family = config.gan.family
     if are_vectors(dataset.labels) and not FAMILIES[family].takes_vectors:
@@ -106,6 +140,10 @@ def _check_downscale(config: Config, dataset: ImageDataset) -> None:
     factor = config.smart.downscale
     if config.smart.frequency and dataset.resolution % factor:
         raise UserError(f"smart.downscale is {factor}, expected a divisor of the resolution {dataset.resolution}")
+    crop = config.smart.crop
+    if config.smart.frequency and crop is not None and (crop > dataset.resolution or factor > 1):
+        words = "unset with smart.downscale" if factor > 1 else f"at most the resolution {dataset.resolution}"
+        raise UserError(f"smart.crop is {crop}, expected {words}")
 
 
 def _check_performance(config: Config, device: torch.device) -> None:

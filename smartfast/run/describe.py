@@ -62,11 +62,30 @@ def networks_summary(family: Family, scorer: Scorer | None, scorer_name: str) ->
         tables.append(_format_layers(type(family.modules[name]).__name__, layers))
         flops[name] = float(sum(layer.flops for layer in layers))
     if scorer is not None:
-        flops["scorer"] = float(_scorer_flops(scorer))
+        flops["scorer"] = float(_scorer_flops(scorer, family.config.smart.crop))
         shape = (scorer.channels, scorer.resolution, scorer.resolution)
         parameters = sum(p.numel() for p in scorer.parameters())
         tables.append(_format_layers("Scorer", [Layer(scorer_name, shape, parameters, int(flops["scorer"]))]))
-    return "\n\n".join([*tables, _format_costs(family.costs(flops))])
+    remark = family.remark_on_costs(flops)
+    return "\n\n".join([*tables, _format_costs(family.costs(flops)), *([] if remark is None else [remark])])
+
+
+def score_share(family: Family, scorer: Scorer) -> float:
+    """The score term's share of a run's work, by the same estimate; the networks may be on any device.
+
+    They are in evaluation mode meanwhile, where no batch norm waits for other processes.
+    """
+    flops = {"scorer": float(_scorer_flops(scorer, family.config.smart.crop))}
+    for name, inputs in family.example_inputs().items():
+        module = family.modules[name]
+        device = next(module.parameters()).device
+        module.eval()
+        try:
+            flops[name] = float(_count_flops(module, [None if x is None else x.to(device) for x in inputs])[""])
+        finally:
+            module.train()
+    costs = {cost.phase: cost.flops_per_image for cost in family.costs(flops)}
+    return costs["score"] / sum(costs.values())
 
 
 def _format_layers(name: str, layers: Sequence[Layer]) -> str:
@@ -99,9 +118,10 @@ def _format_costs(costs: Sequence[Cost]) -> str:
     return format_table(header, [*rows, total_row])
 
 
-def _scorer_flops(scorer: Scorer) -> int:
-    device = scorer.alphas.device
-    images = torch.empty(1, scorer.channels, scorer.resolution, scorer.resolution, device=device, dtype=scorer.dtype)
+def _scorer_flops(scorer: Scorer, crop: int | None) -> int:
+    """Of an image, or of the square of it that is scored."""
+    device, size = scorer.alphas.device, crop or scorer.resolution
+    images = torch.empty(1, scorer.channels, size, size, device=device, dtype=scorer.dtype)
     index = torch.zeros(1, dtype=torch.int64, device=device)
     return _count_flops(scorer, [images, index, index if scorer.num_classes else None], scorer.network)[""]
 

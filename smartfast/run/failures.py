@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from smartfast.config.schema import Config
+from smartfast.core.interruption import Interrupted, Interruption
 from smartfast.errors import UserError
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
@@ -27,12 +28,17 @@ _PEER = re.compile(
 
 
 @contextmanager
-def one_line_failures(config: Config) -> Iterator[None]:
-    """Turn what `explain` knows, raised inside the `with` block, into a UserError of that line."""
+def one_line_failures(config: Config, interruption: Interruption) -> Iterator[None]:
+    """Turn what `explain` knows, raised inside the `with` block, into a UserError of that line.
+
+    Another process that is gone while this one was asked to end as well has ended for the same reason: Interrupted.
+    """
     try:
         with _quiet_writers(config):
             yield
     except Exception as error:
+        if interruption.number and _is_lost_peer(error, str(error)):
+            raise Interrupted(interruption.name) from error
         line = None if isinstance(error, UserError) else explain(error, config)
         if line is None:
             raise

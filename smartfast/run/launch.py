@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -15,10 +16,11 @@ from tqdm import tqdm
 
 from smartfast.config.parse import config_to_dict, config_to_yaml
 from smartfast.config.schema import Config, PerfConfig
-from smartfast.core.checkpoint import Checkpoint, has_checkpoint, load_newest, set_aside_newer
+from smartfast.core.checkpoint import Checkpoint, has_checkpoint, set_aside_newer
 from smartfast.core.cpu import set_up_cpu
-from smartfast.core.distributed import processes_on_this_machine
+from smartfast.core.distributed import meeting_place, processes_on_this_machine
 from smartfast.core.files import write_atomically
+from smartfast.core.heartbeat import Heartbeat
 from smartfast.core.interruption import Interruption, watch_launcher
 from smartfast.core.output import hang_up_when_closed
 from smartfast.core.run_lock import RunLock
@@ -26,32 +28,41 @@ from smartfast.data import ImageDataset, open_dataset
 from smartfast.data.dataset import described_classes
 from smartfast.data.holdout import split
 from smartfast.data.planned import is_missing, planned_images
+from smartfast.engine.abandoning import abandon_compilations
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
-from smartfast.families.base import SCORE_PANEL
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
+from smartfast.run.asking import drop_requests
 from smartfast.run.checks import check_config, check_data_path, check_settings, images_at_a_time
-from smartfast.run.describe import networks_summary
+from smartfast.run.describe import networks_summary, score_share
 from smartfast.run.failures import one_line_failures
 from smartfast.run.launcher import check_launcher
 from smartfast.run.main_process import on_main_process
 from smartfast.run.memory import check_memory, forecast
+from smartfast.run.performance import performance_line, with_arithmetic, with_preset
+from smartfast.run.preparation import prepare_kernels
 from smartfast.run.profiling import IterationProfiler
+from smartfast.run.restoring import restore_newest
 from smartfast.run.resume import check_changes, check_interval, check_scorer_options, completed_kimg, write_config
 from smartfast.run.scoring import as_read, not_described, open_scorer, score_lines
 from smartfast.run.start import TABLE_FILE, describe_start, start_elsewhere, with_transfer_values
 from smartfast.run.trainer import Trainer
 from smartfast.run.training import Training, real_batches
+from smartfast.run.warm_up import warm_up
 from smartfast.scorers import Scorer, TimestepRange, timestep_range
 
 
-def launch(config: Config) -> bool:
+def launch(config: Config, interruption: Interruption | None = None) -> bool:
     """Train as configured, resuming from the newest checkpoint in run.dir, or only describe the run (run.dry_run).
 
+    Args:
+        config: The run.
+        interruption: What listens to signals already, None = nothing does.
+
     Returns:
-        Whether the run is complete: False after SIGTERM, Ctrl-C, SIGHUP or SIGUSR1.
+        Whether the run is complete: False after run.max_hours, SIGTERM, Ctrl-C, SIGHUP or SIGUSR1.
 
     Raises:
         UserError: Something in the configuration, the data, the scorer or the run folder cannot work, or the machine
@@ -61,8 +72,15 @@ def launch(config: Config) -> bool:
     config = with_transfer_values(config)
     check_launcher(config, os.environ)
     watch_launcher()
-    with Interruption() as interruption, hang_up_when_closed(), one_line_failures(config):
-        return _launch(config, interruption)
+    listening = nullcontext(interruption) if interruption else Interruption()
+    with listening as interruption, hang_up_when_closed(), one_line_failures(config, interruption):
+        if config.run.max_hours is not None:
+            interruption.end_after(3600 * config.run.max_hours, "run.max_hours")
+        try:
+            return _launch(config, interruption)
+        finally:
+            if interruption.number:
+                abandon_compilations()
 
 
 def _launch(config: Config, interruption: Interruption) -> bool:
@@ -71,6 +89,21 @@ def _launch(config: Config, interruption: Interruption) -> bool:
         log_with=None if config.run.tracker == "none" else config.run.tracker,
         project_dir=config.run.dir,
     )
+    heartbeat = Heartbeat(
+        meeting_place() if config.run.hang_sec else None,
+        rank=accelerator.process_index,
+        size=accelerator.num_processes,
+        hang_sec=config.run.hang_sec or math.inf,
+        say=lambda line: print(f"smartfast: {line}", file=sys.stderr, flush=True),
+    )
+    with heartbeat:
+        return _run(config, accelerator, interruption, heartbeat)
+
+
+def _run(config: Config, accelerator: Accelerator, interruption: Interruption, heartbeat: Heartbeat) -> bool:
+    config, lines = with_arithmetic(config, accelerator.device)
+    for line in lines:
+        accelerator.print(line)
     if config.run.dry_run:
         dataset, scorer, timesteps = _open(config, accelerator)
         accelerator.print(describe(as_read(config, scorer), dataset, scorer, timesteps))
@@ -85,7 +118,8 @@ def _launch(config: Config, interruption: Interruption) -> bool:
     lock = RunLock(run_dir)
     try:
         on_main_process(accelerator, lock.acquire)
-        return _train(config, accelerator, run_dir, lock, interruption)
+        on_main_process(accelerator, lambda: drop_requests(run_dir))
+        return _train(config, accelerator, run_dir, lock, interruption, heartbeat)
     except OSError:
         if accelerator.is_main_process:
             lock.check()  # a folder that is gone explains it
@@ -94,18 +128,29 @@ def _launch(config: Config, interruption: Interruption) -> bool:
         lock.release()
 
 
-def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLock, interruption: Interruption) -> bool:
+def _train(
+    config: Config,
+    accelerator: Accelerator,
+    run_dir: Path,
+    lock: RunLock,
+    interruption: Interruption,
+    heartbeat: Heartbeat,
+) -> bool:
     """The run, in a folder that is this process's, or that of the main process."""
-    dataset, scorer, timesteps = _open(config, accelerator)
+    perf, lines = with_preset(config.perf, accelerator.device)
+    dataset, scorer, timesteps = _open(dataclasses.replace(config, perf=perf), accelerator)
     with accelerator.local_main_process_first():
         check_metrics(config.metrics)
     if scorer is not None:
         config = as_read(config, scorer)
         on_main_process(accelerator, lambda: check_scorer_options(run_dir, config))
+    if scorer is not None and timesteps is not None:
         interval = functools.partial(timestep_range, scorer)
         on_main_process(accelerator, lambda: check_interval(run_dir, config, interval))
-    training = _training(config, accelerator, dataset, scorer, timesteps)
-    checkpoint = _resume(training, dataset, run_dir, accelerator.print)
+    training = _training(dataclasses.replace(config, perf=perf), accelerator, dataset, scorer, timesteps)
+    heartbeat.where = training.whereabouts
+    prepare_kernels(training, accelerator)
+    checkpoint = restore_newest(training, dataset, run_dir, accelerator.print)
     start = start_elsewhere(training, accelerator.print) if checkpoint is None else None
     starts = set(gather_object([training.images]))
     if len(starts) > 1:
@@ -116,10 +161,14 @@ def _train(config: Config, accelerator: Accelerator, run_dir: Path, lock: RunLoc
     on_main_process(accelerator, lambda: _prepare_folder(run_dir, config, checkpoint, start))
     project = "tensorboard" if config.run.tracker == "tensorboard" else "smartfast"
     accelerator.init_trackers(project, config=_flat(config))
-    accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
+    accelerator.print(_opening_lines(dataset, scorer, timesteps, training, lines))
+    scored = None if timesteps is None else scorer
+    share = on_main_process(accelerator, lambda: _announced_share(training, scored, accelerator.print))
     accelerator.print(f"run: {config.run.dir}{_position(training.images / 1000, config.run.kimg)} on {training.device}")
-    with _kernels(config):
-        return Trainer(training, dataset, accelerator, checkpoint, interruption, lock.check).run()
+    with chosen_kernels(config):
+        warm_up(training, accelerator)
+        trainer = Trainer(training, dataset, accelerator, checkpoint, interruption, lock.check, announced_share=share)
+        return trainer.run()
 
 
 def profile(config: Config, *, default_iterations: int = 16) -> None:
@@ -131,9 +180,13 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dry_run=False))
     check_launcher(config, os.environ)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    config, lines = with_arithmetic(config, accelerator.device)
+    perf, more = with_preset(config.perf, accelerator.device)
+    config = dataclasses.replace(config, perf=perf)
     dataset, scorer, timesteps = _open(config, accelerator)
     training = _training(config, accelerator, dataset, scorer, timesteps)
-    accelerator.print(_opening_lines(config, dataset, scorer, timesteps, training))
+    prepare_kernels(training, accelerator)
+    accelerator.print(_opening_lines(dataset, scorer, timesteps, training, lines + more))
     profiler = IterationProfiler(
         config.perf.profile or default_iterations,
         first=training.settling_iterations,
@@ -142,7 +195,7 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
     )
     accelerator.print(f"profile: {profiler.iterations} iterations, after {profiler.first} that settle everything")
     Path(config.run.dir).mkdir(parents=True, exist_ok=True)
-    with _kernels(config), closing(real_batches(training)) as reals, profiler:
+    with chosen_kernels(config), closing(real_batches(training)) as reals, profiler:
         while not profiler.is_done:
             with profiler.iteration():
                 with training.timer("data"):
@@ -168,7 +221,10 @@ def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Score
     if planned is not None:
         print(f"data: {dataset.name} is taken to be RGB; the scorer is left out")
         return planned, None, None
-    return dataset, *open_scorer(config, dataset, accelerator.device, say=accelerator.print)
+    scorer, timesteps = open_scorer(config, dataset, accelerator.device, say=accelerator.print)
+    if scorer is not None:
+        FAMILIES[config.gan.family].check_scorer(config, scorer)
+    return dataset, scorer, timesteps
 
 
 def _training(
@@ -194,18 +250,37 @@ def _training(
 
 def describe(config: Config, dataset: ImageDataset, scorer: Scorer | None, timesteps: TimestepRange | None) -> str:
     """The resolved configuration, both networks, the scorer, the cost of each phase and what is loaded, as text."""
-    family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
+    with torch.device("meta"):  # initial weights would take long and are not described
+        family = FAMILIES[config.gan.family](dataclasses.replace(config, perf=PerfConfig()), dataset)
+    for module in family.modules.values():
+        module.to_empty(device="cpu")
     if scorer is None or timesteps is None:
         interval = not_described(config.smart)
     else:
         interval = timesteps.beside_the_papers(scorer.resolution)
     networks = networks_summary(family, scorer, config.smart.scorer or "")
     parts = [config_to_yaml(config), networks]
-    if SCORE_PANEL in family.panels:
+    if family.has_score_term():
         parts.append(f"score term: {interval}")
+    elif config.smart.frequency:
+        parts.append(f"teacher: {interval}")
     if config.run.init_from is not None and not has_checkpoint(Path(config.run.dir)):
         parts.append(describe_start(config.run.init_from, family))
     return "\n".join(parts)
+
+
+def _announced_share(training: Training, scorer: Scorer | None, say: Callable[[str], None]) -> float | None:
+    """The score term's share of the work as estimated and said, None without a term or an estimate."""
+    if scorer is None or not training.family.has_score_term():
+        return None
+    try:
+        share = score_share(training.family, scorer)
+    except Exception as error:  # an op that cannot be counted, whatever it raises; training needs no estimate
+        reason = " ".join(str(error).split())[:160]
+        say(f"score term: its share of the work cannot be estimated ({reason}), so its cost is not watched")
+        return None
+    say(f"score term: {100 * share:.0f} % of the work by the estimate of run.dry_run")
+    return share
 
 
 def _say_nothing(line: str) -> None:
@@ -225,41 +300,6 @@ def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) 
     else:
         torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-
-
-def _resume(training: Training, dataset: ImageDataset, run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    checkpoint = load_newest(run_dir)
-    if checkpoint is None:
-        return None
-    fingerprint = _fingerprint(checkpoint)
-    is_known = dataset.was_recorded_as(fingerprint)
-    if not is_known and training.config.run.allow_changes:
-        say(f"resume: images of data.path: {fingerprint} -> {dataset.fingerprint}")
-    elif not is_known:
-        raise UserError(
-            f"data.path {training.config.data.path}: found {dataset.fingerprint}, expected {fingerprint}, "
-            f"the fingerprint of the run in {run_dir}; choose another run.dir, the old data, or run.allow_changes true"
-        )
-    try:
-        training.restore(checkpoint.state, images=checkpoint.info["images"])
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
-        ) from error
-    return checkpoint
-
-
-def _fingerprint(checkpoint: Checkpoint) -> str:
-    """That of the data of the run, once the index has what else a resumed run takes from it."""
-    info = checkpoint.info
-    for name, is_right in (
-        ("dataset", isinstance(info.get("dataset"), dict) and "fingerprint" in info["dataset"]),
-        ("time_sec", isinstance(info.get("time_sec"), int | float) and math.isfinite(info["time_sec"])),
-    ):
-        if not is_right:
-            found = str(info.get(name))[:40]
-            raise UserError(f"{checkpoint.path}/checkpoint.json: {name} is {found}, expected what a training wrote")
-    return info["dataset"]["fingerprint"]
 
 
 def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None, start: str | None) -> None:
@@ -288,17 +328,20 @@ def _position(kimg: float, wanted_kimg: float) -> str:
 
 
 def _opening_lines(
-    config: Config,
     dataset: ImageDataset,
     scorer: Scorer | None,
     timesteps: TimestepRange | None,
     training: Training,
+    performance: list[str],
 ) -> str:
+    config = training.config
     return "\n".join(
         [
             f"data: {dataset.name}, {len(dataset)} images {training.family.image_shape}{described_classes(dataset)}",
-            *score_lines(config.smart, scorer, timesteps),
+            *score_lines(config.smart, training.family, scorer, timesteps),
             f"ops: {_implementations(config, training.device)}",
+            *performance,
+            performance_line(config.perf, training.device),
             *([f"compile: every phase, kept for later runs in {compile_cache_dir()}"] if config.perf.compile else []),
         ]
     )
@@ -306,7 +349,7 @@ def _opening_lines(
 
 def _implementations(config: Config, device: torch.device) -> str:
     """Which implementation the ops take, and why: `reference (auto takes plain PyTorch on cpu)`."""
-    with _kernels(config):
+    with chosen_kernels(config):
         ops: dict[tuple[str, str], list[str]] = {}
         for op in registered_ops():
             ops.setdefault(implementation_of(op, device), []).append(op)
@@ -318,6 +361,6 @@ def _implementations(config: Config, device: torch.device) -> str:
     )
 
 
-def _kernels(config: Config) -> AbstractContextManager[None]:
+def chosen_kernels(config: Config) -> AbstractContextManager[None]:
     """The configured choice of implementation; `auto` leaves it to the environment variable SMARTFAST_KERNELS."""
     return nullcontext() if config.perf.kernels == "auto" else use(config.perf.kernels)

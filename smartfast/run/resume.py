@@ -12,6 +12,7 @@ from smartfast.config.parse import config_to_dict, config_to_yaml, load_config
 from smartfast.config.schema import Config, SmartConfig
 from smartfast.core.checkpoint import find_checkpoint, has_checkpoint
 from smartfast.core.files import write_atomically
+from smartfast.core.plane import PREFIX as PLANE_PREFIX
 from smartfast.errors import UserError
 
 CONFIG_FILE = "config.yaml"
@@ -36,19 +37,19 @@ TABLE: dict[Rule, tuple[str, ...]] = {
         *_names("run", "seed init_from"),
         *_names("augment", "mode pipe p target kimg interval max_p"),
         *_names("optim", "batch lr_g lr_d betas eps ema_kimg ema_rampup"),
-        *_names("smart", "scorer null_class weight distance frequency separate_pass"),
-        *_names("smart", "batch_fraction through_network downscale"),
+        *_names("smart", "scorer null_class weight balance distance frequency separate_pass"),
+        *_names("smart", "batch_fraction through_network crop downscale"),
     ),
     Rule.SAID: (
         *_names("data", "path"),  # may have moved: the fingerprint of the images decides
-        *_names("run", "tick_kimg snapshot_ticks keep_checkpoints tracker max_bad_steps"),
-        *_names("metrics", "names every_ticks samples batch features weights"),
+        *_names("run", "tick_kimg snapshot_ticks keep_checkpoints keep_best tracker max_bad_steps"),
+        *_names("metrics", "names every_ticks where samples batch features weights reference"),
         *_names("optim", "batch_gpu"),  # as the number of processes: what runs out of memory may go on in smaller parts
         *_names("smart", "precision timesteps noise_to_signal"),  # two forms of one interval, see `check_interval`
-        *_names("perf", "kernels precision compile cuda_graphs channels_last attention"),
+        *_names("perf", "preset preferred kernels verify tune precision compile cuda_graphs channels_last attention"),
     ),
     Rule.FREE: (
-        *_names("run", "dir kimg allow_changes dry_run"),
+        *_names("run", "dir kimg max_hours hang_sec allow_changes dry_run"),
         *_names("smart", "scorer_options self_check"),  # the options once they are in use: see `check_scorer_options`
         *_names("data", "cache workers classes"),
         *_names("perf", "profile cpu_threads"),
@@ -159,20 +160,21 @@ def write_config(run_dir: Path, config: Config, *, images: int) -> None:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same configuration as it has to be written to mean the same from any folder."""
-    scorer, weights = config.smart.scorer, config.metrics.weights
+    scorer, metrics = config.smart.scorer, config.metrics
+    weights, reference = (file and absolute(file) for file in (metrics.weights, metrics.reference))
     start = config.run.init_from and os.path.abspath(config.run.init_from)  # it may be gone when the run is resumed
     return dataclasses.replace(
         config,
         run=dataclasses.replace(config.run, dir=os.path.abspath(config.run.dir), init_from=start),
         data=dataclasses.replace(config.data, path=absolute(config.data.path)),
         smart=dataclasses.replace(config.smart, scorer=scorer and absolute(scorer)),
-        metrics=dataclasses.replace(config.metrics, weights=weights and absolute(weights)),
+        metrics=dataclasses.replace(metrics, weights=weights, reference=reference),
     )
 
 
 def absolute(name: str) -> str:
     """The absolute path of a file or folder that is there, with the `kind:` before it; any other name as it is."""
-    if name in _BUNDLED:
+    if name in _BUNDLED or name.startswith(PLANE_PREFIX):
         return name
     kind, colon, rest = ("", "", name) if os.path.exists(name) else name.rpartition(":")
     rest = os.path.expanduser(rest)

@@ -16,9 +16,12 @@ _LEAST_PIXELS = 64
 _FORM = {"tensorboard": {"dataformats": "NHWC"}}  # the other trackers take pictures for what they are
 
 
-def sheet_name(kimg: float, run: RunConfig) -> str:
-    """The file of a sheet of samples: thousands of images, in full where snapshots are nearer than one thousand."""
-    is_near = run.tick_kimg * run.snapshot_ticks < 1
+def sheet_name(kimg: float, run: RunConfig, *, is_asked: bool = False) -> str:
+    """The file of a sheet of samples: thousands of images, in full where they are nearer than one thousand.
+
+    is_asked: It belongs to no snapshot, so that it may be near to one.
+    """
+    is_near = is_asked or run.tick_kimg * run.snapshot_ticks < 1
     return f"fakes{kimg:010.3f}.png" if is_near else f"fakes{round(kimg):06d}.png"
 
 

@@ -1,15 +1,23 @@
 """Snapshots that are written while training goes on: a copy of tensors, and the thread that writes it."""
 
 import concurrent.futures
+import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from smartfast.data import ImageDataset
 from smartfast.errors import UserError
+from smartfast.families.saved import some_vectors
+from smartfast.kernels import switched_off
+from smartfast.run.training import Training
+
+_VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
 
 
 def copy_to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
@@ -58,6 +66,28 @@ def _to_pinned(value: Tensor) -> Tensor:
     except RuntimeError:  # not enough memory that can be pinned: slower from any other
         host = torch.empty(value.shape, dtype=value.dtype)
     return host.copy_(value, non_blocking=host.is_pinned())
+
+
+def checkpoint_options(training: Training, dataset: ImageDataset) -> dict[str, Any]:
+    """What a checkpoint of this moment says beside its tensors: arguments of `save_checkpoint`."""
+    device = training.device
+    return dict(
+        images=training.images,
+        generator_options={"family": training.family.name, **training.family.options()},
+        info={
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+            "switched_off": switched_off(),
+            "phases": [{"name": spec.name, "replaces": spec.replaces} for spec in training.specs],
+            "dataset": {
+                "name": dataset.name,
+                "images": len(dataset),
+                "fingerprint": dataset.fingerprint,
+                "class_names": dataset.class_names,
+                "label_vectors": some_vectors(dataset.labels),
+            },
+        },
+    )
 
 
 class SnapshotWriter:

@@ -13,6 +13,7 @@ from torch import Tensor
 from smartfast.config.augment import ADA_KIMG, ADA_TRANSFER_KIMG
 from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.config.schema import Config
+from smartfast.core.best import named
 from smartfast.core.checkpoint import CONVERSION, find_checkpoint, load_tensors
 from smartfast.core.files import user_path
 from smartfast.errors import UserError
@@ -57,7 +58,7 @@ def read_weights(text: str, family: type[Family]) -> StartWeights:
     Raises:
         UserError: Nothing is there, it is damaged or of another family, or has no weights of the averaged network.
     """
-    path = user_path(text, "run.init_from")
+    path = named(user_path(text, "run.init_from"))
     if not path.exists():
         raise UserError(f"run.init_from: {text} does not exist, expected {_EXPECTED}")
     try:

@@ -1,6 +1,7 @@
 """What the trainer says about itself: the status line of a tick, the time of each phase, the memory in use."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from torch.profiler import record_function
+from tqdm import tqdm
 
 from smartfast.core.text import format_duration
 
@@ -55,12 +57,26 @@ def status_line(row: Mapping[str, float], width: int | None) -> str:
         f"left {_short_duration(row.get('left_sec')):<7}",
         f"s/kimg {_number(row.get('sec_per_kimg'), '.2f'):<5}",
         *([f"skipped {row['skipped_steps']:.0f}"] if row.get("skipped_steps") else []),
+        *([f"warnings {row['warnings']:.0f}"] if row.get("warnings") else []),
         *([f"p {row['augment/p']:.3f}"] if "augment/p" in row else []),
+        *([f"lambda {row['score/weight']:.3g}"] if "score/weight" in row else []),
         *(f"{n.removeprefix('loss/').removesuffix('_main')} {_number(row[n], '.3g'):<6}" for n in losses),
     ]
     while width is not None and len(" ".join(cells).rstrip()) >= width:
         cells.pop()
     return " ".join(cells).rstrip()
+
+
+def progress_bar(images: int, total_images: int, *, is_shown: bool) -> tqdm:
+    """The bar of a run that stands at `images`; at a terminal, where it is shown."""
+    return tqdm(
+        total=total_images,
+        initial=images,
+        unit="img",
+        unit_scale=True,
+        leave=False,
+        disable=not (is_shown and sys.stderr.isatty()),
+    )
 
 
 class FirstTickWatch:

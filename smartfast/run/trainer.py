@@ -1,6 +1,5 @@
 """The training loop: iterations, ticks, snapshots, evaluations."""
 
-import importlib.metadata
 import shutil
 import sys
 import time
@@ -9,32 +8,33 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather
 from torch import Tensor
 from tqdm import tqdm
 
 from smartfast.config.schema import Config
+from smartfast.core.agreement import Agreement
 from smartfast.core.checkpoint import Checkpoint, save_checkpoint
+from smartfast.core.consistency import check_consistency
 from smartfast.core.draws import are_vectors
 from smartfast.core.grids import grid_shape
 from smartfast.core.interruption import Interrupted, Interruption
-from smartfast.core.run_log import RunLog
+from smartfast.core.run_log import RunLog, read_rows
 from smartfast.data import ImageDataset
 from smartfast.errors import UserError
-from smartfast.families.sampling import real_grid
-from smartfast.families.saved import some_vectors
-from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.report.build import write_report
+from smartfast.run.asking import Requests, wanted_kinds
+from smartfast.run.evaluations import Evaluations
 from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.sheets import Sheets, sheet_name
-from smartfast.run.snapshots import SnapshotWriter, copy_to_host
-from smartfast.run.status import FirstTickWatch, Remarks, SlownessWatch, memory_gib, status_line
+from smartfast.run.snapshots import SnapshotWriter, checkpoint_options, copy_to_host
+from smartfast.run.status import FirstTickWatch, Remarks, SlownessWatch, memory_gib, progress_bar, status_line
+from smartfast.run.ticks import Ticks
 from smartfast.run.training import Training, real_batches
+from smartfast.run.watch import ANNOUNCED, Watch, warning_line
 
-_VERSIONS = ("smartfast", "torch", "diffusers", "accelerate", "torch-fidelity")
+_WAIT_SEC = 0.1
 
 
 class Trainer:
@@ -48,6 +48,7 @@ class Trainer:
         interruption: Knows when a signal asks the run to end.
         check_owner: Called in the main process before anything is written; raises UserError where the run folder has
             become another's, or is gone.
+        announced_share: The score term's share of the work as estimated before, None where nothing was.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Trainer:
         checkpoint: Checkpoint | None,
         interruption: Interruption | None = None,
         check_owner: Callable[[], None] = lambda: None,
+        announced_share: float | None = None,
     ) -> None:
         self.training, self.dataset, self.accelerator = training, dataset, accelerator
         self.config: Config = training.config
@@ -66,18 +68,18 @@ class Trainer:
         self.is_resumed = checkpoint is not None
         self.interruption = interruption or Interruption()
         self.interruption.may_stop = lambda: training.images in (0, self.saved_images)
+        self.agreement = Agreement(training.device)
         shape = grid_shape(dataset.resolution, 0 if are_vectors(dataset.labels) else dataset.num_classes)
         self.grid = shape._replace(rows=min(shape.rows, training.family.sheet_rows or shape.rows))
         self.sheets, self.shown_images = Sheets(self.run_dir, self.grid.columns, accelerator.trackers), -1
-        self.total_images = round(self.config.run.kimg * 1000)
-        self.tick_images = max(round(self.config.run.tick_kimg * 1000), 1)
+        self.ticks = Ticks(training, self.config.run)
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
         self.start_sec = time.perf_counter()
         self.loop_start_sec, self.loop_start_images = self.start_sec, training.images
         self.remarks = Remarks(SlownessWatch(training.device).remark, training.family.remark)
-        self.first_tick = FirstTickWatch(training.images, self.tick_images, self.total_images)
+        self.first_tick = FirstTickWatch(training.images, self.ticks.tick_images, self.ticks.total_images)
         self.saved_images = training.images if checkpoint else -1
-        self.writer = SnapshotWriter(check_owner)
+        self.writer, self.requests = SnapshotWriter(check_owner), Requests(self.run_dir, is_taken=self.is_main)
         self.profiler = IterationProfiler(
             self.config.perf.profile,
             first=training.settling_iterations,
@@ -86,7 +88,10 @@ class Trainer:
         )
         if self.is_main:
             self.log = RunLog(self.run_dir, kimg=training.images / 1000 if checkpoint else -1.0)
-        self.evaluated_images = on_main_process(accelerator, self._last_evaluation)
+            self.watch = Watch(read_rows(self.log.path))
+        self.announced = {} if announced_share is None else {ANNOUNCED: announced_share}
+        last_kimg = on_main_process(accelerator, lambda: self.log.last_kimg("metrics"))
+        self.evaluations = Evaluations(training, dataset, accelerator, self.ticks, log=self._log, last_kimg=last_kimg)
 
     def run(self) -> bool:
         """Train until run.kimg, or until a signal, and leave a checkpoint and, at the end, a report.
@@ -99,11 +104,12 @@ class Trainer:
                 be written.
         """
         try:
-            with self.writer:
+            with self.requests, self.evaluations, self.writer:
                 self._train()
                 self._finish()
         except Interrupted as signal_name:
-            saved = f"saved at {self.kimg:.3f} kimg" if self.training.images else "nothing was trained yet"
+            is_saved = self.saved_images > 0
+            saved = f"saved at {self.saved_images / 1000:.3f} kimg" if is_saved else "nothing was trained yet"
             self.accelerator.print(f"{signal_name}: {saved}; the same command goes on from there")
             self.accelerator.end_training()
             return False
@@ -118,17 +124,20 @@ class Trainer:
         reals = real_batches(training)
         self._start_tick(maintenance_since_sec=self.start_sec)
         self.loop_start_sec = self.tick_start_sec
-        with closing(reals), self.profiler, self._progress_bar() as progress:
-            while training.images < self.total_images:
-                self._stop_if_asked()
+        with (
+            closing(reals),
+            self.profiler,
+            progress_bar(training.images, self.ticks.total_images, is_shown=self.is_main) as progress,
+        ):
+            while not self.ticks.is_last:
+                self._attend()
                 with self.profiler.iteration():
                     with training.timer("data"):
                         batch = next(reals)
                     training.run_iteration(batch)
                 progress.update(training.images_per_iteration)
                 self._say_pace(progress)
-                before = training.images - training.images_per_iteration
-                if training.images // self.tick_images > before // self.tick_images:
+                if self.ticks.has_ended:
                     self._end_tick(progress)
 
     def _say_pace(self, progress: tqdm) -> None:
@@ -136,11 +145,42 @@ class Trainer:
         if self.is_main and (line := self.first_tick.line(self.training.images, sec)):
             progress.write(line)
 
-    def _stop_if_asked(self, *, now: bool = False) -> None:
-        signal_name = self.interruption.asked(self.training.device, now=now)
-        if signal_name:
-            self._save_now(with_samples=False)  # who asked to stop waits for nothing but the state
-            raise Interrupted(signal_name)
+    def _attend(self, *, now: bool = False) -> None:
+        """Do what a signal or a request asks, every process in the same iteration; raises Interrupted to stop."""
+        self.evaluations.look()
+        number, requests = self.agreement.on(self.interruption.number, self.requests.look(), now=now)
+        if number:
+            self._stop(self.interruption.name_of(number))
+        for kind in wanted_kinds(requests):
+            since_sec = time.perf_counter()
+            line = self._answer(kind)
+            self.requests.answer([kind], line)
+            if self.is_main:
+                tqdm.write(f"asked to {kind}: {line}")
+            self.tick_start_sec += (sec := time.perf_counter() - since_sec)  # what was asked is no training
+            self.maintenance_sec += sec
+
+    def _answer(self, kind: str) -> str:
+        """Do what was asked, and say what was done."""
+        at = f"at {self.kimg:.3f} kimg"
+        if kind == "sample":
+            name = sheet_name(self.kimg, self.config.run, is_asked=True)
+            if self.is_main:
+                self._sheet_to_write(name)()
+            return f"{name} {at}"
+        if kind == "evaluate" and not self.evaluations.are_wanted:
+            return "refused: metrics.every_ticks is 0, so this run has nothing to evaluate with"
+        self._save_now(with_samples=False)
+        if kind == "evaluate":
+            return f"{at}: {self.evaluations.evaluate()}"
+        if kind == "stop":
+            self.requests.answer([kind], f"saved {at}, and the training ends")
+            self._stop("smartfast ask stop")
+        return f"saved {at}"
+
+    def _stop(self, name: str | None) -> None:
+        self._save_now(with_samples=False)  # who asked to stop waits for nothing but the state
+        raise Interrupted(name)
 
     @property
     def kimg(self) -> float:
@@ -152,34 +192,24 @@ class Trainer:
         """Time spent on the run, earlier processes included."""
         return self.earlier_sec + time.perf_counter() - self.start_sec
 
-    def _progress_bar(self) -> tqdm:
-        return tqdm(
-            total=self.total_images,
-            initial=self.training.images,
-            unit="img",
-            unit_scale=True,
-            leave=False,
-            disable=not (self.is_main and sys.stderr.isatty()),
-        )
-
     def _begin(self) -> None:
         if self.is_main:
-            reals = real_grid(self.dataset, self.grid)
+            reals = self.training.family.real_sheet(self.dataset, self.grid)
             self.sheets.show("reals", reals, step=0)
             self.sheets.writing("reals.png", reals)()
             self._sheet_to_write("fakes_init.png")()
-        self._evaluate()
+        self.evaluations.evaluate()
 
     def _make_up(self) -> None:
         """Do what the process before this one may have died in, after its last checkpoint."""
         training = self.training
         if self.is_main:
             training.family.export(self.run_dir, training.averaged_weights(training.state()))
-            is_sampled = self._is_due(self.config.run.snapshot_ticks) or training.images >= self.total_images
+            is_sampled = self.ticks.is_due(self.config.run.snapshot_ticks) or self.ticks.is_last
             if is_sampled and self.log.last_kimg("measured") != self.kimg:
                 self._measure()
-        if training.images < self.total_images and self._evaluation_is_due():
-            self._evaluate()
+        if self.evaluations.is_due:
+            self.evaluations.evaluate()
 
     def _start_tick(self, *, maintenance_since_sec: float) -> None:
         self.tick_start_sec, self.tick_start_images = time.perf_counter(), self.training.images
@@ -188,20 +218,26 @@ class Trainer:
     def _end_tick(self, progress: tqdm) -> None:
         row = self._tick_row()
         if self.is_main:
-            self._log(row)
+            warnings = self.watch.look(row)
+            row["warnings"] = len(self.watch.told)
+            for each in (row, *warnings):
+                self._log(each)
             progress.write(status_line(row, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
-            for remark in self.remarks.lines(row):
-                progress.write(remark)
+            for line in (*self.remarks.lines(row), *map(warning_line, warnings)):
+                progress.write(line)
         self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.training.images)
         self._stop_if_not_finite(row)
         self.writer.check()
         maintenance_since_sec = time.perf_counter()
-        if self._is_due(self.config.run.snapshot_ticks):
+        is_sampled, is_evaluated = self.ticks.is_due(self.config.run.snapshot_ticks), self.evaluations.is_due
+        if is_evaluated and self.evaluations.are_beside:
+            self._snapshot(with_samples=is_sampled, then=self.evaluations.to_begin())
+        elif is_sampled:
             self._snapshot()
-        if self.training.images < self.total_images and self._evaluation_is_due():  # at the end `_finish` evaluates
+        if is_evaluated and not self.evaluations.are_beside:
             self._save_now(with_samples=False)  # an evaluation may take an hour
-            self._stop_if_asked(now=True)
-            self._evaluate()
+            self._attend(now=True)
+            self.evaluations.evaluate()
         self._start_tick(maintenance_since_sec=maintenance_since_sec)
 
     def _log(self, row: dict[str, Any]) -> None:
@@ -224,7 +260,7 @@ class Trainer:
         return {
             "kind": "tick",
             "kimg": self.kimg,
-            "tick": training.images // self.tick_images,
+            "tick": self.ticks.number,
             "time_sec": self.elapsed_sec,
             "left_sec": self._left_sec(),
             "sec_per_tick": sec,
@@ -237,13 +273,14 @@ class Trainer:
             "skipped_steps": skipped,
             **counts,
             **means,
+            **self.announced,
         }
 
     def _left_sec(self) -> float:
         """Time to run.kimg at this process's pace, maintenance included."""
         done = self.training.images - self.loop_start_images
         sec = time.perf_counter() - self.loop_start_sec
-        return max(self.total_images - self.training.images, 0) * sec / done
+        return max(self.ticks.total_images - self.training.images, 0) * sec / done
 
     def _stop_if_not_finite(self, row: dict[str, Any]) -> None:
         for phase in self.training.phases:
@@ -261,19 +298,25 @@ class Trainer:
         self._snapshot(with_samples=with_samples)
         on_main_process(self.accelerator, self.writer.wait)
 
-    def _snapshot(self, *, with_samples: bool = True) -> None:
+    def _snapshot(self, *, with_samples: bool = True, then: Callable[[], None] = lambda: None) -> None:
         """Copy what there is now and leave the writing to the writer.
 
-        with_samples: Also a sheet of samples, and what the family measures, which take their time.
+        Args:
+            with_samples: Also a sheet of samples, and what the family measures, which take their time.
+            then: Called by the writer when the state is on the disk.
         """
+        if self.saved_images != self.training.images:
+            check_consistency(self.training.state(), f"at {self.kimg:.3f} kimg")
         if self.is_main:
             self.check_owner()
             self.writer.wait()  # before the copy: there is room for one
-            what = f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg"
-            self.writer.submit(what, self._snapshot_to_write(with_samples))
+            self._submit(self.training.images, self._snapshot_to_write(with_samples, then))
         if with_samples and self.saved_images != self.training.images:
             self._measure()
         self.saved_images = self.training.images
+
+    def _submit(self, images: int, write: Callable[[], None]) -> None:
+        self.writer.submit(f"run.dir {self.run_dir}: the snapshot at {images / 1000:.3f} kimg", write)
 
     def _measure(self) -> None:
         """A row of what else the family measures of its averaged network."""
@@ -282,17 +325,25 @@ class Trainer:
         values = self.training.family.measure(self.training.ema.module, self.training.device)
         if values:
             self._log({"kind": "measured", "kimg": self.kimg, **values})
+            self.accelerator.log(values, step=self.training.images)
             tqdm.write("measured " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def _snapshot_to_write(self, with_samples: bool) -> Callable[[], None]:
+    def _snapshot_to_write(self, with_samples: bool, then: Callable[[], None]) -> Callable[[], None]:
         """A function that writes a checkpoint of this moment, where there is none yet, and a sheet of samples."""
-        writes = ExitStack()  # calls what is added last first, and the other even if that one fails
+        writes = ExitStack()  # calls what is added last first, and the others even if that one fails
+        if with_samples and not self.ticks.is_last:  # `_finish` writes that of the end
+            writes.callback(self._write_page)
         if self.saved_images != self.training.images:
             options, copied = self._checkpoint_options(), copy_to_host(self.training.state())
-            writes.callback(lambda: self._save(copied(), options))
+            writes.callback(lambda: self._save(copied(), options, then))
+        else:
+            writes.callback(then)
         if with_samples and self.shown_images != self.training.images:
             writes.callback(self._sheet_to_write(sheet_name(self.kimg, self.config.run)))
         return writes.close
+
+    def _write_page(self) -> None:
+        write_report(self.run_dir, strip=False, before_writing=self.check_owner)
 
     def _sheet_to_write(self, file: str) -> Callable[[], None]:
         """A function that writes a sheet of samples of this moment, which the trackers have by then."""
@@ -300,80 +351,30 @@ class Trainer:
         self.sheets.show("fakes", images, step=self.training.images)
         return self.sheets.writing(file, images)
 
-    def _save(self, state: dict[str, Tensor], options: dict[str, Any]) -> None:
+    def _save(self, state: dict[str, Tensor], options: dict[str, Any], then: Callable[[], None] = lambda: None) -> None:
         weights = self.training.averaged_weights(state)
         save_checkpoint(self.run_dir, state=state, generator=weights, **options)
         self.training.family.export(self.run_dir, weights)
+        then()
 
     def _checkpoint_options(self) -> dict[str, Any]:
-        """What a checkpoint of this moment says beside its tensors."""
-        training, dataset = self.training, self.dataset
-        device = training.device
-        return dict(
-            images=training.images,
-            generator_options={"family": training.family.name, **training.family.options()},
-            info={
-                "time_sec": self.elapsed_sec,
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-                "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-                "phases": [{"name": spec.name, "replaces": spec.replaces} for spec in training.specs],
-                "dataset": {
-                    "name": dataset.name,
-                    "images": len(dataset),
-                    "fingerprint": dataset.fingerprint,
-                    "class_names": dataset.class_names,
-                    "label_vectors": some_vectors(dataset.labels),
-                },
-            },
-            keep=self.config.run.keep_checkpoints,
-        )
+        options = checkpoint_options(self.training, self.dataset)
+        options["info"]["time_sec"] = self.elapsed_sec
+        return options | {"keep": self.config.run.keep_checkpoints}
 
-    def _last_evaluation(self) -> int:
-        """Images at the last evaluation of an earlier process, -1 without one."""
-        kimg = self.log.last_kimg("metrics")
-        return -1 if kimg is None else round(kimg * 1000)
-
-    def _evaluation_is_due(self) -> bool:
-        """Whether this is the end of a tick with an evaluation, which is not done yet."""
-        return self._is_due(self.config.metrics.every_ticks) and self.evaluated_images != self.training.images
-
-    def _is_due(self, every_ticks: int) -> bool:
-        """Whether this is the end of a tick whose number is a multiple of `every_ticks`, 0 = never."""
-        images = self.training.images
-        tick = images // self.tick_images
-        ends_tick = tick > (images - self.training.images_per_iteration) // self.tick_images
-        return every_ticks > 0 and ends_tick and tick % every_ticks == 0
-
-    def _evaluate(self) -> None:
-        if not self.config.metrics.every_ticks:
-            return
-        self.evaluated_images = self.training.images
-        try:
-            values = evaluate(
-                self.training.sampler(),
-                self.dataset,
-                self.config.metrics,
-                device=self.training.device,
-                process_index=self.accelerator.process_index,
-                num_processes=self.accelerator.num_processes,
-                gather=gather,
-                progress=self.is_main and sys.stderr.isatty(),
-            )
-        except MetricUnavailable as error:
-            self.accelerator.print(f"metrics: {error}; training goes on without them")
-            return
-        row = {"kind": "metrics", "kimg": self.kimg, "features": self.config.metrics.features}
-        row |= {f"metric/{name}": value for name, value in values.items()}
-        if self.is_main:
-            self._log(row)
-        self.accelerator.log({k: v for k, v in row.items() if k.startswith("metric/")}, step=self.training.images)
-        self.accelerator.print("metrics " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    def _evaluations_go_on(self) -> bool:
+        """Whether the main process waits for one beside training; a signal ends the waiting."""
+        number, is_busy = self.agreement.on(self.interruption.number, self.evaluations.look(now=True), now=True)
+        if number:
+            self._stop(self.interruption.name_of(number))
+        return bool(is_busy)
 
     def _finish(self) -> None:
         self._save_now(with_samples=True)
-        self._stop_if_asked(now=True)
-        if self.evaluated_images != self.training.images:
-            self._evaluate()
+        self._attend(now=True)
+        self.evaluations.evaluate()
+        while self.evaluations.are_beside and self._evaluations_go_on():
+            time.sleep(_WAIT_SEC)
         self.accelerator.end_training()
         if self.is_main:
             self.check_owner()

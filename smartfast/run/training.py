@@ -23,7 +23,7 @@ from smartfast.families import FAMILIES
 from smartfast.families.base import Parts
 from smartfast.families.rounds import Round
 from smartfast.families.sampling import Sampler
-from smartfast.families.score import ScoreRegularity
+from smartfast.families.score import ScoreRegularity, score_weight
 from smartfast.run.status import PhaseTimer
 from smartfast.scorers import Scorer, TimestepRange
 
@@ -34,8 +34,8 @@ class Training:
     Args:
         config: Checked configuration.
         dataset: Training images.
-        scorer: Frozen diffusion model, None when smart.frequency is 0.
-        timesteps: Interval of the score term, None when there is none.
+        scorer: Frozen diffusion model, None where neither the score term nor the family needs one.
+        timesteps: Interval of the score term, None when smart.frequency is 0.
         held_out: Images kept out of the training, None = none.
         device: Where everything lives.
         process_index, num_processes: This process among those that share a batch.
@@ -68,21 +68,30 @@ class Training:
         self.moving = MovingBuffers(self.family.modules, device)
         self.networks = {name: self._trained(name) for name in self.family.modules}
         self.ema = AveragedNetwork(self.networks[self.family.averaged], self.scalars.add(self._average_step))
-        self.compiler = Compiler(config.perf.compile, say)
+        self.compiler = Compiler(config.perf.compile or False, say)
         self.timer = PhaseTimer(device, compile_sec=lambda: self.compile_sec)
         self.batch, self.turns = self._static_batch(self._places(process_index))
         self.phases = {spec.name: self._phase(spec) for spec in self.specs}
         self.graphs = CudaGraphs(device) if config.perf.cuda_graphs else None
-        self.steps = self._steps()
+        self.captured: dict[str, list[CapturedStep]] = {name: [] for name in (*self.phases, "ema")}
+        self.turn_steps = {name: self._turn_steps(phase) for name, phase in self.phases.items()}
+        self.steps = {name: _in_turn(steps) for name, steps in self.turn_steps.items()}
+        self.steps["ema"] = self._captured("ema", "ema", self.ema.move)
         self._taken_sec = 0.0
+        self._phase_now = "the first iteration"
 
     def _parts(self, scorer: Scorer | None, timesteps: TimestepRange | None) -> Parts:
-        assert (scorer is None) == (timesteps is None), "a scorer and its timesteps come together"
         score = None
         if scorer is not None and timesteps is not None:
-            seed, scale = self.config.run.seed, self.family.loss_scale
-            score = ScoreRegularity(scorer, timesteps, self.config.smart, seed=seed, loss_scale=scale)
-        return Parts(self.data_labels, self.scalars, score, self.num_processes)
+            score = ScoreRegularity(
+                scorer,
+                timesteps,
+                self.config.smart,
+                seed=self.config.run.seed,
+                weight=score_weight(self.config.smart, self.family.variables, self.scalars),
+                loss_scale=self.family.loss_scale,
+            )
+        return Parts(self.data_labels, self.scalars, score, self.num_processes, scorer)
 
     def _trained(self, name: str) -> TrainedNetwork:
         carried = [sum(part.size for part in spec.carried) for spec in self.specs if spec.network == name]
@@ -92,7 +101,7 @@ class Training:
             self.scalars,
             carried=1 + max(carried, default=0),
             moving=self.moving,
-            channels_last=self.config.perf.channels_last,
+            channels_last=self.config.perf.channels_last or False,
         )
 
     def _average_step(self, images: int) -> float:
@@ -129,21 +138,18 @@ class Training:
         network = self.networks[spec.network]
         return Phase(spec, network, self.compiler(spec.name, with_gradients(spec, network)))
 
-    def _steps(self) -> dict[str, Step]:
-        """What runs each phase on the static batch, and what moves the averaged network."""
-        steps: dict[str, Step] = {"ema": self._captured("ema", self.ema.move)}
-        for name, phase in self.phases.items():
-            steps[name] = _in_turn([self._step(phase, rounds) for rounds in self.turns[: phase.spec.repeat]])
-        return steps
+    def _turn_steps(self, phase: Phase) -> list[Step]:
+        """What runs a phase on each part of the static batch that it takes a step for."""
+        return [self._step(phase, rounds) for rounds in self.turns[: phase.spec.repeat]]
 
     def _step(self, phase: Phase, rounds: list[Round]) -> Step:
         if self.graphs is None or self.num_processes == 1:
-            return self._captured(phase.name, functools.partial(run_phase, phase, rounds, self.statistics))
+            return self._captured(phase.name, phase.name, functools.partial(run_phase, phase, rounds, self.statistics))
         # Averages over processes stay between graphs: what NCCL can capture depends on its version and other threads.
         gradient: Step = functools.partial(accumulate, phase, rounds, self.statistics)
         if not phase.spec.averages_inside:
-            gradient = self._captured(f"{phase.name}, gradient", gradient)
-        step = self._captured(f"{phase.name}, optimizer", functools.partial(update, phase))
+            gradient = self._captured(phase.name, f"{phase.name}, gradient", gradient)
+        step = self._captured(phase.name, f"{phase.name}, optimizer", functools.partial(update, phase, self.statistics))
 
         def run() -> None:
             gradient()
@@ -152,8 +158,13 @@ class Training:
 
         return run
 
-    def _captured(self, name: str, step: Step) -> Step:
-        return step if self.graphs is None else CapturedStep(name, step, self.graphs)
+    def _captured(self, owner: str, name: str, step: Step) -> Step:
+        """The step, captured where graphs are on; `owner` is the key of `steps` that it is a part of."""
+        if self.graphs is None:
+            return step
+        captured = CapturedStep(name, step, self.graphs)
+        self.captured[owner].append(captured)
+        return captured
 
     @property
     def period(self) -> int:
@@ -178,10 +189,15 @@ class Training:
         self.load(reals)
         self.scalars.set(self.images)
         for name in self.due(self.images // self.images_per_iteration):
+            self._phase_now = name
             with self.timer(name):
                 self.steps[name]()
         self.steps["ema"]()
         self.images += self.images_per_iteration
+
+    def whereabouts(self) -> str:
+        """The phase that ran last, or is running, and how far the run is."""
+        return f"{self._phase_now} at {self.images / 1000:.3f} kimg"
 
     def load(self, reals: RealBatch) -> None:
         """Make `reals` and the numbers of the images that come next the batch that every phase works on."""
@@ -195,6 +211,12 @@ class Training:
     def compile_sec(self) -> float:
         """Seconds spent on compiling and capturing."""
         return self.compiler.total_sec + (self.graphs.total_sec if self.graphs else 0.0)
+
+    def forget_compile_sec(self) -> None:
+        """Count from here on."""
+        self.compiler.total_sec = self._taken_sec = 0.0
+        if self.graphs is not None:
+            self.graphs.total_sec = 0.0
 
     def take_compile_sec(self) -> float:
         """Seconds spent on compiling and capturing since it was last asked."""

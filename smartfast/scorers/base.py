@@ -40,6 +40,7 @@ class Scorer(nn.Module):
         times: What `network` tells a network that counts timesteps, by timestep, int64 [T]; None = the timestep.
         takes_no_class: Whether a model with classes is told none by the index after the last of them.
         states_resolution: Whether the model says which images it was trained on, or takes those that it is given.
+        learnt_interval: The least and the most sigma_t / alpha_t that it was trained at, None = all of its schedule.
     """
 
     alphas: Tensor
@@ -51,6 +52,7 @@ class Scorer(nn.Module):
     attention: str = "none (the model has no attention layers)"
     class_names: Sequence[str] | None = None
     states_resolution: bool = True
+    learnt_interval: tuple[float, float] | None = None
 
     def __init__(
         self,

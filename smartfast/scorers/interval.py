@@ -17,6 +17,9 @@ PAPER_NOISE_TO_SIGNAL = {32: (0.005, 0.0078), 64: (0.051, 0.068), 128: (0.095, 0
 """SMaRt's intervals by resolution, of its timesteps under its scorers' schedules: EDM's sigmas, ADM's cosine at 64
 pixels and ADM's linear schedule."""
 
+_ROUNDING = 1e-6
+"""Of the scorer's own alphas and sigmas, which are float32."""
+
 
 @dataclass(frozen=True)
 class TimestepRange:
@@ -47,8 +50,8 @@ def timestep_range(scorer: Scorer, config: SmartConfig) -> TimestepRange:
     """The interval of `smart.timesteps` or `smart.noise_to_signal` under the scorer's schedule.
 
     Raises:
-        UserError: Both or neither of the two keys set, an interval that is empty, leaves the schedule or holds a
-            timestep without signal.
+        UserError: Both or neither of the two keys set, an interval that is empty, leaves the schedule or what the
+            scorer has learnt (but with `smart.self_check` off), or holds a timestep without signal.
     """
     if config.timesteps is not None and config.noise_to_signal is not None:
         raise UserError(
@@ -64,7 +67,22 @@ def timestep_range(scorer: Scorer, config: SmartConfig) -> TimestepRange:
             "smart.timesteps, smart.noise_to_signal: neither is set, expected exactly one of them, such as "
             "smart.noise_to_signal [0.095, 0.13] (SMaRt's at 256 pixels)"
         )
-    return TimestepRange(first, last, ratios[first], ratios[last], len(ratios), scorer.schedule)
+    found = TimestepRange(first, last, ratios[first], ratios[last], len(ratios), scorer.schedule)
+    if scorer.learnt_interval is not None and config.self_check:
+        low, high = scorer.learnt_interval
+        if ratios[first] < low * (1 - _ROUNDING) or ratios[last] > high * (1 + _ROUNDING):
+            raise UserError(
+                f"smart.timesteps, smart.noise_to_signal: {found}, expected sigma/alpha within {low:g}..{high:g}, "
+                "all that this distilled scorer has learnt (smart.self_check false trains all the same)"
+            )
+    return found
+
+
+def whole_range(scorer: Scorer) -> TimestepRange:
+    """Every timestep that has some signal."""
+    ratios = (scorer.sigmas.to(torch.float64) / scorer.alphas.to(torch.float64)).tolist()
+    last = max(t for t, ratio in enumerate(ratios) if math.isfinite(ratio))
+    return TimestepRange(0, last, ratios[0], ratios[last], len(ratios), scorer.schedule)
 
 
 def _checked_timesteps(timesteps: tuple[int, int], ratios: list[float]) -> tuple[int, int]:

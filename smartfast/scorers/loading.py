@@ -10,11 +10,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from smartfast.config.scorer import ScorerOptions
 from smartfast.errors import UserError
-from smartfast.scorers import analytic, converted, diffusers, files
+from smartfast.scorers import analytic, converted, diffusers, files, plane
 from smartfast.scorers.attention import AttentionSetting
 from smartfast.scorers.base import Scorer, ScorerFormat
 from smartfast.scorers.class_names import CLASS_NAMES_FILE, read_class_names
 from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
+from smartfast.scorers.distilled import DISTILLED_FILE, read_learnt_interval
 from smartfast.scorers.published import PUBLISHED_MODELS, how_to_get
 from smartfast.scorers.settings import Settings
 
@@ -24,6 +25,7 @@ FORMATS: dict[str, ScorerFormat] = {
     "converted": converted.FORMAT,
     "adm": files.ADM_FORMAT,
     "edm": files.EDM_FORMAT,
+    plane.KIND: plane.FORMAT,
 }
 # `digits` is runs/digits_scorer/scorer of `smartfast train-scorer --config digits`.
 BUNDLED = {"digits": Path(__file__).with_name("digits")}
@@ -45,7 +47,7 @@ def load_scorer(
 
     Args:
         name: `digits` (bundled), a file or folder, or else a hub id, of one of FORMATS; `diffusers:path` names the
-            format instead of having it recognised.
+            format instead of having it recognised. `plane:ring` is no file: the exact scorer of that distribution.
         device: Where it runs.
         precision: `auto` is bf16 on a GPU that computes in it, else fp32.
         attention: `perf.attention`, see `set_attention`.
@@ -59,7 +61,7 @@ def load_scorer(
             device.
     """
     kind, _, rest = name.partition(":")
-    path = _find(rest if kind in FORMATS else name)
+    path = Path(rest) if kind == plane.KIND else _find(rest if kind in FORMATS else name)
     kinds = [kind] if kind in FORMATS else [kind for kind, format in FORMATS.items() if format.recognises(path)]
     if not kinds:
         inner = f"; did you mean {name.rstrip('/')}/scorer?" if (path / "scorer").is_dir() else ""
@@ -78,6 +80,7 @@ def load_scorer(
     settings.check_all_taken(kinds[0])
     scorer.settings = tuple(settings.taken)
     scorer.class_names = read_class_names(path, scorer.num_classes)
+    scorer.learnt_interval = read_learnt_interval(path)
     return scorer
 
 
@@ -110,8 +113,10 @@ def check_scorer(
     """
     if scorer.resolution * downscale != resolution:
         reduced = f" divided by smart.downscale {downscale}" if downscale > 1 else ""
+        factor, rest = divmod(resolution, scorer.resolution)
+        fits = f" (smart.downscale {factor} makes it fit)" if factor and not rest else ""
         raise UserError(
-            f"smart.scorer: {name!r} has resolution {scorer.resolution}, expected the GAN's {resolution}{reduced}"
+            f"smart.scorer: {name!r} has resolution {scorer.resolution}, expected the GAN's {resolution}{reduced}{fits}"
         )
     if scorer.channels != channels:
         raise UserError(f"smart.scorer: {name!r} has {scorer.channels} image channels, expected the GAN's {channels}")
@@ -159,6 +164,7 @@ def _find(name: str) -> Path:
     files = [
         "config.json",
         CLASS_NAMES_FILE,
+        DISTILLED_FILE,
         PIPELINE_FILE,
         SCHEDULER_FILE,
         f"scheduler/{SCHEDULER_FILE}",

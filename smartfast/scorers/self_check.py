@@ -90,7 +90,7 @@ def self_check(
     error = float(sample.usual[is_inside].mean())
     linear = _error_of_a_linear_filter(scorer, images, sample.t[is_inside])
     shifted = [replace(sample.read(reading), margin=_MARGIN_OF_SHIFTS) for reading in shifts(scorer, FAR)]
-    if scorer.num_timesteps > _LEAST_NOISE[-1]:
+    if scorer.num_timesteps > _LEAST_NOISE[-1] and scorer.learnt_interval is None:
         least = _Sample(scorer, images, labels, _LEAST_NOISE)
         shifted += [replace(least.read(reading), margin=_MARGIN_OF_SHIFTS) for reading in shifts(scorer, NEAR)]
     if error < linear:  # of other data, any reading that makes a scorer cautious looks better
@@ -160,9 +160,10 @@ class _Sample:
 
 
 def _timesteps_of(scorer: Scorer) -> Tensor:
-    """Those whose noise to signal is nearest to `_RATIOS`."""
+    """Those whose noise to signal is nearest to `_RATIOS`, as far as the scorer has learnt them."""
     ratios = (scorer.sigmas.double() / scorer.alphas.double()).log().cpu()
-    return (ratios - torch.tensor(_RATIOS, dtype=torch.float64).log()[:, None]).abs().argmin(dim=1)
+    wanted = torch.tensor(_RATIOS, dtype=torch.float64).clamp(*(scorer.learnt_interval or (0.0, math.inf)))
+    return (ratios - wanted.log()[:, None]).abs().argmin(dim=1)
 
 
 def _error_of_a_linear_filter(scorer: Scorer, images: Tensor, t: Tensor) -> float:

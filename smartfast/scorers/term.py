@@ -13,10 +13,9 @@ from smartfast.scorers.base import Distance, Scorer
 
 @dataclass(frozen=True)
 class ScoreTerm:
-    """The score term of a run: `term(images, labels, t, stream)` is the distance of each image.
+    """The score term of a run: `term(images, labels, t, stream)` is the distance of each image, without its weight.
 
     scorer: Frozen diffusion model, of the images' resolution divided by `downscale`.
-    weight: lambda_score; the distance is not multiplied by it.
     seed, purpose: Of the noise, see `score_loss`.
     through_network: False takes `score_loss_past_network`, whose network runs forward only.
     downscale: Factor by which images are reduced (mean of downscale x downscale pixels) before they get noise.
@@ -25,7 +24,6 @@ class ScoreTerm:
     """
 
     scorer: Scorer
-    weight: float
     seed: int
     purpose: int
     through_network: bool = True
@@ -41,6 +39,11 @@ class ScoreTerm:
         if not self.through_network:
             return score_loss_past_network(self.scorer, images, labels, t, **options)
         return score_loss(self.scorer, images, labels, t, loss_scale=self.loss_scale, **options)
+
+    def in_eps(self, distance: Tensor, t: Tensor) -> Tensor:
+        """The squared error in eps [N] that distances [N] at timesteps int64 [N] amount to; finding no noise has 1."""
+        weight = self.scorer.distance_weight
+        return distance * weight(t, "eps") / weight(t, self.distance)
 
 
 def score_loss(

@@ -27,7 +27,7 @@ class Record:
         command: What was started, as one types it.
         wall_sec: Of all processes of the cell together.
         error: The last line of a training that failed.
-        commit, machine, started: Where and when the last process began.
+        commit, machine, started: Where and when the last process began; the machine by its name, a comma and the rest.
     """
 
     status: Literal["complete", "failed", "interrupted"]
@@ -40,6 +40,11 @@ class Record:
     commit: str = ""
     machine: str = ""
     started: str = ""
+
+    @property
+    def hardware(self) -> str:
+        """The machine but for its name, for what others read."""
+        return self.machine.partition(", ")[2]
 
     def is_of(self, options: Sequence[str]) -> bool:
         """Whether it was made under these options, but for the folder and the threads."""
@@ -72,9 +77,9 @@ def state_of(run_dir: Path, options: Sequence[str]) -> State:
 
 
 def progress(run_dir: Path) -> tuple[float, float]:
-    """Thousands of images that the last row of the log was written at, and seconds of training until the last tick."""
+    """Thousands of images of the farthest row of the log, and seconds of training until the last tick."""
     rows = read_rows(run_dir / "metrics.jsonl")
-    return (rows[-1]["kimg"] if rows else 0.0), trained_sec(rows)
+    return max((row["kimg"] for row in rows), default=0.0), trained_sec(rows)
 
 
 def trained_sec(rows: Sequence[dict[str, Any]]) -> float:

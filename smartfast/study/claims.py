@@ -5,25 +5,31 @@ that stops doing so is dead, and its trials wait again as new ones. Of several t
 at once, the first one counts. So each cell has one owner at a time, whatever dies when.
 """
 
+import functools
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from smartfast.errors import UserError
+from smartfast.study.identity import name_in_storage
 
 BEAT_SEC = 10
 BEATS_UNTIL_DEAD = 6
 _TIMEOUT_SEC = 60  # that SQLite waits for other workers
+_LOST = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
 _CELL, _FAILED, _SURPLUS, _AFTER = "cell", "failed", "surplus", "after"
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 
 class Claim(NamedTuple):
@@ -33,17 +39,31 @@ class Claim(NamedTuple):
     cell: str
 
 
+def _says_what_failed(method: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Raise UserError where the storage is not there any more, or its disk is full."""
+
+    @functools.wraps(method)
+    def reaching(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+        try:
+            return method(*args, **kwargs)
+        except _LOST as error:
+            hint = "expected a database that stays; the trainings have saved, and the same command goes on"
+            raise UserError(f"storage: {_reason(error)}, {hint}") from error
+
+    return reaching
+
+
 class Claims:
-    """The claims of one study.
+    """The claims of one study; every method raises UserError where the storage is lost.
 
     Args:
         out: The study's folder.
         url: Of the storage, None = SQLite in that folder.
-        name: Of the study in the storage.
+        name: Of the study; a storage knows it by its folder too.
         beat_sec: Seconds between two heartbeats; after BEATS_UNTIL_DEAD of them a worker counts as dead.
 
     Raises:
-        UserError: The storage cannot be opened.
+        UserError: The storage cannot be opened, or the folder is another study's.
     """
 
     def __init__(self, out: Path, url: str | None, name: str, *, beat_sec: int = BEAT_SEC) -> None:
@@ -51,10 +71,11 @@ class Claims:
         self.beat_sec = beat_sec
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with FileLock(out / ".claims.lock"), _quietly():  # two workers would make the same tables
-            self._storage = _open(url or f"sqlite:///{out.resolve() / 'study.db'}", beat_sec)
-            self._study = optuna.create_study(storage=self._storage, study_name=name, load_if_exists=True)
-        self._study_id = self._storage.get_study_id_from_name(name)
+            unique = name_in_storage(out, name)
+            self._storage, self._study = _open(url or f"sqlite:///{out.resolve() / 'study.db'}", beat_sec, unique)
+        self._study_id = self._study._study_id
 
+    @_says_what_failed
     def add(self, cells: Mapping[str, bool]) -> None:
         """Let cells wait that do not yet; of one that is finished only where its value is True, for another try."""
         newest = {cell: trials[-1] for cell, trials in self._trials().items()}
@@ -67,12 +88,13 @@ class Claims:
             waiting = create_trial(state=TrialState.WAITING, user_attrs=attributes)
             self._storage.create_new_trial(self._study_id, waiting)
 
-    def claim(self, *, but: Collection[str] = ()) -> Claim | None:
-        """A cell that waited and is this worker's now, None where none waits but those of `but`."""
+    @_says_what_failed
+    def claim(self, cells: Collection[str]) -> Claim | None:
+        """One of the cells that waited and is this worker's now, None where none of them waits."""
         with _quietly():
             optuna.storages.fail_stale_trials(self._study)
         for trial in self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,)):
-            if trial.user_attrs[_CELL] in but:
+            if trial.user_attrs[_CELL] not in cells:
                 continue
             self._storage.record_heartbeat(trial._trial_id)  # before it runs, lest it be taken for a dead worker's
             try:
@@ -86,23 +108,28 @@ class Claims:
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         return None
 
+    @_says_what_failed
     def beat(self, claim: Claim) -> bool:
         """Show that the worker lives; False where another one has the cell now, as after this machine slept."""
         self._storage.record_heartbeat(claim.trial_id)
         return not self._storage.get_trial(claim.trial_id).state.is_finished()
 
+    @_says_what_failed
     def complete(self, claim: Claim) -> None:
         """The cell is done."""
         self._finish(claim, TrialState.COMPLETE)
 
+    @_says_what_failed
     def fail(self, claim: Claim, error: str) -> None:
         """The cell has failed, and does not wait again until it is added so."""
         self._finish(claim, TrialState.FAIL, error)
 
+    @_says_what_failed
     def give_back(self, claim: Claim) -> None:
         """The cell waits again, for whoever comes."""
         self._finish(claim, TrialState.WAITING)
 
+    @_says_what_failed
     def is_open(self, cells: Collection[str]) -> bool:
         """Whether any of the cells waits or is run by some worker, be it a dead one until that shows."""
         trials = self._trials()
@@ -131,7 +158,7 @@ class Claims:
         return not any(trial.user_attrs.get(_AFTER, -1) < other.number < trial.number for other in others)
 
 
-def _open(url: str, beat_sec: int) -> RDBStorage:
+def _open(url: str, beat_sec: int, name: str) -> tuple[RDBStorage, optuna.Study]:
     try:
         parsed = sqlalchemy.make_url(url)
         shown = parsed.render_as_string(hide_password=True)
@@ -142,23 +169,29 @@ def _open(url: str, beat_sec: int) -> RDBStorage:
         options = {"timeout": _TIMEOUT_SEC, "isolation_level": None} if is_sqlite else {}
         storage = RDBStorage(
             url,
-            {"connect_args": options},
+            {"connect_args": options, "pool_pre_ping": True},  # a server may restart between two heartbeats
             heartbeat_interval=beat_sec,
             grace_period=BEATS_UNTIL_DEAD * beat_sec,
         )
+        study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     except ImportError as error:
         raise UserError(f"storage: {shown} needs a driver, expected `pip install 'smartfast[postgresql]'`") from error
     except sqlalchemy.exc.ArgumentError as error:
         raise UserError("storage is no URL, expected such as postgresql://user@host/database") from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
-        raise UserError(f"storage: {shown}: {reason}, expected a database that can be opened") from error
+    except (*_LOST, optuna.exceptions.OptunaError) as error:
+        raise UserError(f"storage: {shown}: {_reason(error)}, expected a database that can be opened") from error
     if is_sqlite:
         # It has no locks of rows: what reads first and then writes, as a claim does, needs the file for itself.
         sqlalchemy.event.listen(
             storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
         )
-    return storage
+    return storage, study
+
+
+def _reason(error: BaseException) -> str:
+    """What the database said, which Optuna and SQLAlchemy wrap."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    return str(getattr(cause, "orig", None) or cause).strip().split("\n")[0]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from smartfast.study.claims import BEAT_SEC, Claims
 from smartfast.study.plan import STUDIES, Cell, Plan, check_trainings, find_study, folder_of, load_plan
 from smartfast.study.registered import register
 from smartfast.study.runner import Worker, status_line
+from smartfast.study.trials import Searched, follow, run_stages, stage_lines
 
 _USAGE = """usage: smartfast study ACTION [STUDY] [options]
 
@@ -73,40 +74,63 @@ def study(arguments: Sequence[str]) -> bool:
     action, rest = arguments[0], list(arguments[1:])
     if action not in _ACTIONS:
         raise UserError(f"study {action}: there is no such action, expected one of {', '.join(_ACTIONS)}")
-    return _ACTIONS[action](_with_names(rest))
+    try:
+        return _ACTIONS[action](_with_name(rest))
+    except OSError as error:  # what nothing below it has said better
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"study {action}: {where}{error.strerror or error}, expected files and folders that can be used; "
+            "trainings have saved, and the same command goes on"
+        ) from error
 
 
-def _with_names(arguments: list[str]) -> list[str]:
-    """With --study before a first argument that stands alone, and a value behind a lone --quick."""
+def _with_name(arguments: list[str]) -> list[str]:
+    """With --study before a first argument that stands alone."""
     if arguments and not arguments[0].startswith("-"):
-        arguments = ["--study", *arguments]
-    named = [*arguments, ""]
-    for i, argument in enumerate(arguments):
-        if argument == "--quick" and named[i + 1] not in ("true", "false"):
-            named[i] = "--quick=true"
-    return named[:-1]
+        return ["--study", *arguments]
+    return arguments
 
 
 def _run(arguments: list[str]) -> bool:
     options = parse_options(RunOptions, arguments, command="study run")
     plan, out = _opened(options)
     check_trainings(plan)
-    register(plan, out, complete_cells=[_state(plan, cell, out) for cell in plan.cells].count("complete"))
     claims = Claims(out, options.storage, plan.name, beat_sec=BEAT_SEC)
+    stages = follow(plan, out).stages
+    done = sum(_state(stage, cell, out) == "complete" for stage in stages for cell in stage.cells)
+    register(plan, out, complete_cells=done)
     print(f"{plan.title}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {plan.budget} each, in {out}")
     say = functools.partial(print, flush=True)
-    if not Worker(plan, out, claims, jobs=options.jobs, threads=options.threads, say=say).run():
+
+    def run(stage: Plan) -> bool:
+        return Worker(stage, out, claims, jobs=options.jobs, threads=options.threads, say=say).run()
+
+    found = run_stages(plan, out, run, say)
+    if found is None:
         return False
-    failed = [cell for cell in plan.cells if _state(plan, cell, out) == "failed"]
+    check_outcome(found, out)
+    return True
+
+
+def check_outcome(found: Searched, out: Path) -> None:
+    """Raise UserError where an arm or a cell has no result."""
+    for arm in found.plan.arms:
+        tried = [trial for trial in found.trials if trial.arm == arm.name]
+        if tried and arm.name not in found.chosen:
+            raise UserError(
+                f"arm {arm.name}: every trial failed, first {tried[0].name}: {tried[0].error}; "
+                "delete their folders in cells to have them tried again"
+            )
+    final = found.stages[-1]
+    failed = [cell for cell in final.cells if _state(final, cell, out) == "failed"]
     if failed:
         record = read_record(folder_of(failed[0], out))
         raise UserError(f"{len(failed)} cells failed, first {failed[0].name}: {record.error if record else ''}")
-    return True
 
 
 def _opened(options: StudyOptions) -> tuple[Plan, Path]:
     plan = load_plan(find_study(options.study), quick=options.quick)
-    return plan, Path(options.out or f"runs/studies/{plan.name}")
+    return plan, Path(options.out or plan.default_out)
 
 
 def _state(plan: Plan, cell: Cell, out: Path) -> str:
@@ -115,14 +139,15 @@ def _state(plan: Plan, cell: Cell, out: Path) -> str:
 
 def _status(arguments: list[str]) -> bool:
     plan, out = _opened(parse_options(StudyOptions, arguments, command="study status"))
-    rows = []
-    for cell in plan.cells:
-        folder = folder_of(cell, out)
-        record, (kimg, _) = read_record(folder), progress(folder)
-        wall = format_duration(record.wall_sec) if record else ""
-        rows.append([cell.name, _state(plan, cell, out), f"{kimg:g}", wall, record.error if record else ""])
+    found, rows = follow(plan, out), []
+    for stage in found.stages if found.is_final else (*found.stages, plan):
+        for cell in stage.cells:
+            folder = folder_of(cell, out)
+            record, (kimg, _) = read_record(folder), progress(folder)
+            wall = format_duration(record.wall_sec) if record else ""
+            rows.append([cell.name, _state(stage, cell, out), f"{kimg:g}", wall, record.error if record else ""])
     print(format_table(["cell", "state", "kimg", "time", "error"], rows))
-    print(status_line(plan, out))
+    print("\n".join([*stage_lines(found), status_line(found.stages[-1], out)]))
     return True
 
 

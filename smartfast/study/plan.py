@@ -6,9 +6,8 @@ A cell is one arm with one seed: a run folder and a command of `smartfast train`
 import dataclasses
 import itertools
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,42 +15,42 @@ from typing import Any
 from smartfast.config.files import read_settings
 from smartfast.config.parse import CONFIGS, parse_config
 from smartfast.config.parse import presets as presets_of
+from smartfast.config.schema import Config
 from smartfast.errors import UserError
 from smartfast.study.hypothesis import Hypothesis, read_hypotheses
+from smartfast.study.search import QUICK_KEYS, Search, corners, read_search
+from smartfast.study.values import (
+    Budget,
+    check_keys,
+    point_name,
+    read_budget,
+    read_mapping,
+    read_options,
+    read_seeds,
+    read_text,
+    read_texts,
+)
 
 STUDIES = CONFIGS.with_name("studies")
 CELLS = "cells"
 UNLIMITED_KIMG = 1e6
 """run.kimg of a study whose budget is seconds: more than any of them reaches."""
 
-_KEYS = ("title", "question", "base", "settings", "arms", "sweep", "seeds", "budget", "metrics", "hypotheses", "quick")
-_QUICK_KEYS = ("settings", "seeds", "budget")
-_OWN = {"run.dir": "the cell", "run.seed": "seeds", "run.kimg": "budget"}
+_KEYS = (
+    *("title", "question", "base", "settings", "arms", "sweep", "seeds", "budget", "metrics", "compare"),
+    *("hypotheses", "search", "quick", "conclusion"),
+)
+_QUICK_KEYS = ("settings", "seeds", "budget", "search")
 _NAME = re.compile(r"[A-Za-z0-9][\w.=,+-]{0,79}")
-_SETTING = re.compile(r"[a-z]\w*(\.[a-z]\w*)+")
-_LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train: what it sets beyond the base, by dotted names of `smartfast train`."""
+    """One way to train: a preset or file that --config takes, and what is set beside it, by dotted names."""
 
     name: str
+    base: str
     settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every cell may spend; one of the two is None.
-
-    kimg: Thousands of real images shown to the discriminator. seconds: Of training, evaluations left out.
-    """
-
-    kimg: float | None
-    seconds: float | None
-
-    def __str__(self) -> str:
-        return f"{self.kimg:g} kimg" if self.kimg is not None else f"{self.seconds:g} s of training"
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,38 @@ class Plan:
     """A study.
 
     Attributes:
-        name: Of its file, with -quick where it is the quick form.
-        base: Preset or file that --config takes.
+        path: Of its file.
+        is_quick: Whether it is the quick form.
         sweep: Two settings and their values, in the order of the map's rows and columns; empty without.
         metrics: Names such as fd_digits or, without features, precision.
+        compared: Arms whose differences are tested, each with the arm that it is compared with.
+        search: Of settings, before the seeds; None = without.
+        conclusion: What somebody wrote after the runs; each line is a paragraph.
     """
 
-    name: str
+    path: str
+    is_quick: bool
     title: str
     question: str
-    base: str
+    conclusion: str
     arms: tuple[Arm, ...]
     sweep: Mapping[str, tuple[Any, ...]]
     seeds: tuple[int, ...]
     budget: Budget
     metrics: tuple[str, ...]
+    compared: tuple[tuple[str, str], ...]
     hypotheses: tuple[Hypothesis, ...]
+    search: Search | None
+
+    @property
+    def name(self) -> str:
+        """Of its file, with -quick where it is the quick form."""
+        return Path(self.path).stem + "-quick" * self.is_quick
+
+    @property
+    def default_out(self) -> str:
+        """Its folder where none is asked for."""
+        return f"runs/studies/{self.name}"
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -96,13 +111,14 @@ class Plan:
 
     def options(self, cell: Cell, out: Path) -> list[str]:
         """The options of `smartfast train` that are this cell, in a folder of the study's."""
-        settings = dict(next(arm.settings for arm in self.arms if arm.name == cell.arm))
-        settings |= {
+        arm = next(arm for arm in self.arms if arm.name == cell.arm)
+        settings = {
+            **arm.settings,
             "run.kimg": UNLIMITED_KIMG if self.budget.kimg is None else self.budget.kimg,
             "run.seed": cell.seed,
             "run.dir": str(folder_of(cell, out)),
         }
-        return ["--config", self.base, *(f"--{name}={option_text(value)}" for name, value in settings.items())]
+        return ["--config", arm.base, *(f"--{name}={option_text(value)}" for name, value in settings.items())]
 
 
 def folder_of(cell: Cell, out: Path) -> Path:
@@ -144,159 +160,165 @@ def load_plan(path: Path, *, quick: bool = False) -> Plan:
 
 
 def _plan(settings: Mapping[str, Any], path: Path, quick: bool) -> Plan:
-    _check_keys(settings, _KEYS, "")
-    for key in ("base", "seeds", "budget", "metrics"):
+    check_keys(settings, _KEYS, "")
+    for key in ("seeds", "budget", "metrics"):
         if key not in settings:
             raise UserError(f"{key} is missing, expected in every study")
-    short = _mapping(settings.get("quick", {}), "quick")
-    _check_keys(short, _QUICK_KEYS, "quick.")
+    short = read_mapping(settings.get("quick", {}), "quick")
+    check_keys(short, _QUICK_KEYS, "quick.")
     if quick and not short:
         raise UserError("quick is missing, expected for --quick: settings, seeds and budget of its short form")
-    # Checked in either form, lest the one that runs less often is found broken when it is wanted.
-    quick_settings = _settings(short.get("settings", {}), "quick.settings")
-    quick_seeds = _seeds(short.get("seeds", settings["seeds"]), "quick.seeds" if "seeds" in short else "seeds")
-    quick_budget = _budget(short.get("budget", settings["budget"]), "quick.budget" if "budget" in short else "budget")
-    sweep, arms = _sweep(settings.get("sweep", {})), _arms(settings)
-    metrics = _texts(settings["metrics"], "metrics")
+    # Both are checked, lest the one that runs less often is found broken when it is wanted.
+    plan = _form(settings, {}, path)
+    try:
+        quick_plan = _form(_shortened(settings, short), short.get("settings", {}), path)
+    except UserError as error:
+        raise UserError(f"quick.{error}") from error
+    # The conclusion is the long form's.
+    return dataclasses.replace(quick_plan, is_quick=True, conclusion="") if quick else plan
+
+
+def _shortened(settings: Mapping[str, Any], short: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the quick form, but for its settings of trainings."""
+    merged = {**settings, **{key: value for key, value in short.items() if key != "settings"}}
+    if "search" in settings:
+        of_search = read_mapping(short.get("search", {}), "search")
+        check_keys(of_search, QUICK_KEYS, "search.")
+        kept = {key: value for key, value in settings["search"].items() if key != "budget" or "budget" not in short}
+        merged["search"] = {**kept, **of_search}
+    return merged
+
+
+def _form(settings: Mapping[str, Any], winning: Any, path: Path) -> Plan:
+    """The study of these keys; winning: settings that win over those of every arm."""
+    metrics, budget = read_texts(settings["metrics"], "metrics"), read_budget(settings["budget"], "budget")
+    winning = read_options(winning, "settings")
+    arms = [dataclasses.replace(a, settings={**a.settings, **winning}) for a in _arms(settings, path.parent)]
+    names = [arm.name for arm in arms]
     plan = Plan(
-        name=path.stem,
-        title=str(settings.get("title", path.stem)),
-        question=str(settings.get("question", "")),
-        base=_base(settings["base"], path.parent),
-        arms=arms,
-        sweep=sweep,
-        seeds=_seeds(settings["seeds"], "seeds"),
-        budget=_budget(settings["budget"], "budget"),
+        path=str(path),
+        is_quick=False,
+        title=read_text(settings.get("title", path.stem), "title"),
+        question=read_text(settings.get("question", ""), "question"),
+        conclusion=read_text(settings.get("conclusion", ""), "conclusion"),
+        arms=tuple(arms),
+        sweep=_sweep(settings.get("sweep", {})),
+        seeds=read_seeds(settings["seeds"], "seeds"),
+        budget=budget,
         metrics=metrics,
-        hypotheses=read_hypotheses(settings.get("hypotheses", []), [arm.name for arm in arms], metrics),
+        compared=_compared(settings.get("compare", dict.fromkeys(names[1:], names[0])), names),
+        hypotheses=read_hypotheses(settings.get("hypotheses", []), names, metrics),
+        search=read_search(settings["search"], metrics, budget) if "search" in settings else None,
     )
-    if not quick:
-        return plan
-    arms = tuple(Arm(arm.name, {**arm.settings, **quick_settings}) for arm in arms)
-    return dataclasses.replace(plan, name=f"{plan.name}-quick", arms=arms, seeds=quick_seeds, budget=quick_budget)
+    _check_search(plan)
+    return plan
+
+
+def _check_search(plan: Plan) -> None:
+    if plan.search is None:
+        return
+    shared = sorted(set(plan.seeds) & set(plan.search.seeds))
+    if shared:
+        raise UserError(f"search.seeds has {shared[0]}, which seeds has too, expected seeds that no trial has seen")
+    for arm in plan.arms:
+        for name in plan.search.space:
+            if name in arm.settings:
+                raise UserError(f"search.space.{name} is set by arms.{arm.name} too, expected one of the two")
 
 
 def check_trainings(plan: Plan) -> None:
     """Check every arm as `smartfast train` would check its options, and that it measures what the study asks for.
 
+    With a search, at both ends of each range and each value of each list too.
+
     Raises:
         UserError: A setting or value is wrong, two arms are the same training, or a metric is not measured.
     """
-    from smartfast.metrics.names import MEASURES, metric_of  # it brings the metrics' libraries
-
     seen: dict[Any, str] = {}
     for arm in plan.arms:
-        try:
-            config = parse_config(plan.options(Cell(arm.name, plan.seeds[0]), Path("study")))
-        except UserError as error:
-            raise UserError(f"arms.{arm.name}: {error}") from error
+        config = _checked_config(plan, arm, f"arms.{arm.name}")
         same = seen.setdefault(dataclasses.replace(config, run=dataclasses.replace(config.run, dir="")), arm.name)
         if same != arm.name:
             raise UserError(f"arms.{arm.name} trains the same as arms.{same}, expected another setting in each")
-        measured = {measure for name in config.metrics.names for measure in MEASURES[name]}
-        for name in plan.metrics:
-            metric = metric_of(name)
-            if metric.measure not in measured or metric.features not in ("", config.metrics.features):
-                features = config.metrics.features
-                known = ", ".join(sorted(f"{measure}_{features}" for measure in measured))
-                raise UserError(f"metrics: arms.{arm.name} does not measure {name}, expected some of {known}")
-        if config.metrics.every_ticks == 0:
-            raise UserError(f"arms.{arm.name}: metrics.every_ticks is 0, expected evaluations to compare")
+        for point in corners(plan.search) if plan.search else ():
+            tried = dataclasses.replace(arm, settings={**arm.settings, **point})
+            _checked_config(plan, tried, f"arms.{arm.name} with {point_name(point)} of search.space")
 
 
-def _base(value: Any, folder: Path) -> str:
+def _checked_config(plan: Plan, arm: Arm, key: str) -> Config:
+    from smartfast.metrics.names import MEASURES, metric_of  # it brings the metrics' libraries
+
+    plan = dataclasses.replace(plan, arms=(arm,))
+    try:
+        config = parse_config(plan.options(Cell(arm.name, plan.seeds[0]), Path("study")))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+    measured = {measure for name in config.metrics.names for measure in MEASURES[name]}
+    for name in plan.metrics:
+        metric = metric_of(name)
+        if metric.measure not in measured or metric.features not in ("", config.metrics.features):
+            features = config.metrics.features
+            known = ", ".join(sorted(f"{measure}_{features}" for measure in measured))
+            raise UserError(f"metrics: {key} does not measure {name}, expected some of {known}")
+    if config.metrics.every_ticks == 0:
+        raise UserError(f"{key}: metrics.every_ticks is 0, expected evaluations to compare")
+    return config
+
+
+def _base(value: Any, key: str, folder: Path) -> str:
     if not isinstance(value, str):
-        raise UserError(f"base is {value!r}, expected a preset or a file")
+        raise UserError(f"{key} is {value!r}, expected a preset or a file")
     if value in presets_of():
         return value
     for file in (folder / value, Path(value)):
         if file.is_file():
             return str(file)
-    raise UserError(f"base is {value}, expected a file or one of the presets {', '.join(presets_of())}")
+    raise UserError(f"{key} is {value}, expected a file or one of the presets {', '.join(presets_of())}")
 
 
-def _arms(settings: Mapping[str, Any]) -> tuple[Arm, ...]:
-    common = _settings(settings.get("settings", {}), "settings")
-    given = _mapping(settings.get("arms", {}), "arms")
-    arms = [Arm(str(name), {**common, **_settings(value or {}, f"arms.{name}")}) for name, value in given.items()]
+def _arms(settings: Mapping[str, Any], folder: Path) -> tuple[Arm, ...]:
+    base = _base(settings["base"], "base", folder) if "base" in settings else None
+    common = read_options(settings.get("settings", {}), "settings")
+    given = read_mapping(settings.get("arms", {}), "arms")
+    arms = [_arm(str(name), value or {}, base, common, folder) for name, value in given.items()]
     sweep = _sweep(settings.get("sweep", {}))
     for values in itertools.product(*sweep.values()) if sweep else ():
         point = dict(zip(sweep, values, strict=True))
-        arms.append(Arm(point_name(point), {**common, **point}))
+        arms.append(_arm(point_name(point), point, base, common, folder))
     if not arms:
         raise UserError("arms is empty, expected names with settings, or a sweep")
     for i, arm in enumerate(arms):
         if not _NAME.fullmatch(arm.name):
             raise UserError(f"arms: {arm.name!r} is no name, expected up to 80 letters, digits and _ . = , + -")
-        same = next((other.name for other in arms[:i] if other.settings == arm.settings), None)
+        same = next((o.name for o in arms[:i] if (o.base, o.settings) == (arm.base, arm.settings)), None)
         if same is not None or arm.name in [other.name for other in arms[:i]]:
             raise UserError(f"arms.{arm.name} trains the same as arms.{same or arm.name}, expected different settings")
     return tuple(arms)
 
 
-def point_name(point: Mapping[str, Any]) -> str:
-    """The arm of a point of the sweep: `frequency=2,weight=20`."""
+def _arm(name: str, value: Any, base: str | None, common: Mapping[str, Any], folder: Path) -> Arm:
+    """base: Of arms that name none."""
+    own = dict(read_mapping(value, f"arms.{name}"))
+    if "base" in own:
+        base = _base(own.pop("base"), f"arms.{name}.base", folder)
+    if base is None:
+        raise UserError(f"base is missing, expected in a study or in each of its arms, as in arms.{name}")
+    return Arm(name, base, {**common, **read_options(own, f"arms.{name}")})
 
-    def text(value: Any) -> str:
-        return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
-    return ",".join(f"{name.rpartition('.')[2]}={text(value)}" for name, value in point.items())
+def _compared(value: Any, names: list[str]) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(read_mapping(value, "compare").items())
+    for arm, other in pairs:
+        if arm not in names or other not in names or arm == other:
+            raise UserError(f"compare has {arm}: {other}, expected two arms of the study: {', '.join(names)}")
+    return pairs
 
 
 def _sweep(value: Any) -> dict[str, tuple[Any, ...]]:
-    sweep = _settings(value, "sweep")
+    sweep = read_options(value, "sweep")
     if sweep and len(sweep) != 2:
         raise UserError(f"sweep has {len(sweep)} settings, expected two")
     for name, values in sweep.items():
         if not isinstance(values, list) or len(values) < 2:
             raise UserError(f"sweep.{name} is {values!r}, expected a list of at least two values")
     return {name: tuple(values) for name, values in sweep.items()}
-
-
-def _settings(value: Any, key: str) -> dict[str, Any]:
-    settings = _mapping(value, key)
-    for name in settings:
-        if name in _OWN:
-            raise UserError(f"{key}.{name} is given by {_OWN[name]}, expected settings that the study does not choose")
-        if not isinstance(name, str) or not _SETTING.fullmatch(name):
-            raise UserError(f"{key}: {name!r} is no setting, expected one of `smartfast train` such as smart.frequency")
-    return settings
-
-
-def _seeds(value: Any, key: str) -> tuple[int, ...]:
-    seeds = value
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,10})-(\d{1,10})", value)):
-        seeds = list(range(int(match[1]), min(int(match[2]), int(match[1]) + 10**4) + 1))
-    is_right = isinstance(seeds, list) and seeds and all(type(s) is int and 0 <= s <= _LARGEST_SEED for s in seeds)
-    if not is_right or len(set(seeds)) < len(seeds):
-        raise UserError(f"{key} is {value!r}, expected a list of different whole numbers, or a range such as 0-4")
-    return tuple(seeds)
-
-
-def _budget(value: Any, key: str) -> Budget:
-    budget = _mapping(value, key)
-    _check_keys(budget, ("kimg", "seconds"), f"{key}.")
-    number = next(iter(budget.values()), 0)
-    is_number = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-    if len(budget) != 1 or not is_number or number <= 0:
-        raise UserError(f"{key} is {value!r}, expected {{kimg: NUMBER}} or {{seconds: NUMBER}}")
-    return Budget(budget.get("kimg"), budget.get("seconds"))
-
-
-def _texts(value: Any, key: str) -> tuple[str, ...]:
-    is_right = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
-    if not is_right or len(set(value)) < len(value):
-        raise UserError(f"{key} is {value!r}, expected a list of different names")
-    return tuple(value)
-
-
-def _mapping(value: Any, key: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{key} is {value!r}, expected names and values")
-    return value
-
-
-def _check_keys(settings: Mapping[str, Any], known: Sequence[str], prefix: str) -> None:
-    for key in settings:
-        if key not in known:
-            raise UserError(f"{prefix}{key}: there is no such key, expected {', '.join(known)}")

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smartfast.report.plots import COLORS, dress, to_svg
-from smartfast.study.plan import Plan, option_text, point_name
+from smartfast.study.plan import Plan, option_text
 from smartfast.study.results import Result, values_by_seed
+from smartfast.study.values import point_name
 
 _WIDTH, _HEIGHT = 5.2, 3.1  # inches of one plot
 _MOST_ARMS = len(COLORS)

@@ -107,6 +107,11 @@ class CellProcess:
         write_record(self.folder, self.record)
         return outcome
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether no process of it runs, noted or not."""
+        return self._process.poll() is not None
+
     def end(self) -> None:
         """Ask the training to save and end, once."""
         if not self._is_told_to_end:

@@ -1,16 +1,17 @@
 """A worker: claims cells, keeps a `smartfast train` process for each that it has, and notes what became of it."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 
 from smartfast.core.interruption import Interruption
 from smartfast.core.run_lock import is_held
 from smartfast.core.text import format_duration
+from smartfast.errors import UserError
 from smartfast.study.cell import progress, read_record, state_of
 from smartfast.study.claims import Claim, Claims
 from smartfast.study.plan import Cell, Plan, folder_of
@@ -75,7 +76,7 @@ class Worker:
         with Interruption() as interruption:
             interruption.may_stop = lambda: False
             try:
-                while not (signal_name := interruption.asked(torch.device("cpu"))):
+                while not interruption.name:
                     self._reap()
                     if self._claim() and not self._jobs:
                         self._say_status()
@@ -83,7 +84,7 @@ class Worker:
                     if time.monotonic() >= self._next_say_sec:
                         self._say_status()
                     time.sleep(_POLL_SEC)
-                self._say(f"{signal_name}: the trainings save and end; the same command goes on from there")
+                self._say(f"{interruption.name}: the trainings save and end; the same command goes on from there")
             finally:
                 self._end()
         return False
@@ -95,7 +96,7 @@ class Worker:
             return False
         self._held = {name: until for name, until in self._held.items() if until > now}
         while len(self._jobs) < self.jobs:
-            claim = self.claims.claim(but=self._held)
+            claim = self.claims.claim(self._cells.keys() - self._held)
             if claim is None:
                 self._next_claim_sec = now + min(_CLAIM_SEC, self.claims.beat_sec)
                 self.claims.add(dict.fromkeys(self._cells, False))  # what lost its worker waits again
@@ -104,10 +105,8 @@ class Worker:
         return False
 
     def _begin(self, claim: Claim) -> None:
-        cell = self._cells.get(claim.cell)
-        if cell is None:
-            self.claims.fail(claim, "the study has no such cell any more")
-        elif self._state(cell) == "complete":
+        cell = self._cells[claim.cell]
+        if self._state(cell) == "complete":
             self.claims.complete(claim)
         elif is_held(folder_of(cell, self.out)):  # by the training of a worker that was killed, which still saves
             self._held[cell.name] = time.monotonic() + _HELD_SEC
@@ -132,22 +131,25 @@ class Worker:
     def _reap(self) -> None:
         """Note what has ended, and show that this worker lives."""
         for job in list(self._jobs):
-            outcome = job.process.poll()
-            if outcome is None:
-                self._beat(job)
-                continue
-            self._jobs.remove(job)
-            self._next_claim_sec = 0.0
-            record, name = job.process.record, job.process.cell.name
-            if outcome == "complete":
-                self.claims.complete(job.claim)
-                self._say(f"{name}: complete in {format_duration(record.wall_sec)}")
-                self._say_status()
-            elif outcome == "failed":
-                self.claims.fail(job.claim, record.error)
-                self._say(f"{name}: failed: {record.error}")
-            else:
-                self.claims.give_back(job.claim)
+            self._look_at(job)
+
+    def _look_at(self, job: _Job) -> None:
+        outcome = job.process.poll()
+        if outcome is None:
+            self._beat(job)
+            return
+        self._jobs.remove(job)
+        self._next_claim_sec = 0.0
+        record, name = job.process.record, job.process.cell.name
+        if outcome == "complete":
+            self.claims.complete(job.claim)
+            self._say(f"{name}: complete in {format_duration(record.wall_sec)}")
+            self._say_status()
+        elif outcome == "failed":
+            self.claims.fail(job.claim, record.error)
+            self._say(f"{name}: failed: {record.error}")
+        else:
+            self.claims.give_back(job.claim)
 
     def _beat(self, job: _Job) -> None:
         if time.monotonic() - job.beat_sec >= self.claims.beat_sec:
@@ -161,7 +163,11 @@ class Worker:
         for job in self._jobs:
             job.process.end()
         while self._jobs:
-            self._reap()
+            for job in list(self._jobs):
+                with contextlib.suppress(UserError, OSError):  # the storage or the disk may be what ended the worker
+                    self._look_at(job)
+                if job in self._jobs and job.process.has_ended:
+                    self._jobs.remove(job)
             time.sleep(_POLL_SEC)
 
     def _say_status(self) -> None:

@@ -6,13 +6,22 @@ from pathlib import Path
 from smartfast.core.text import format_duration
 from smartfast.metrics.names import metric_of
 from smartfast.report.quality import meaning
+from smartfast.study.cell import read_record
 from smartfast.study.document import Block, Lines, Plot, Section, Sheets, Table, Text, write_document
 from smartfast.study.hypothesis import Hypothesis
-from smartfast.study.plan import Plan, option_text
+from smartfast.study.plan import Plan, folder_of, option_text
 from smartfast.study.plots import draw_curves, draw_map
+from smartfast.study.provenance import (
+    commands_to_repeat,
+    describe_runs,
+    shown_path,
+    train_command,
+    without_folder,
+)
 from smartfast.study.registered import when_decided, withdrawn
 from smartfast.study.results import Result, read_results, values_by_seed
 from smartfast.study.statistics import LEVEL, Difference, Interval, holm, paired_difference, smallest_p, summarise
+from smartfast.study.trials import Searched, follow
 
 _HOW_TO_READ = (
     "Values are those of the last evaluation of each cell that is complete, never the best one. Arms: mean over the "
@@ -26,21 +35,20 @@ _HOW_TO_READ = (
 
 def write_study_report(plan: Plan, out: Path, folder: Path) -> tuple[Path, Path]:
     """Write report.html and report.md of the study whose cells are in `out` into a folder; returns their paths."""
+    found = follow(plan, out)
+    plan = found.plan
     results = read_results(plan, out)
-    done = sum(result.state == "complete" for result in results)
-    parts = [f"{done} of {len(results)} cells complete", f"base {plan.base}", f"{plan.budget} each"]
-    commits = sorted({r.record.commit for r in results if r.record and r.record.commit})
-    machines = sorted({r.record.machine for r in results if r.record})
-    parts += [f"commit {', '.join(commits)}"] * bool(commits) + machines
     sections = [
-        Section("Question", [Text(plan.question), Text("; ".join(parts) + ".")]),
+        Section("Question", [*[Text(plan.question)] * bool(plan.question), Text(describe_runs(plan, results))]),
         expectations(plan, results, out),
+        trials(found, out),
         arms(plan, results),
         differences(plan, results),
         _curves(plan, results),
         _samples(plan, results),
-        cells(plan, results),
+        cells(plan, results, out),
         Section("How to read this", [Text(_HOW_TO_READ)]),
+        Section("Conclusion", [Text(line) for line in plan.conclusion.splitlines() if line.strip()]),
     ]
     return write_document(folder, plan.title, f"Study {plan.name}", [section for section in sections if section.blocks])
 
@@ -62,6 +70,30 @@ def expectations(plan: Plan, results: list[Result], out: Path) -> Section:
     if gone:
         blocks.append(Text("Expected at first, and no longer in the study: " + "; ".join(gone) + "."))
     return Section("What was expected", blocks)
+
+
+def trials(found: Searched, out: Path) -> Section:
+    """A row for each trial of a search, the chosen ones marked."""
+    plan, search = found.plan, found.plan.search
+    if search is None:
+        return Section("Search", [])
+    seeds, fresh = (", ".join(map(str, seeds)) for seeds in (search.seeds, plan.seeds))
+    how = (
+        f"{search}. Each has the seeds {seeds} and {search.budget}; the best mean of {search.metric} "
+        f"({meaning(metric_of(search.metric).measure)}) is the arm's. The arms then have the seeds {fresh}, "
+        "which are fresh: no trial had one of them, and no value of a trial is in the other tables."
+    )
+    rows = []
+    for trial in found.trials:
+        is_chosen = trial is found.chosen.get(trial.arm)
+        point = [option_text(trial.point[name]) for name in search.space]
+        error = without_folder(trial.error, plan, out)
+        rows.append([trial.arm, f"{trial.number}", *point, trial.state, _number(trial.value), "yes" * is_chosen, error])
+    header = ["arm", "trial", *search.space, "state", search.metric, "chosen", "error"]
+    stages = found.stages[:-1] if found.is_final else found.stages
+    trained = {cell: read_record(folder_of(cell, out)) for stage in stages for cell in stage.cells}
+    commands = [train_command(plan, cell, record) for cell, record in trained.items() if record is not None]
+    return Section("Search", [Text(how), Table(header, rows), Lines("The command of each training", commands)])
 
 
 def verdict(found: Difference | None, sign: int) -> str:
@@ -87,18 +119,24 @@ def arms(plan: Plan, results: list[Result]) -> Section:
         values = [_summary(list(values_by_seed(results, arm.name, metric).values())) for metric in plan.metrics]
         sec = _summary([result.sec for result in complete], short=True)
         rows.append([arm.name, count, *values, sec])
-    common = set.intersection(*({(n, option_text(v)) for n, v in arm.settings.items()} for arm in plan.arms))
+    named = {
+        arm.name: [
+            ("base", shown_path(arm.base)),
+            *((name, option_text(value)) for name, value in arm.settings.items()),
+        ]
+        for arm in plan.arms
+    }
+    common = set.intersection(*map(set, named.values()))
     settings = [["all", _listed(sorted(common))]] if common else []
-    for arm in plan.arms:
-        named = [(name, option_text(value)) for name, value in arm.settings.items()]
-        settings.append([arm.name, _listed([setting for setting in named if setting not in common])])
+    for name, of_arm in named.items():
+        settings.append([name, _listed([setting for setting in of_arm if setting not in common])])
     header = [
         "arm",
         "seeds",
         *(f"{metric} ({meaning(metric_of(metric).measure)})" for metric in plan.metrics),
         "seconds",
     ]
-    return Section("Arms", [Table(header, rows), Table(["arm", f"settings beside {plan.base}"], settings)])
+    return Section("Arms", [Table(header, rows), Table(["arm", "settings"], settings)])
 
 
 def _listed(settings: Sequence[tuple[str, str]]) -> str:
@@ -106,22 +144,31 @@ def _listed(settings: Sequence[tuple[str, str]]) -> str:
 
 
 def differences(plan: Plan, results: list[Result]) -> Section:
-    """A table for each metric: every arm against the first, paired by seed."""
-    first, *others = [arm.name for arm in plan.arms]
+    """A table for each metric: every arm against the one that it is compared with, paired by seed."""
     blocks: list[Block] = []
     for metric in plan.metrics:
-        reference = values_by_seed(results, first, metric)
-        found = {arm: paired_difference(values_by_seed(results, arm, metric), reference) for arm in others}
-        known = {arm: difference for arm, difference in found.items() if difference is not None}
+        found = {
+            f"{arm} - {other}": paired_difference(
+                values_by_seed(results, arm, metric), values_by_seed(results, other, metric)
+            )
+            for arm, other in plan.compared
+        }
+        known = {pair: difference for pair, difference in found.items() if difference is not None}
         adjusted = dict(zip(known, holm([difference.p_value for difference in known.values()]), strict=True))
         rows = [
-            [f"{arm} - {first}", str(d.size), _mean_interval(d), f"{d.p_value:.3g}", f"{adjusted[arm]:.3g}"]
-            + [_claim(d, adjusted[arm])]
-            for arm, d in known.items()
+            [
+                pair,
+                str(d.size),
+                _mean_interval(d),
+                f"{d.p_value:.3g}",
+                f"{adjusted[pair]:.3g}",
+                _claim(d, adjusted[pair]),
+            ]
+            for pair, d in known.items()
         ]
         if rows:
             blocks.append(Table([metric, "pairs", "difference", "p", "p (Holm)", "claim"], rows))
-    return Section(f"Differences from {first}", blocks)
+    return Section("Differences", blocks)
 
 
 def _claim(difference: Difference, adjusted: float) -> str:
@@ -155,20 +202,20 @@ def _samples(plan: Plan, results: list[Result]) -> Section:
     return Section("Samples", [Sheets(pictures)] if pictures else [])
 
 
-def cells(plan: Plan, results: list[Result]) -> Section:
-    """A row for each cell, failures and what was not started too, and the command of each."""
+def cells(plan: Plan, results: list[Result], out: Path) -> Section:
+    """A row for each cell, failures and what was not started too, the command of each, and those of the study."""
     rows, commands = [], []
     for result in results:
         record = result.record
         values = [_number(result.values.get(metric)) for metric in plan.metrics]
         wall = format_duration(record.wall_sec) if record else ""
-        rows.append(
-            [result.cell.name, result.state, *values, f"{result.sec:.1f}", wall, record.error if record else ""]
-        )
+        error = without_folder(record.error, plan, out) if record else ""
+        rows.append([result.cell.name, result.state, *values, f"{result.sec:.1f}", wall, error])
         if record is not None:
-            commands.append(record.command)
+            commands.append(train_command(plan, result.cell, record))
     header = ["cell", "state", *plan.metrics, "seconds", "with all else", "error"]
-    return Section("Cells", [Table(header, rows), Lines("The command of each cell", commands)])
+    repeat = Lines("To run all of it again", commands_to_repeat(plan, results))
+    return Section("Cells", [Table(header, rows), Lines("The command of each cell", commands), repeat])
 
 
 def _tested(hypothesis: Hypothesis, results: list[Result]) -> Difference | None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from smartfast.config.ranges import FilePath, in_range
 from smartfast.config.scorer import ScorerOptions
+from smartfast.core.best import named
 from smartfast.core.files import user_path
 from smartfast.errors import UserError
 from smartfast.interop import find_networks
@@ -51,7 +52,7 @@ def convert(options: ConvertOptions) -> Path:
             is then written.
     """
     options = in_range(options)
-    source, out = user_path(options.source, "source"), user_path(options.out, "out")
+    source, out = named(user_path(options.source, "source")), user_path(options.out, "out")
     _check_free(out)
     check_writable(out.parent, f"out: {out}")
     with writing(f"out: {out}"):

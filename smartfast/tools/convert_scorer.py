@@ -21,6 +21,7 @@ from smartfast.networks.unets import ADMOptions, EDM2Options, EDMOptions
 from smartfast.scorers import load_scorer
 from smartfast.scorers.converted import WEIGHTS_FILE, save_scorer
 from smartfast.scorers.diffusers import SCHEDULER_FILE
+from smartfast.scorers.distilled import DISTILLED_FILE
 from smartfast.scorers.loading import FORMATS
 from smartfast.tools.conversion import Conversion, Read, Source, write_json
 
@@ -146,6 +147,8 @@ def _diffusers_files(source: Path) -> Iterator[Path]:
     yield unet / "config.json"
     whole = unet / f"{_WEIGHTS}.safetensors"
     yield from [whole] if whole.is_file() else sorted(unet.glob(f"{_WEIGHTS}*.safetensors*"))
+    if (learnt := source / DISTILLED_FILE).is_file():
+        yield learnt
     yield next(file for file in (source / "scheduler" / SCHEDULER_FILE, source / SCHEDULER_FILE) if file.is_file())
 
 

@@ -8,10 +8,13 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
+
+from smartfast.config.ranges import FilePath, KimgOrZero
 
 PACKAGES = (
     "smartfast",
@@ -29,6 +32,26 @@ OPTIONAL_PACKAGES = {"xformers": "xformers", "wandb": "wandb", "datasets": "hf",
 _GIB = 2**30
 
 
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What is installed, which devices there are, which implementation each op takes and why."""
+
+    verify: bool = False
+    """Instead, check every Triton kernel on this machine's GPU against plain PyTorch: results, gradients and second
+    derivatives, on small calls of odd sizes."""
+    tune: bool = False
+    """Instead, or after --verify, time the ways to compute every op on this machine's GPU at the shapes of a training,
+    and keep the fastest of those that are right for later runs."""
+    shapes: FilePath = "digits"
+    """Preset or YAML file of that training."""
+    budget_sec: KimgOrZero = 30.0
+    """Seconds after which --tune measures nothing more; what is left keeps its default until the next time."""
+    export: FilePath | None = None
+    """File for the times of this machine, to be merged where another has the same GPU."""
+    merge: FilePath | None = None
+    """File of --export whose times are added to this machine's (--import is the same)."""
+
+
 def doctor() -> str:
     """The whole diagnosis as text. Raises nothing: what fails is said."""
     sections: dict[str, Callable[[], list[str]]] = {
@@ -36,6 +59,7 @@ def doctor() -> str:
         "devices": _devices,
         "compiler": _compiler,
         "ops": _ops,
+        "kernels on this machine": _verdicts,
         "attention of the scorer": _attention,
         "files": _files,
     }
@@ -76,7 +100,7 @@ def _devices() -> list[str]:
         f"{memory.total / _GIB:.1f} GiB memory, {memory.available / _GIB:.1f} GiB free"
     ]
     if not torch.cuda.is_available():
-        return [*lines, f"no GPU: {_why_no_gpu()}"]
+        return [*lines, f"no GPU: {why_no_gpu()}"]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         with torch.cuda.device(index):
@@ -88,7 +112,8 @@ def _devices() -> list[str]:
     return lines
 
 
-def _why_no_gpu() -> str:
+def why_no_gpu() -> str:
+    """Why this process sees none, in a few words."""
     if torch.version.cuda is None and torch.version.hip is None:
         return f"torch {torch.__version__} was built without GPU support"
     return "torch supports GPUs, but finds none (is the driver installed? `nvidia-smi` tells)"
@@ -108,6 +133,13 @@ def _ops() -> list[str]:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     lines = [f"{op} on {device}: {_describe_op(op, device)}" for op in registered_ops() for device in devices]
     return [*lines, *_attempt(_routes)]
+
+
+def _verdicts() -> list[str]:
+    from smartfast.core.caches import default_cache_dir
+    from smartfast.run.verdicts import summary
+
+    return summary(torch.device("cuda" if torch.cuda.is_available() else "cpu"), default_cache_dir() / "kernels")
 
 
 def _routes() -> list[str]:

@@ -10,14 +10,18 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from smartfast.config.parse import load_config
 from smartfast.config.ranges import Count, FilePath, LongSeed, Resolution, Samples, Truncation, in_range
 from smartfast.config.schema import DataConfig, MetricsConfig
-from smartfast.core.checkpoint import FOLDER, find_weights
+from smartfast.config.spaces import FeatureSpace
+from smartfast.core import best
+from smartfast.core.best import named
+from smartfast.core.checkpoint import FOLDER
 from smartfast.core.files import write_atomically
 from smartfast.data import ImageDataset, open_dataset
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, Sampler
-from smartfast.families.saved import open_sampler
+from smartfast.families.saved import open_sampler, saved_kimg
 from smartfast.metrics.evaluation import evaluate
 from smartfast.metrics.extractors import MetricUnavailable
+from smartfast.metrics.names import provenance
 from smartfast.tools.generate import choose_device
 from smartfast.tools.output import writing
 
@@ -45,10 +49,15 @@ class MetricsOptions:
     """Generated images. Unset: the run's."""
     batch: Count | None = None
     """Images at a time through the generator and the feature extractor. Unset: the run's."""
-    features: Literal["inception", "digits"] | None = None
-    """Feature extractor: torch-fidelity's InceptionV3, or the bundled digit classifier. Unset: the run's."""
+    features: FeatureSpace | None = None
+    """Feature space: torch-fidelity's InceptionV3, the bundled digit classifier, one of its kind that was
+    trained on your images (classifier), or VGG16, CLIP and DINOv2 as torch-fidelity takes them, each with a file of
+    metrics.weights. Unset: the run's."""
     weights: FilePath | None = None
-    """Local file with the InceptionV3 weights, for machines without internet. Unset: the run's."""
+    """Local file with the weights of the features. Unset: the run's."""
+    reference: FilePath | None = None
+    """Statistics to take the Fréchet distance to, a published .npz with mu and sigma (EDM's, ADM's). Unset: the
+    run's."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,10 @@ class EvaluateOptions:
     """Metrics of a checkpoint. What is unset is taken from the config.yaml of the run that the checkpoint lies in."""
 
     checkpoint: FilePath
-    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
+    """Run folder (its newest checkpoint is used), RUN@best, checkpoint folder or generator_ema.safetensors; a folder of
+    diffusers' ConsistencyModelPipeline; or `scorer:` and what smart.scorer takes, which is sampled by DDIM."""
+    steps: Count | None = None
+    """Passes of a sample, of a consistency model or a scorer. Unset: 1 and 32."""
     data: DataOptions = field(default_factory=DataOptions)
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
     truncation_psi: Truncation = 1.0
@@ -87,6 +99,8 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
     options = in_range(options)
     device = choose_device(options.device)
     sampler = open_sampler(options.checkpoint, device)
+    if options.steps is not None:
+        sampler = sampler.in_steps(options.steps)
     plan = _make_plan(options, sampler)
     dataset = open_dataset(plan.data)
     _check_match(sampler, dataset)
@@ -96,7 +110,7 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
         values = evaluate(sampler, dataset, plan.metrics, device=device)
     except MetricUnavailable as error:
         raise UserError(str(error)) from error
-    record = _record(options, plan, dataset, values)
+    record = _record(options, sampler, plan, dataset, values)
     print(f"{options.checkpoint}: {plan.metrics.samples} samples, {len(dataset)} real images of {dataset.name}")
     for name, value in values.items():
         print(f"  {name:<20} {value:12.5g}")
@@ -132,8 +146,9 @@ def _override(settings: Settings, options: DataOptions | MetricsOptions) -> Sett
 
 
 def _run_config_file(checkpoint: Path) -> Path | None:
-    """config.yaml of the run folder that is `checkpoint` or holds it as checkpoints/<kimg>/<file>."""
-    runs = [checkpoint, *(folder.parent for folder in checkpoint.resolve().parents[:2] if folder.name == FOLDER)]
+    """config.yaml of the run folder that is `checkpoint` or holds it as checkpoints/<kimg>/<file>, or best/..."""
+    folders = named(checkpoint).resolve().parents[:2]
+    runs = [checkpoint, *(folder.parent for folder in folders if folder.name in (FOLDER, best.FOLDER))]
     return next((run / "config.yaml" for run in runs if (run / "config.yaml").is_file()), None)
 
 
@@ -147,15 +162,16 @@ def _check_match(sampler: Sampler, dataset: ImageDataset) -> None:
             raise UserError(f"data.path: {dataset.name} has {name} {of_data}, expected {of_generator} as the generator")
 
 
-def _record(options: EvaluateOptions, plan: _Plan, dataset: ImageDataset, values: dict[str, float]) -> dict[str, Any]:
+def _record(
+    options: EvaluateOptions, sampler: Sampler, plan: _Plan, dataset: ImageDataset, values: dict[str, float]
+) -> dict[str, Any]:
     """What the JSON says: the metrics and what they depend on."""
-    index = find_weights(Path(options.checkpoint)).with_name("checkpoint.json")
     return {
         "checkpoint": options.checkpoint,
-        "kimg": json.loads(index.read_text())["kimg"] if index.is_file() else None,
+        "steps": sampler.steps,
+        "kimg": saved_kimg(options.checkpoint),
         "dataset": dataset.name,
-        "features": plan.metrics.features,
-        "samples": plan.metrics.samples,
+        **provenance(plan.metrics, dataset.name),
         "seed": plan.seed,
         "truncation_psi": options.truncation_psi,
         **{f"metric/{name}": None if math.isnan(value) else value for name, value in values.items()},

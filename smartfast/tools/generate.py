@@ -35,7 +35,7 @@ class GenerateOptions:
     """Images from a checkpoint."""
 
     checkpoint: FilePath
-    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors.
+    """Run folder (its newest checkpoint is used), RUN@best, checkpoint folder or generator_ema.safetensors.
     (stylegan2-ada: --network)"""
     out: FilePath = "fakes.png"
     """A .png file for one sheet of all images, or a folder for one file per image (`seed0000_class3.png`).
@@ -97,7 +97,7 @@ def generate(options: GenerateOptions) -> list[Path]:
     request = make_request(sampler, seeds, class_indices(options.classes, options.checkpoint), options.label)
     looks = _looks(options)
     check_writable(out.parent if is_sheet else out, f"out: {out}")
-    images = _draw(sampler, request, looks, options.batch)
+    images = drawn(sampler, request, looks, options.batch)
     if is_sheet:
         classes = 1 if request.labels is None or are_vectors(request.labels) else len(request.labels.unique())
         columns = options.columns or min(len(request.seeds), grid_shape(sampler.image_shape[2], classes).columns)
@@ -293,7 +293,7 @@ def _looks(options: GenerateOptions) -> list[Look]:
 
 
 @torch.no_grad()
-def _draw(sampler: Sampler, request: Request, looks: Sequence[Look], batch: int) -> Iterator[Tensor]:
+def drawn(sampler: Sampler, request: Request, looks: Sequence[Look], batch: int) -> Iterator[Tensor]:
     """uint8 [n * looks, C, H, W] on the CPU, batch by batch, each image in every look before the next."""
     for start in range(0, len(request.seeds), batch):
         part = slice(start, start + batch)

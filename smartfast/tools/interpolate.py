@@ -23,7 +23,7 @@ class InterpolateOptions:
     """A path through the images of several seeds."""
 
     checkpoint: FilePath
-    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors."""
+    """Run folder (its newest checkpoint is used), RUN@best, checkpoint folder or generator_ema.safetensors."""
     out: FilePath = "interpolation.gif"
     """File to write: .gif, .mp4 (needs the extra `video`), or .png for a strip with one row per pair of seeds."""
     seeds: str = "0-7"

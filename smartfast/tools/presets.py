@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
-from smartfast.config.families import GanSettings, LossSettings, StyleGan2Gan, StyleGan2Loss
+from smartfast.config.families import (
+    AuroraGan,
+    AuroraLoss,
+    BigGanGan,
+    R3GanGan,
+    R3GanLoss,
+    StyleGan2Gan,
+    StyleGan2Loss,
+)
+from smartfast.config.groups import GanSettings, LossSettings
 from smartfast.config.parse import parse_config, presets
-from smartfast.config.schedule import Quantity, Schedule
+from smartfast.config.schedule import in_words
 from smartfast.config.schema import Config
 
 WIDTH = 120
@@ -23,15 +32,15 @@ def _column(config: Config) -> dict[str, str]:
     is_on = smart.frequency > 0
     return {
         "data": config.data.path.removeprefix("datasets/"),
-        "resolution": str(config.data.resolution),
+        "resolution": str(config.data.resolution or "-"),
         "classes": "yes" if config.data.labels else "no",
         "length": f"{config.run.kimg:g} kimg",
         **_networks(config.gan),
         "precision": config.perf.precision,
         "batch": str(optim.batch),
-        "lr G, D": f"{_quantity(optim.lr_g)}, {_quantity(optim.lr_d)}",
+        "lr G, D": f"{in_words(optim.lr_g)}, {in_words(optim.lr_d)}",
         **_objective(config.loss),
-        "score term": f"lambda {smart.weight:g} every {smart.frequency}" if is_on else "off",
+        "score term": f"lambda {in_words(smart.weight)} every {smart.frequency}" if is_on else "off",
         "noise to signal": "{:g} to {:g}".format(*smart.noise_to_signal) if is_on and smart.noise_to_signal else "-",
         "scorer": (smart.scorer or "yours").removeprefix(_SCORERS) if is_on else "-",
         "you set": ", ".join(_left_to_the_user(config)) or "nothing",
@@ -39,24 +48,57 @@ def _column(config: Config) -> dict[str, str]:
 
 
 def _networks(gan: GanSettings) -> dict[str, str]:
-    if not isinstance(gan, StyleGan2Gan):
-        return {"family": gan.family}
-    return {
-        "generator": f"{gan.architecture_g}, {gan.mapping_layers} mapping layers",
-        "discriminator": gan.architecture_d,
-        "z, w": f"{gan.z_dim}, {gan.w_dim}",
-        "feature maps": f"{gan.channel_base} / r, at most {gan.channel_max}",
-    }
+    family = {"family": gan.family}
+    match gan:
+        case StyleGan2Gan():
+            return {
+                "generator": f"{gan.architecture_g}, {gan.mapping_layers} mapping layers",
+                "discriminator": gan.architecture_d,
+                "z, w": f"{gan.z_dim}, {gan.w_dim}",
+                "feature maps": _by_resolution(gan.channel_base, gan.channel_max),
+            }
+        case AuroraGan():
+            return family | {
+                "generator": f"{_list(gan.blocks)} blocks, {_list(gan.experts)} experts",
+                "discriminator": _by_resolution(gan.d_channel_base, gan.d_channel_max),
+                "z, w": f"{gan.z_dim}, {gan.w_dim}",
+                "feature maps": _by_resolution(gan.channel_base, gan.channel_max),
+            }
+        case BigGanGan():
+            return family | {
+                "generator": _attention(gan.attention_g),
+                "discriminator": _attention(gan.attention_d),
+                "z, w": f"{gan.z_dim}",
+                "feature maps": f"width G {gan.width_g}, D {gan.width_d}",
+            }
+        case R3GanGan():
+            return family | {
+                "generator": f"{_list(gan.blocks)} blocks",
+                "z, w": f"{gan.z_dim}",
+                "feature maps": _list(gan.widths),
+            }
+    return family
+
+
+def _by_resolution(base: int, most: int) -> str:
+    return f"{base} / r, at most {most}"
+
+
+def _attention(resolutions: Sequence[int]) -> str:
+    return f"attention at {_list(resolutions)} pixels" if resolutions else "no attention"
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 def _objective(loss: LossSettings) -> dict[str, str]:
-    if not isinstance(loss, StyleGan2Loss):
-        return {}
-    return {"R1 gamma": f"{_quantity(loss.r1_gamma)} every {loss.r1_interval}"}
-
-
-def _quantity(value: Quantity) -> str:
-    return f"{value.kind} {value.values[0]:g} to {value.values[-1]:g}" if isinstance(value, Schedule) else f"{value:g}"
+    match loss:
+        case StyleGan2Loss() | AuroraLoss():
+            return {"R1 gamma": f"{in_words(loss.r1_gamma)} every {loss.r1_interval}"}
+        case R3GanLoss():
+            return {"R1 gamma": f"{in_words(loss.gamma)}, of R2 too"}
+    return {}
 
 
 def _left_to_the_user(config: Config) -> list[str]:
@@ -64,7 +106,7 @@ def _left_to_the_user(config: Config) -> list[str]:
 
     So is its smart.scorer, for a file to download: a run without it says from where.
     """
-    is_own_data = config.data.path != "digits" and not config.data.path.startswith("hf:")
+    is_own_data = config.data.path != "digits" and not config.data.path.startswith(("hf:", "plane:"))
     scorer = config.smart.scorer
     is_own_scorer = config.smart.frequency > 0 and (scorer is None or scorer.startswith(_SCORERS))
     return ["data.path"] * is_own_data + ["smart.scorer"] * is_own_scorer

@@ -43,7 +43,7 @@ class ProjectOptions:
     image: FilePath
     """Photo to find, of any size. (stylegan2-ada: --target)"""
     checkpoint: FilePath
-    """Run folder (its newest checkpoint is used), checkpoint folder, folder of `smartfast convert` or
+    """Run folder (its newest checkpoint is used), RUN@best, checkpoint folder, folder of `smartfast convert` or
     generator_ema.safetensors; the first three may have a discriminator. (stylegan2-ada: --network)"""
     out: FilePath = "projection"
     """Folder to write: projected.png, target.png, way.png, the video, curve.png, projection.json, and the styles as

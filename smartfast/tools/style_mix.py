@@ -25,8 +25,8 @@ class StyleMixOptions:
     """Images of some seeds with the styles of other seeds in some layers."""
 
     checkpoint: FilePath
-    """Run folder (its newest checkpoint is used), checkpoint folder or generator_ema.safetensors, of a family with
-    style layers. (stylegan2-ada: --network)"""
+    """Run folder (its newest checkpoint is used), RUN@best, checkpoint folder or generator_ema.safetensors, of a family
+    with style layers. (stylegan2-ada: --network)"""
     out: FilePath = "style-mix.png"
     """A .png file for the grid alone, or a folder for the grid (`grid.png`) and one file per image (`row0-col4.png`).
     (stylegan2-ada: --outdir)"""
@@ -79,7 +79,7 @@ def style_mix(options: StyleMixOptions) -> list[Path]:
     images = images_of(sampler, torch.cat([own, mixed]), look, options.batch)
     grid_file = out if is_grid_alone else out / GRID_FILE
     with writing(f"out: {grid_file}"):
-        save_grid(_grid(images, len(rows)), grid_file, columns=len(columns) + 1)
+        save_grid(mix_grid(images, len(rows)), grid_file, columns=len(columns) + 1)
     if is_grid_alone:
         print(f"{len(mixed)} images of {len(rows)} rows and {len(columns)} columns: {out}")
         return [out]
@@ -132,7 +132,7 @@ def images_of(sampler: Sampler, styles: Tensor, look: Look, batch: int) -> Tenso
     return torch.cat([to_uint8(sampler.styled(part, look)).cpu() for part in styles.split(batch)])
 
 
-def _grid(images: Tensor, rows: int) -> Tensor:
+def mix_grid(images: Tensor, rows: int) -> Tensor:
     """The cells of the grid, row by row, of the rows' images, the columns' and the mixed ones; the corner is empty."""
     columns = (len(images) - rows) // (rows + 1)
     of_rows, of_columns, mixed = images.split([rows, columns, rows * columns])

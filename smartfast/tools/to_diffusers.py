@@ -1,5 +1,6 @@
 """A scorer of ours, ADM's, or EDM's with DhariwalUNet, as a diffusers folder: UNet2DModel and a scheduler."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from smartfast.core.checkpoint import CONVERSION
 from smartfast.core.files import appear_complete
 from smartfast.errors import UserError
 from smartfast.networks.unets import ADMOptions, DhariwalOptions
+from smartfast.scorers.distilled import DISTILLED_FILE
 from smartfast.tools.conversion import Conversion, Read, Source, write_json
 from smartfast.tools.convert_scorer import ScorerParts, parts_of
 from smartfast.tools.unet2d import structure_of, unet2d_config, unet2d_tensors
@@ -42,6 +44,9 @@ def diffusers_folder(source: Path, out: Path, options: ScorerOptions) -> Convers
     with appear_complete(out) as partial:
         network.save_pretrained(partial)
         scheduler.save_config(partial)
+        for file in files:
+            if file.name == DISTILLED_FILE:
+                shutil.copyfile(file, partial / file.name)
         write_json(partial / CONVERSION, conversion.record())
     return conversion
 

@@ -3,6 +3,8 @@
 The run is one of `smartfast train` with gan.family denoiser, under options of its own; beside what every run leaves,
 its folder has scorer/, the averaged weights as a model for smart.scorer. A resumed run repeats what an
 uninterrupted one computes (not with dropout, whose random numbers are torch's own).
+
+With a teacher, another scorer, it is a small student for the noise of one interval, which makes a score term cheap.
 """
 
 import dataclasses
@@ -30,6 +32,8 @@ from smartfast.config.ranges import (
     in_range,
 )
 from smartfast.config.schema import Config, DataConfig, MetricsConfig, OptimConfig, PerfConfig, RunConfig, SmartConfig
+from smartfast.config.scorer import ScorerOptions
+from smartfast.core.interruption import Interruption
 from smartfast.errors import UserError
 from smartfast.families.denoiser.family import SCORER_FOLDER
 from smartfast.run.launch import launch
@@ -39,9 +43,11 @@ from smartfast.run.launch import launch
 class SpeedOptions:
     """Speed, as perf of `smartfast train`."""
 
-    compile: bool | Literal["max-autotune"] = False
+    preset: Literal["auto", "safe"] = "auto"
+    """What compile and cuda_graphs are where they are unset: auto switches them on on a GPU, safe never."""
+    compile: bool | Literal["max-autotune"] | None = None
     """torch.compile the training step as one graph: minutes once, seconds in later runs. Default: ours."""
-    cuda_graphs: bool = False
+    cuda_graphs: bool | None = None
     """Capture the training step and replay it as one CUDA graph. Needs a GPU. Default: ours."""
     channels_last: bool = True
     """Keep convolution weights, and with them activations, in NHWC memory order. Default: ours."""
@@ -62,8 +68,20 @@ class TrainScorerOptions:
     name and shape is loaded, the rest is new. A run that is resumed does not read it again. Default: none."""
     data: DataConfig = field(default_factory=DataConfig)
     """The training images; data.labels makes the scorer class-conditional."""
+    teacher: FilePath | None = None
+    """Scorer to learn from in place of the noise itself, as smart.scorer; prediction_type and the noise schedule are to
+    be its own. The result is for the interval alone. Default: none."""
+    teacher_options: ScorerOptions = field(default_factory=ScorerOptions)
+    teacher_null_class: CountOrZero | None = None
+    """As smart.null_class of the teacher. Default: none."""
+    interval: tuple[Ratio, Ratio] | None = None
+    """Noise to signal, sigma_t / alpha_t, that a student of the teacher learns: that of smart.noise_to_signal in the
+    runs that it is for."""
+    self_check: bool = True
+    """Compare the teacher with other readings of its file at the start, as smart.self_check. Default: ours."""
     unet: UNetOptions = field(default_factory=UNetOptions)
-    """The network."""
+    """The network; with a teacher and no option of its own but the kind it has 64, 128, 128 and 128 feature maps, one
+    block at each resolution and no attention but in the middle."""
     holdout: CountOrZero = 0
     """Images, spread evenly over the data set, kept out of the training to measure the loss on, as data.holdout.
     Default: ours."""
@@ -119,8 +137,12 @@ class TrainScorerOptions:
     """Speed."""
 
 
-def train_scorer(options: TrainScorerOptions) -> Path | None:
+def train_scorer(options: TrainScorerOptions, interruption: Interruption | None = None) -> Path | None:
     """Train, or resume training.
+
+    Args:
+        options: What and how long.
+        interruption: As of `launch`.
 
     Returns:
         The folder of the finished scorer; None after SIGTERM or Ctrl-C.
@@ -129,6 +151,9 @@ def train_scorer(options: TrainScorerOptions) -> Path | None:
         UserError: Unusable data or options, another run's folder, or a loss that stays non-finite.
     """
     options = in_range(options)
+    if (options.teacher is None) != (options.interval is None):
+        unset, given = ("teacher", "interval") if options.teacher is None else ("interval", "teacher")
+        raise UserError(f"{unset} is not set, expected one with {given}")
     folder = Path(options.dir)
     if (folder / "state.safetensors").exists():
         raise UserError(
@@ -136,14 +161,33 @@ def train_scorer(options: TrainScorerOptions) -> Path | None:
             "cannot continue, expected another folder; its scorer/ stays usable"
         )
     try:
-        return folder / SCORER_FOLDER if launch(config_of(options)) else None
+        return folder / SCORER_FOLDER if launch(config_of(options), interruption) else None
     except UserError as error:
         raise UserError(_in_own_words(str(error))) from error
 
 
+_OWN_WORDS = {
+    "optim.lr_g": "lr",
+    "perf.precision": "precision",
+    "gan.": "unet.",
+    "smart.timesteps, smart.noise_to_signal": "interval",
+    "smart.noise_to_signal": "interval",
+    "smart.scorer_options": "teacher_options",
+    "smart.null_class": "teacher_null_class",
+    "smart.scorer:": "teacher:",
+    "smart.scorer": "the teacher",
+    "smart.self_check": "self_check",
+    "the GAN's": "the data's",
+}
+STUDENT = UNetOptions(block_out_channels=(64, 128, 128, 128), layers_per_block=1, attention=())
+"""What a student is where nobody says."""
+
+
 def _in_own_words(message: str) -> str:
     """A message about settings of `smartfast train`, with this command's names for them."""
-    message = message.replace("optim.lr_g", "lr").replace("perf.precision", "precision").replace("gan.", "unet.")
+    for theirs, ours in _OWN_WORDS.items():
+        message = message.replace(theirs, ours)
+    message = re.sub(r" \(smart\.downscale \d+ makes it fit\)", "", message)
     names = "|".join(field.name for field in dataclasses.fields(TrainScorerOptions))
     return re.sub(rf"\b(?:run|data|loss|optim)\.({names})\b", r"\1", message)
 
@@ -152,6 +196,19 @@ def config_of(options: TrainScorerOptions) -> Config:
     """The run of `smartfast train` that the options mean."""
     tick_kimg = min(options.tick_kimg, options.snapshot_kimg)
     own = {f.name: getattr(options, f.name) for f in dataclasses.fields(DenoiserLoss)}
+    unet, smart = options.unet, SmartConfig(frequency=0)
+    if options.teacher is not None:
+        if unet == UNetOptions(network=unet.network):
+            unet = dataclasses.replace(STUDENT, network=unet.network)
+        smart = SmartConfig(
+            scorer=options.teacher,
+            scorer_options=options.teacher_options,
+            null_class=options.teacher_null_class,
+            noise_to_signal=options.interval,
+            self_check=options.self_check,
+            frequency=1,
+            precision="fp32" if options.precision == "tf32" else options.precision,
+        )
     return Config(
         run=RunConfig(
             dir=options.dir,
@@ -166,9 +223,9 @@ def config_of(options: TrainScorerOptions) -> Config:
             dry_run=options.dry_run,
         ),
         data=dataclasses.replace(options.data, holdout=options.holdout or options.data.holdout),
-        gan=DenoiserGan(**dataclasses.asdict(options.unet)),
+        gan=DenoiserGan(**dataclasses.asdict(unet)),
         loss=DenoiserLoss(**own),
-        smart=SmartConfig(frequency=0),
+        smart=smart,
         optim=OptimConfig(
             batch=options.batch, batch_gpu=options.batch_gpu, lr_g=options.lr, lr_d=options.lr, betas=(0.9, 0.999)
         ),

@@ -43,30 +43,32 @@ def test_second_derivatives_of_the_whole_pipe(pipe: str) -> None:
     torch.testing.assert_close(ddy, f(v) - f(torch.zeros_like(v)), rtol=1e-9, atol=1e-9)
 
 
-def discriminator(width: int = 4) -> Callable[[Tensor], Tensor]:
+def weights_of_d(dtype: torch.dtype, width: int = 4) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
-    first, last = (torch.randn(s, generator=generator) / 6 for s in ((width, 3, 3, 3), (1, width, 8, 8)))
-
-    def d(x: Tensor) -> Tensor:
-        hidden = F.softplus(F.conv2d(x, first.to(x.dtype), padding=1))
-        return F.conv2d(hidden, last.to(x.dtype)).flatten(1)
-
-    return d
+    shapes = ((width, 3, 3, 3), (1, width, 8, 8))
+    return [(torch.randn(s, generator=generator) / 6).to(dtype).requires_grad_() for s in shapes]
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_r1_through_the_augmentation(compiled: bool) -> None:
-    augment, d, stream = augmentation("bgc"), discriminator(), torch.arange(4)
+@pytest.mark.parametrize("backend", [None, "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_r1_through_the_augmentation(backend: str | None) -> None:
+    """Its value, and its gradient for the discriminator's weights, which is a second derivative of the augmentation."""
+    augment, stream = augmentation("bgc"), torch.arange(4)
 
-    def penalty(reals: Tensor) -> Tensor:
-        return r1_penalty(lambda x, c: d(augment(x, stream, Purpose.AUGMENT_REALS_AGAIN)), reals, None)
+    def penalty(reals: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, ...]:
+        def d(x: Tensor, c: None) -> Tensor:
+            seen = augment(x, stream, Purpose.AUGMENT_REALS_AGAIN)
+            return F.conv2d(F.softplus(F.conv2d(seen, first, padding=1)), last).flatten(1)
 
-    truth = penalty(images(4, size=(8, 8)).requires_grad_())
+        value = r1_penalty(d, reals, None)
+        return value.detach(), *torch.autograd.grad(value.mean(), [first, last])
+
+    truth = penalty(images(4, size=(8, 8)).requires_grad_(), *weights_of_d(torch.float64))
     torch._dynamo.reset()
     with torch._dynamo.config.patch(trace_autograd_ops=True):
-        run = torch.compile(penalty, fullgraph=True, backend="aot_eager") if compiled else penalty
-        found = run(images(4, size=(8, 8), dtype=torch.float32).requires_grad_())
-    torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=0)
+        run = torch.compile(penalty, fullgraph=True, backend=backend) if backend else penalty
+        found = run(images(4, size=(8, 8), dtype=torch.float32).requires_grad_(), *weights_of_d(torch.float32))
+    for value, expected in zip(found, truth, strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 @pytest.mark.sample(3)

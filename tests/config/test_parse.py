@@ -7,7 +7,8 @@ from typing import Literal
 import pytest
 import yaml
 
-from smartfast.config.families import FAMILY_SETTINGS, FamilySettings, GanSettings, LossSettings
+from smartfast.config.families import FAMILY_SETTINGS, FamilySettings
+from smartfast.config.groups import GanSettings, LossSettings
 from smartfast.config.parse import (
     CONFIGS,
     SCORER_CONFIGS,
@@ -75,6 +76,22 @@ def test_a_preset_is_not_hidden_by_what_bears_its_name(kind, option, tmp_path, m
     assert parse_config(option) == expected
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["0.5", "0.9"], ["0.5,0.9"], ["[0.5,", "0.9]"], ["[0.5, 0.9]"]],
+    ids=" ".join,
+)
+def test_a_list_in_words(words: list[str]) -> None:
+    assert parse_config(["--optim.betas", *words, "--run.kimg=7"]).optim.betas == (0.5, 0.9)
+    assert parse_config(["--metrics.names", "fid"]).metrics.names == ("fid",)
+    assert parse_config(["--smart.timesteps", "null"]).smart.timesteps is None
+
+
+def test_a_word_too_many_is_refused() -> None:
+    with pytest.raises(UserError, match="optim.betas"):
+        parse_config(["--optim.betas", "0.5", "0.9", "0.99"])
+
+
 @pytest.mark.parametrize("name", presets(SCORER_CONFIGS))
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
 def test_a_preset_of_train_scorer_goes_by_its_name(name: str, form: list[str]) -> None:
@@ -125,6 +142,18 @@ def test_overrides_and_round_trip(tmp_path: Path) -> None:
         (["--gan.architecture_d", "vgg"], "gan.architecture_d"),
         (["--config", "nonsense"], "--config nonsense: no such file; the presets are"),
         (["--config", "/"], "--config /: no such file; the presets are"),
+        (["--gan.family=x", "--config=biggan_cifar10"], "gan.family is x, expected one of aurora, biggan"),
+        (["--gan.family=aurora", "--config=digits"], "gan.noise: an option of gan.family stylegan2, not of aurora (in"),
+        (
+            ["--gan.family=biggan", "--config=digits"],
+            "; expected --config biggan_cifar10, biggan_digits, biggan_imagenet128, or none",
+        ),
+        (["--gan.family=denoiser", "--config=digits"], "; expected no --config"),
+        (["--gan.family=aurora", "--config=biggan_cifar10"], "gan.family is aurora, expected biggan with "),
+        (
+            ["--gan.family=aurora", "--gan.noise=true"],
+            "gan.noise: an option of gan.family stylegan2, not of aurora; `smartfast train --gan.family aurora --help`",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
@@ -214,3 +243,14 @@ def test_what_is_wrong_with_a_file_is_one_line(text: str, message: str, tmp_path
 )
 def test_lists_need_no_brackets(arguments: list[str], group: str, name: str, value: object) -> None:
     assert getattr(getattr(parse_config(arguments), group), name) == value
+
+
+@pytest.mark.parametrize(
+    "line", ["--run.dry_run --run.kimg 5", "--run.kimg 5 --run.dry_run", "--run.kimg=5 --run.dry_run"]
+)
+def test_a_switch_alone_is_true(line: str) -> None:
+    config = parse_config(line.split())
+    assert config.run.dry_run is True and config.run.kimg == 5
+    assert parse_config([*line.split(), "--run.dry_run", "false"]).run.dry_run is False
+    with pytest.raises(UserError, match="run.seed"):
+        parse_config(["--run.seed"])

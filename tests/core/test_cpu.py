@@ -23,7 +23,9 @@ def chosen_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: CORES)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(CORES)), raising=False)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    accelerator = SimpleNamespace(num_processes=WORLD, device=torch.device("cpu"), print=lambda text: None)
+    accelerator = SimpleNamespace(
+        process_index=0, num_processes=WORLD, device=torch.device("cpu"), print=lambda text: None
+    )
     monkeypatch.setattr(launch_module, "Accelerator", lambda **options: accelerator)
     for variable in ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"):
         monkeypatch.delenv(variable, raising=False)

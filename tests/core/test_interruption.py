@@ -8,13 +8,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from smartfast.core.interruption import Interrupted, Interruption
 from smartfast.errors import UserError
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
-CPU = torch.device("cpu")
 
 
 def handlers() -> list[object]:
@@ -23,9 +21,11 @@ def handlers() -> list[object]:
 
 @pytest.fixture(autouse=True)
 def _handlers_are_put_back() -> Iterator[None]:
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
     before = handlers()
     yield
     assert handlers() == before
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 @pytest.mark.parametrize("second", SIGNALS, ids=lambda number: number.name)
@@ -35,11 +35,11 @@ def test_it_is_noted_where_something_would_be_lost_and_a_second_one_changes_noth
 ) -> None:
     with Interruption() as interruption:
         interruption.may_stop = lambda: False
-        assert interruption.asked(CPU) is None
+        assert interruption.name is None
         signal.raise_signal(number)
         interruption.may_stop = lambda: True
         signal.raise_signal(second)
-        assert interruption.asked(CPU) == number.name
+        assert interruption.name == number.name
 
 
 @pytest.mark.parametrize("second", SIGNALS, ids=lambda number: number.name)
@@ -71,6 +71,22 @@ def test_an_error_of_the_run_stays_one(is_sent: bool) -> None:
             raise UserError if is_sent else ValueError
 
 
+@pytest.mark.parametrize("sec", [-1.0, 0.05])
+def test_time_does_what_a_signal_does(sec: float) -> None:
+    handler = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(Interrupted, match="run.max_hours"), Interruption() as interruption:
+        interruption.end_after(sec, "run.max_hours")
+        time.sleep(10)
+    assert signal.getsignal(signal.SIGALRM) == handler and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_time_that_is_not_over_does_nothing() -> None:
+    with Interruption() as interruption:
+        interruption.end_after(100, "run.max_hours")
+        assert interruption.name is None
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 def test_nohup_stays_nohup() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -78,6 +94,34 @@ def test_nohup_stays_nohup() -> None:
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+AT_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+sys.meta_path.insert(0, Finder())
+from smartfast.cli import process
+sys.exit(process(["train", "--run.dry_run=true"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["jsonargparse", "torch"])
+def test_a_signal_while_everything_is_imported(module: str) -> None:
+    code = AT_IMPORT.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "smartfast: interrupted\n")
+
+
+def test_a_signal_while_python_ends_leaves_the_exit_status() -> None:
+    code = "import atexit, os, sys, smartfast.cli as cli; atexit.register(os.kill, os.getpid(), {}); "
+    code += "sys.exit(cli.process(['--version']))"
+    for number in SIGNALS:
+        assert subprocess.run([sys.executable, "-c", code.format(int(number))], capture_output=True).returncode == 0
 
 
 ORPHAN = """
@@ -105,6 +149,32 @@ def test_a_process_gets_sigterm_when_its_launcher_is_gone(variable: str) -> None
     finally:
         if runs(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+WATCHING = """
+import os, sys, time
+from smartfast.core.interruption import end_with_parent
+print(os.getpid(), flush=True)
+time.sleep(float(sys.argv[1]))
+end_with_parent(os.getppid() if sys.argv[2] == "alive" else 2**22, poll_sec=0.05)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("parent", ["alive", "gone before it looked"])
+def test_a_process_ends_with_its_parent(parent: str) -> None:
+    starting = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    starter = subprocess.Popen([sys.executable, "-c", starting, WATCHING, "0", parent], stdout=subprocess.PIPE)
+    pid = int(starter.stdout.readline())
+    if parent == "alive":
+        time.sleep(0.5)
+        assert runs(pid)
+    starter.kill()
+    starter.wait()
+    deadline = time.monotonic() + 30
+    while runs(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def runs(pid: int) -> bool:

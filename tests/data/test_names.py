@@ -164,7 +164,7 @@ def test_odd_names(kind: str, part: str, random_image: Maker, write_files: Write
         ("~nouser/set", "home directory"),
         ("x" * 300, "File name too long"),
         ("/x" * 5000, "File name too long"),
-        ("a\0b", "null byte"),
+        ("a\0b", "embedded null"),
     ],
 )
 def test_paths_that_no_system_takes(path: str, found: str, own_cache: Path) -> None:

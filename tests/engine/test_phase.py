@@ -81,6 +81,29 @@ def test_steps_equal_a_plain_adam(lazy_interval: int | None) -> None:
     assert ours.state()["step"] == 5
 
 
+def test_a_statistic_in_the_graph_is_the_length_of_the_gradient_there_and_changes_nothing() -> None:
+    """Of the mean of (Wx + b - y)^2 the gradient for the output is 2 (Wx + b - y) / N, before any clipping."""
+
+    def loss_of(module: nn.Module, is_asked: bool, batch: tuple[torch.Tensor, torch.Tensor]):
+        x, y = batch
+        output = module(x)
+        loss = (output - y).square().mean()
+        return loss, {"loss": loss.detach(), **({"at the output": output} if is_asked else {})}
+
+    found = []
+    x, y = batch()
+    for is_asked in (False, True):
+        ours, statistics = trained(network(), clip_norm=1e-3), Statistics()
+        expected = 2 * (ours.module(x) - y).detach().norm() / y.numel()
+        spec = PhaseSpec("fit", "n", functools.partial(loss_of, ours.module, is_asked), gain=4.0, loss_scale=8.0)
+        run_phase(Phase(spec, ours, with_gradients(spec, ours)), [(x, y)], statistics)
+        found.append((statistics.read(), [value.clone() for value in ours.state().values()]))
+    (without, state), (asked, same_state) = found
+    assert all(torch.equal(a, b) for a, b in zip(state, same_state, strict=True))
+    assert asked.pop("at the output") == pytest.approx(float(expected), rel=1e-5)
+    assert asked == without and asked["gradient/fit"] > 1e-2
+
+
 def test_accumulated_rounds_equal_one_batch() -> None:
     x, y = batch(8)
     results = []

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from smartfast.core.draws import Purpose
 from smartfast.core.run_log import read_rows
 from smartfast.data import RealBatch, open_dataset
 from smartfast.errors import UserError
-from smartfast.report import build
 from smartfast.run.checks import check_config, check_settings
 from smartfast.run.training import Training
 from smartfast.scorers import GaussianMixtureScorer, timestep_range
@@ -125,6 +125,15 @@ def test_a_phase_is_one_graph_with_the_eager_loss_and_gradients(phase: str) -> N
     assert statistics.keys() == others.keys()
 
 
+def test_an_iteration_reads_nothing_back_from_the_device(read_backs: Callable) -> None:
+    run = training(augment__mode="ada")
+    run.run_iteration(reals())
+    with read_backs() as read:
+        for _ in range(2):
+            run.run_iteration(reals())
+    assert read.found == []
+
+
 def test_the_losses_of_the_experts_join_with_their_weights() -> None:
     """The loss is linear in both weights; the image's part is what remains without them."""
     runs = [scattered(training(loss__balance_weight=b, loss__router_weight=r)) for b, r in ((0, 0), (2, 0), (0, 3))]
@@ -196,19 +205,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_statistics_are_there_and_finite_and_in_the_report(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_are_there_and_finite_and_in_the_report(whole: Path, read_report: Callable) -> None:
     ticks = [row for row in read_rows(whole / "metrics.jsonl") if row["kind"] == "tick"]
     losses = [f"loss/{name}" for name in ("d_main", "g_main", "score", "r1", "balance", "router")]
     for row in ticks:
-        found = [row[name] for name in (*losses, "experts/busiest", "experts/idlest", "experts/entropy")]
+        signs = ("discriminator/accuracy", "spread/fakes", "gradient/d_main", "image_gradient/score")
+        found = [row[name] for name in (*losses, *signs, "experts/busiest", "experts/idlest", "experts/entropy")]
         assert all(map(math.isfinite, found)) and row["skipped_steps"] == 0
-    titles: list[str] = []
-    draw = build.draw_panels
-    monkeypatch.setattr(
-        build, "draw_panels", lambda panels, *a, **k: (titles.extend(p.title for p in panels), draw(panels, *a, **k))[1]
-    )
-    build.write_report(whole)
-    assert {"Expert load", "Routing entropy (mean)", "R1 penalty", "Score term"} <= set(titles)
+    titles = {panel["title"] for panel in read_report(whole / "report.html")["panels"]}
+    assert {"Expert load", "Routing entropy (mean)", "R1 penalty", "Score term"} <= titles
 
 
 def test_a_run_that_stopped_ends_bit_equal(whole: Path, tmp_path: Path) -> None:
@@ -256,12 +261,16 @@ def test_two_processes_are_one_that_accumulates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        (dict(gan__experts="[0]"), "gan.experts has 1 resolutions, expected 2, as blocks has"),
-        (dict(gan__channel_base=192), "gan.attention at 8 pixels has 24 feature maps, expected a multiple of 32"),
+        (dict(gan__experts="[0]"), "gan.experts has 1 numbers, expected 2, as many as blocks"),
+        (dict(gan__channel_base=192), "gan.attention at 8 pixels has 24 feature maps, the smaller of channel_base"),
         (dict(gan__heads=5, gan__head_dim="null"), "gan.heads is 5, expected a divisor of the 32 feature maps"),
         (dict(gan__mbstd_group=3), "gan.mbstd_group is 3, expected a divisor of the 8 images at a time"),
-        (dict(gan__d_channel_base=4), "gan.d_channel_base is 4, expected at least 8 pixels"),
-        (dict(data__resolution=16), "gan.blocks has 2 resolutions, for images of 8 pixels, expected one for each"),
+        (dict(gan__d_channel_base=4), "gan.d_channel_base is 4, expected at least the 8 pixels of the images' width"),
+        (
+            dict(data__resolution=16),
+            "data.path digits: images are 16 pixels wide, and the 2 numbers of gan.blocks, .* are for 8, expected "
+            "data.resolution 8, or 3 numbers, one for each doubling from 4 pixels on",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(changes: dict[str, str], line: str) -> None:

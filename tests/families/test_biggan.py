@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,10 @@ def test_it_trains_with_ada_and_the_score_term(run: Path) -> None:
     ticks = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "tick"]
     assert [row["tick"] for row in ticks] == [1, 2, 3, 4]
     named = {"loss/d_main", "loss/g_main", "loss/ortho_g", "logits/real", "augment/p"}
+    named |= {"discriminator/accuracy", "gradient/d_main"}
     for row in ticks:
         assert all(math.isfinite(row[name]) for name in named) and row["skipped_steps"] == 0
+        assert row.keys() >= {"spread/fakes", "spread/reals"}  # null where no two of four images are of one class
     assert [math.isfinite(row.get("loss/score", math.nan)) for row in ticks] == [True, False, True, False]
 
 
@@ -136,6 +139,17 @@ def test_a_run_that_stopped_ends_bit_equal_buffers_and_averages_included(run: Pa
     assert {name.partition("/")[0] for name in moved} == {"g", "d", "ema"}
     still = [name for name in set(moved) - set(differing(middle, end)) if end[name].numel() > 1]
     assert still == []
+
+
+def test_a_dry_run_draws_no_initial_weights(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Orthogonal ones of the preset for ImageNet took most of its time."""
+    drawn, orthogonal = [], nn.init.orthogonal_
+    monkeypatch.setattr(nn.init, "orthogonal_", lambda w: (drawn.append(w.device.type), orthogonal(w))[1])
+    assert main(["train", *arguments(run__dry_run="true", smart__frequency=0)]) == 0
+    assert set(drawn) == {"meta"}
+    parameters = sum(p.numel() for p in training().family.modules["g"].parameters())
+    assert f"{parameters:,}" in capsys.readouterr().out
+    assert "cpu" in drawn
 
 
 def test_generate_and_evaluate_use_standing_statistics(
@@ -261,6 +275,15 @@ def test_a_phase_is_one_graph_with_the_eager_loss_gradient_and_buffers(phase: st
     assert torch.allclose(made.moving.pending, moved, rtol=1e-4, atol=1e-5)
 
 
+def test_an_iteration_reads_nothing_back_from_the_device(read_backs: Callable) -> None:
+    run = training(augment__mode="ada")
+    run.run_iteration(reals())
+    with read_backs() as read:
+        for _ in range(2):
+            run.run_iteration(reals())
+    assert read.found == []
+
+
 def as_processes(made: Training, phase: Phase) -> None:
     """Each round is a process's: all start from the same buffers, whose mean counts."""
     compute, pending = phase.compute, []
@@ -326,7 +349,7 @@ def test_the_average_is_a_copy_until_it_begins() -> None:
     ("changes", "line"),
     [
         (dict(gan__shared_dim=0), "gan.shared_dim is 0, expected at least 1 with gan.hierarchical true"),
-        (dict(data__resolution=16), "images are 16 pixels wide, expected 32, 64, 128, 256 for gan.family biggan"),
+        (dict(data__resolution=8), "images are 8 pixels wide, expected 16, 32, 64, 128, 256 for gan.family biggan"),
         (dict(data__labels="false"), "data.labels is false, expected true with gan.family biggan"),
         (dict(gan__z_dim=3), "gan.z_dim is 3, expected at least 4, a number for each piece of z"),
         (dict(gan__attention_g="[64]"), "gan.attention_g has 64, expected resolutions out of 8, 16, 32"),

@@ -8,6 +8,7 @@ import torch
 
 from smartfast.cli import main
 from smartfast.config.parse import parse_config
+from smartfast.core.run_log import read_rows
 from smartfast.data import RealBatch, open_dataset
 from smartfast.errors import UserError
 from smartfast.families.adversarial import squared_difference, squared_gradient
@@ -113,6 +114,9 @@ def test_run_resumes_exactly_and_samples(tmp_path: Path) -> None:
     whole = run("whole", 0.08)
     run("parts", 0.04)
     assert run("parts", 0.08) == whole
+    row = read_rows(tmp_path / "parts" / "metrics.jsonl")[-1]
+    signs = ("discriminator/accuracy", "spread/fakes", "spread/reals", "gradient/d_main", "image_gradient/score")
+    assert all(math.isfinite(row[name]) for name in signs)
     out = tmp_path / "x.png"
     main(["generate", "--checkpoint", str(tmp_path / "whole"), "--seeds", "0-3", "--classes", "7", "--out", str(out)])
     assert out.is_file()

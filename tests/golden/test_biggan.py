@@ -227,7 +227,7 @@ def compare_step_in_the_engine(case: Any, compare: Any) -> None:
             accumulate(phase, rounds, Statistics())
             found = dict(zip(trained.parameters.names, trained.gradient_views, strict=True))
             compare("grad_G" if name == "g" else f"grad_D_step{turn}", found)
-            update(phase)
+            update(phase, Statistics())
     ema.move()
     compare_after(compare, step, before, ema.module.state_dict())
 

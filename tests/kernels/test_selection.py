@@ -101,6 +101,7 @@ def test_fallback_warns_once(toy: Callable[[Tensor], Tensor], monkeypatch: pytes
     assert [str(w.message) for w in caught] == ["toy runs as plain PyTorch on cuda: toy has no Triton implementation"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("value", "output"),
     [("aten", "asked for"), ("reference", "asked for"), ("fast", "SMARTFAST_KERNELS: found 'fast'")],
@@ -144,6 +145,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("by_environment", [False, True], ids=["use", "SMARTFAST_KERNELS"])
 def test_triton_means_on_a_gpu(by_environment: bool) -> None:
     """CPU tensors, such as the plan of mirror flips and the report's strip, take plain PyTorch, said once an op."""

@@ -1,11 +1,22 @@
 """The bundled digit classifier."""
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from smartfast.config.schema import MetricsConfig
 from smartfast.data.sources.digits import load_digits
-from smartfast.metrics.digits.classifier import accuracy, held_out_mask, train_classifier
-from smartfast.metrics.digits.features import EXTRACTOR_NAME, WEIGHTS_FILE, DigitFeatures, classifier_input
+from smartfast.errors import UserError
+from smartfast.metrics.digits.classifier import accuracy, held_out_mask, main, train_classifier
+from smartfast.metrics.digits.features import (
+    EXTRACTOR_NAME,
+    WEIGHTS_FILE,
+    DigitFeatures,
+    classifier_input,
+    load_classifier,
+)
+from smartfast.metrics.extractors import build_extractor
 
 
 def test_bundled_file_is_small():
@@ -42,3 +53,34 @@ def test_training_is_deterministic():
     inputs = classifier_input(images[:200])
     first, second = (train_classifier(inputs, labels[:200], epochs=2).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_classifier_of_other_images_gives_their_features(tmp_path, monkeypatch):
+    images, labels = load_digits(8)
+    images, labels = images[labels < 3], labels[labels < 3]
+    np.savez(tmp_path / "three.npz", images=images[:, 0].numpy(), labels=labels.numpy())
+    out = tmp_path / "made" / "classifier.safetensors"
+    command = [
+        "classifier",
+        "--data",
+        str(tmp_path / "three.npz"),
+        "--resolution",
+        "8",
+        "--epochs",
+        "2",
+        "--out",
+        str(out),
+    ]
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    config = MetricsConfig(features="classifier", weights=str(out))
+    features, logits = build_extractor(config, torch.device("cpu"))(images)
+    assert features.shape == (len(images), 64) and logits.shape == (len(images), 3)
+    assert features.var(dim=0).mean().item() == pytest.approx(1.0, rel=0.2)
+    assert accuracy(load_classifier(load_file(out)), classifier_input(images, 8), labels) > 0.9
+    with pytest.raises(UserError, match="metrics.weights is not set, expected with metrics.features classifier"):
+        build_extractor(MetricsConfig(features="classifier"), torch.device("cpu"))
+    save_file({"other": torch.zeros(2)}, out)
+    with pytest.raises(UserError, match="does not fit classifier: .*expected a file of `python -m") as error:
+        build_extractor(config, torch.device("cpu"))
+    assert len(str(error.value).splitlines()) == 1

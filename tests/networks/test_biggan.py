@@ -31,7 +31,7 @@ def test_published_sizes(name: str) -> None:
     assert (len(g.state_dict()), len(d.state_dict())) == tensors
 
 
-@pytest.mark.parametrize("resolution", [32, 64, 128, 256])
+@pytest.mark.parametrize("resolution", [16, 32, 64, 128, 256])
 def test_shapes_and_attention(resolution: int) -> None:
     options = BigGanOptions(resolution, 8, 3, channels=1, attention=(16,), shared_dim=4, hierarchical=True)
     g, d = Generator(2 * latent_slots(resolution, hierarchical=True), options), Discriminator(options)
@@ -39,12 +39,12 @@ def test_shapes_and_attention(resolution: int) -> None:
     images = g(torch.randn(2, g.z_dim), c)
     assert images.shape == (2, 1, resolution, resolution) and d(images, c).shape == (2, 1)
     assert [len(block) for block in g.blocks] == [1, 2] + [1] * (len(g.blocks) - 2)
-    counted = {32: [2] * 4, 64: [1, 2, 1, 1, 1], 128: [1, 1, 2, 1, 1, 1], 256: [1, 1, 1, 2, 1, 1, 1]}
+    counted = {16: [1] * 3, 32: [2] * 4, 64: [1, 2, 1, 1, 1], 128: [1, 1, 2, 1, 1, 1], 256: [1, 1, 1, 2, 1, 1, 1]}
     assert [len(block) for block in d.blocks] == counted[resolution]
 
 
 def test_sizes_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="resolution is 48, expected one of 32, 64, 128, 256"):
+    with pytest.raises(ValueError, match="resolution is 48, expected one of 16, 32, 64, 128, 256"):
         BigGanOptions(48, 8, 3)
     with pytest.raises(ValueError, match="expected a shared_dim"):
         BigGanOptions(32, 8, 3, hierarchical=True)

@@ -29,11 +29,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_plots(without_plots: None) -> None:
-    """tests/report draws them."""
-
-
 @pytest.fixture(scope="session")
 def tiny_options() -> Callable[..., list[str]]:
     """The command line of such a run in a folder, four ticks of two iterations: `tiny_options(folder, run__kimg=1)`."""

@@ -75,21 +75,27 @@ def test_every_phase_sees_augmented_images(
     assert always["g_path"] == never["g_path"]
 
 
+@pytest.mark.parametrize(
+    "phase", ["d_main", *(pytest.param(name, marks=pytest.mark.slow) for name in ("d_r1", "g_main", "g_score"))]
+)
 def test_a_phase_stays_one_graph_while_p_moves(
-    tiny_training: Callable[..., Training], tiny_reals: Callable[..., RealBatch]
+    phase: str, tiny_training: Callable[..., Training], tiny_reals: Callable[..., RealBatch]
 ) -> None:
     """Compiled without code generation; the statistics have the p of each moment."""
     training = tiny_training(augment__mode="ada")
     training.load(tiny_reals())
-    compute, p = training.phases["d_main"].compute, training.family.variables["augment_p"]
+    compute, p = training.phases[phase].compute, training.family.variables["augment_p"]
     torch._dynamo.reset()
     compiled = torch.compile(compute, fullgraph=True, backend="aot_eager")
+    losses = []
     with torch._dynamo.config.patch(trace_autograd_ops=True, error_on_recompile=True):
         for value in (0.0, 0.5, 1.0):
             p.fill_(value)
             (loss, statistics, _), (expected, _, _) = compiled(training.rounds[0]), compute(training.rounds[0])
             torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-            assert statistics["augment/p"] == value and "augment/sign" in statistics
+            assert phase != "d_main" or (statistics["augment/p"] == value and "augment/sign" in statistics)
+            losses.append(loss.item())
+    assert len(set(losses)) == 3
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,14 @@ CASES = {
         "smart.batch_fraction is 0, expected a number from 0.001 to 1",
     ),
     "scoring an enlarged image": (["--smart.downscale=0"], "smart.downscale is 0, expected a whole number from 1"),
+    "a square that is larger than the image": (
+        ["--smart.crop=17"],
+        "smart.crop is 17, expected at most the resolution",
+    ),
+    "a square of a reduced image": (
+        ["--smart.crop=8", "--smart.downscale=2"],
+        "smart.crop is 8, expected unset with smart.downscale",
+    ),
     "downscale that leaves a rest": (["--smart.downscale=3"], "smart.downscale is 3, expected a divisor of"),
     "scorer of the full resolution": (
         ["--smart.downscale=2"],
@@ -217,7 +225,7 @@ CASES = {
     "another family": (["--gan.family=gpt"], f"gan.family is gpt, expected one of {', '.join(FAMILIES)}"),
     "a diffusion model with a score term": (
         ["--gan.family=denoiser", "--smart.frequency=8"],
-        "smart.frequency is 8, expected 0: a diffusion model has no fakes",
+        "smart.frequency is 8, expected 0, or 1 to learn from smart.scorer",
     ),
     "statistics that do not divide": (["--gan.mbstd_channels=3"], "expected a divisor of the 64 feature maps"),
     "no length": (["--run.kimg=0"], "run.kimg is 0"),

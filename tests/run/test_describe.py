@@ -12,7 +12,7 @@ from smartfast.config.families import StyleGan2Gan, StyleGan2Loss
 from smartfast.config.schema import Config, SmartConfig
 from smartfast.families.stylegan2.family import StyleGan2
 from smartfast.families.stylegan2.networks import build_networks
-from smartfast.run.describe import Layer, describe_layers, describe_network, networks_summary
+from smartfast.run.describe import Layer, describe_layers, describe_network, networks_summary, score_share
 from smartfast.scorers import Scorer
 from smartfast.scorers.schedule import NoiseSchedule
 
@@ -169,4 +169,8 @@ def test_summary_names_networks_scorer_and_phases():
     )
     assert rows["my-scorer"].split()[1:] == ["1", "x", "8", "x", "8", "10", "0.00"]
     assert float(rows["score"].split()[1]) == pytest.approx(2 * 2 * 64 * 9 / 1e9, rel=1e-3)
+    trained = family(config)
+    share = 100 * score_share(trained, SmallScorer())
+    assert all(module.training for module in trained.modules.values())
+    assert float(rows["score"].split()[-2]) == pytest.approx(share, abs=0.05) and share > 0
     assert "score" not in networks_summary(family(Config(gan=TINY)), None, "").split()

@@ -13,7 +13,7 @@ import pytest
 from smartfast.cli import main
 from smartfast.core.checkpoint import load_newest
 from smartfast.core.run_log import read_rows
-from smartfast.run import trainer as trainer_module
+from smartfast.run import evaluations as evaluations_module
 
 EVALUATED = dict(metrics__every_ticks=2, metrics__samples=65, run__snapshot_ticks=2)
 TIMED = ("sec", "ms/", "gib", "images_per")  # what differs between two runs of one command
@@ -50,7 +50,7 @@ def test_death_in_an_evaluation_costs_that_evaluation_only(
     """At the start, at a tick and at the end of the run."""
     remaining, on_disk = [number], []
 
-    def die(*arguments: Any, evaluate=trainer_module.evaluate, **options: Any) -> dict[str, float]:
+    def die(*arguments: Any, evaluate=evaluations_module.evaluate, **options: Any) -> dict[str, float]:
         if remaining[0]:
             remaining[0] -= 1
             return evaluate(*arguments, **options)
@@ -59,7 +59,7 @@ def test_death_in_an_evaluation_costs_that_evaluation_only(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer_module, "evaluate", die)
+        patch.setattr(evaluations_module, "evaluate", die)
         main(["train", *tiny_options(tmp_path, **EVALUATED)])
     assert on_disk == [saved], "the snapshot was not on the disk when the evaluation began"
     assert main(["train", *tiny_options(tmp_path, **EVALUATED)]) == 0
@@ -68,16 +68,16 @@ def test_death_in_an_evaluation_costs_that_evaluation_only(
 
 KILLING = """
 import os, signal, sys
-from smartfast.run import trainer
+from smartfast.run import evaluations
 from smartfast.cli import main
 
-def evaluate(sampler, *arguments, real=trainer.evaluate, calls=[], **options):
+def evaluate(sampler, *arguments, real=evaluations.evaluate, calls=[], **options):
     calls.append(0)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(sampler, *arguments, **options)
 
-trainer.evaluate = evaluate
+evaluations.evaluate = evaluate
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -101,14 +101,14 @@ def test_a_longer_run_evaluates_where_one_that_was_planned_so_would(
     short = EVALUATED | dict(run__kimg=0.024)
     remaining = [1]
 
-    def die_at_the_end(*arguments: Any, evaluate=trainer_module.evaluate, **options: Any) -> dict[str, float]:
+    def die_at_the_end(*arguments: Any, evaluate=evaluations_module.evaluate, **options: Any) -> dict[str, float]:
         if not remaining[0]:
             raise Killed
         remaining[0] -= 1
         return evaluate(*arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer_module, "evaluate", die_at_the_end)
+        patch.setattr(evaluations_module, "evaluate", die_at_the_end)
         main(["train", *tiny_options(tmp_path, **short)])
     assert main(["train", *tiny_options(tmp_path, **EVALUATED)]) == 0
     assert [row["kimg"] for row in rows(tmp_path) if row["kind"] == "metrics"] == [0, 0.032, 0.064]
@@ -124,7 +124,7 @@ def test_death_in_the_last_evaluation_of_an_extended_run(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer_module, "evaluate", die)
+        patch.setattr(evaluations_module, "evaluate", die)
         main(["train", *tiny_options(tmp_path, **EVALUATED)])
     report = (tmp_path / "report.html").read_bytes()
     assert main(["train", *tiny_options(tmp_path, **EVALUATED)]) == 0

@@ -23,42 +23,57 @@ from smartfast.scorers.schedule import schedule_from_betas
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-R3GAN = [
-    *("--gan.family=r3gan", "--gan.z_dim=8", "--gan.widths=8,8", "--gan.cardinalities=4,4", "--gan.blocks=1,1"),
-    *("--optim.batch=8", "--smart.timesteps=20,100"),
-]
+_SCORED = ["--optim.batch=8", "--smart.timesteps=20,100"]
+OTHERS = {
+    "r3gan": [*_SCORED, "--gan.z_dim=8", "--gan.widths=8,8", "--gan.cardinalities=4,4", "--gan.blocks=1,1"],
+    "aurora": [
+        *(*_SCORED, "--gan.z_dim=8", "--gan.w_dim=8", "--gan.mapping_layers=2", "--gan.mapping_width=8"),
+        *("--gan.embedding=4", "--gan.kernels=1,2", "--gan.blocks=1,1", "--gan.attention=0,1", "--gan.experts=0,3"),
+        *("--gan.channel_base=256", "--gan.channel_max=32", "--gan.heads=2", "--gan.head_dim=8"),
+        *("--gan.d_channel_base=64", "--gan.d_channel_max=8", "--gan.d_mapping_layers=1"),
+    ],
+    "biggan": [
+        *(*_SCORED, "--gan.z_dim=8", "--gan.shared_dim=4", "--gan.width_g=2", "--gan.width_d=2"),
+        *("--gan.attention_g=16", "--gan.attention_d=[]", "--gan.sampling=running"),
+    ],
+}
 AGES = np.stack([np.linspace(-1, 2, 24), np.arange(24) % 2], axis=1)
 """Of each image a continuous label and one that is there or not."""
 
 
-def write_set(path: Path, labels: np.ndarray) -> str:
-    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 1), dtype=np.uint8)
+def write_set(path: Path, labels: np.ndarray, side: int = 8) -> str:
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), side, side, 1), dtype=np.uint8)
     np.savez(path, images=pixels, labels=labels)
     return str(path)
 
 
 def train_steps(options: list[str]) -> Training:
     config = parse_config(options)
+    dataset = open_dataset(config.data)
+    check_config(config, dataset, device=torch.device("cpu"))
     schedule = schedule_from_betas(torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64), "linear")
-    scorer = GaussianMixtureScorer(schedule, torch.zeros(2, 1, 8, 8), torch.tensor([0.2, 0.5]))
+    means = torch.zeros(2, 1, dataset.resolution, dataset.resolution)
+    scorer = GaussianMixtureScorer(schedule, means, torch.tensor([0.2, 0.5]))
     timesteps = timestep_range(scorer, config.smart)
-    training = Training(
-        config, open_dataset(config.data), scorer=scorer, timesteps=timesteps, device=torch.device("cpu")
-    )
+    training = Training(config, dataset, scorer=scorer, timesteps=timesteps, device=torch.device("cpu"))
     batches = real_batches(training)
     for _ in range(4):
         training.run_iteration(next(batches))
     return training
 
 
-@pytest.mark.parametrize("family", ["stylegan2", "r3gan"])
+@pytest.mark.sample(4)
+@pytest.mark.parametrize("family", ["stylegan2", *OTHERS])
 def test_a_run_on_one_hot_vectors_is_that_on_classes(tiny_options: Callable, tmp_path: Path, family: str) -> None:
-    classes, runs = np.arange(24) % 3, []
+    """As many images of each class, in order: then Aurora, which draws classes alike, draws the labels of images."""
+    classes, runs = np.arange(24) // 8, []
     for name, labels in (("classes", classes), ("vectors", np.eye(3)[classes])):
-        data = dict(data__path=write_set(tmp_path / f"{name}.npz", labels), data__labels="true", smart__frequency=2)
+        path = write_set(tmp_path / f"{name}.npz", labels, side=32 if family == "biggan" else 8)
+        data = dict(data__path=path, data__labels="true", smart__frequency=2)
         options = tiny_options(tmp_path, **data)
-        if family == "r3gan":
-            options = [*R3GAN, *(f"--{key.replace('__', '.')}={value}" for key, value in data.items())]
+        if family in OTHERS:
+            given = [f"--{key.replace('__', '.')}={value}" for key, value in data.items()]
+            options = [f"--gan.family={family}", *OTHERS[family], *given]
         runs.append(train_steps(options))
     assert runs[0].batch.labels.dtype == torch.int64 and runs[1].batch.labels.shape == (8, 3)
     of_classes, of_vectors = (run.state() for run in runs)
@@ -77,11 +92,11 @@ def run_dir(tiny_options: Callable, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "run"
 
 
-def test_it_trains_is_measured_and_reported(run_dir: Path) -> None:
+def test_it_trains_is_measured_and_reported(run_dir: Path, read_report: Callable) -> None:
     rows = read_rows(run_dir / "metrics.jsonl")
     assert [row["skipped_steps"] for row in rows if row["kind"] == "tick"] == [0] * 4
     assert [row["metric/diversity_digits"] > 0 for row in rows if row["kind"] == "metrics"] == [True, True]
-    assert "Not available" not in (run_dir / "report.html").read_text()
+    assert "src" in read_report(run_dir / "report.html")["strip"]
     with Image.open(run_dir / "reals.png") as reals, Image.open(run_dir / "fakes_init.png") as fakes:
         assert reals.size == fakes.size
 
@@ -160,6 +175,13 @@ def test_a_label_needs_a_conditional_generator(make_checkpoint: Callable, capsys
 def test_settings_that_need_classes_are_refused(run_dir: Path, changes: list[str], message: str) -> None:
     config = parse_config([f"--data.path={run_dir.parent / 'ages.npz'}", "--data.labels=true", *changes])
     with pytest.raises(UserError, match=message):
+        check_config(config, open_dataset(config.data), device=torch.device("cpu"))
+
+
+def test_standing_statistics_need_classes(tmp_path: Path) -> None:
+    path = write_set(tmp_path / "ages.npz", AGES, side=32)
+    config = parse_config(["--gan.family=biggan", f"--data.path={path}", "--data.labels=true"])
+    with pytest.raises(UserError, match="^gan.sampling is standing, expected running: ages has label vectors"):
         check_config(config, open_dataset(config.data), device=torch.device("cpu"))
 
 

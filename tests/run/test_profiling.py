@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,14 @@ def test_a_run_that_ends_within_the_window_leaves_what_was_traced(
     assert not expected or said[0].startswith("2 iterations, ")
 
 
+@pytest.fixture
+def python_hears_ctrl_c() -> Iterator[None]:
+    """Which it does not in what a shell has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("command", ["train", "profile"])
 def test_ctrl_c_within_the_window(
     command: str,
@@ -124,6 +132,7 @@ def test_ctrl_c_within_the_window(
     tiny_options: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
+    python_hears_ctrl_c: None,
 ) -> None:
     run_iteration, calls = Training.run_iteration, []
 

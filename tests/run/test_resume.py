@@ -16,7 +16,7 @@ from smartfast.core.checkpoint import load_newest
 from smartfast.run import resume
 from smartfast.scorers.loading import BUNDLED
 
-PATHS = ("run.dir", "run.init_from", "data.path", "smart.scorer", "metrics.weights")
+PATHS = ("run.dir", "run.init_from", "data.path", "smart.scorer", "metrics.weights", "metrics.reference")
 Options = Callable[..., list[str]]
 GROUPS = dataclasses.fields(Config)
 FIELDS = [f"{group.name}.{field.name}" for group in GROUPS for field in dataclasses.fields(group.type)]

@@ -14,6 +14,7 @@ CHANGES = {
     "optim__lr_d": (0.0025, 0.01),
     "loss__r1_gamma": (10.0, 1.0),
     "optim__ema_kimg": (10.0, 0.05),
+    "smart__weight": (20.0, 0.1),
 }
 
 
@@ -62,6 +63,7 @@ def test_a_learning_rate_that_ends_at_0_leaves_the_weights_where_they_are(
     assert all(value.isfinite().all() for value in later.values())
 
 
+@pytest.mark.slow
 def test_a_compiled_phase_follows_gamma(
     tiny_training: Callable[..., Training], tiny_reals: Callable[..., RealBatch]
 ) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from smartfast.cli import main
 from smartfast.core.checkpoint import load_newest
+from smartfast.run import evaluations as evaluations_module
 from smartfast.run import launch as launch_module
 from smartfast.run import trainer as trainer_module
 from smartfast.run.training import Training
@@ -30,16 +31,16 @@ EVALUATED = dict(metrics__every_ticks=2, metrics__samples=65, run__snapshot_tick
 MOMENTS = {
     "the data are checked": (launch_module, "open_dataset", 1, None),
     "the networks are made": (launch_module, "Training", 1, None),
-    "the first evaluation": (trainer_module, "evaluate", 1, None),
+    "the first evaluation": (evaluations_module, "evaluate", 1, None),
     "the first iteration": (Training, "run_iteration", 1, None),
     "an iteration": (Training, "run_iteration", 3, 24),
-    "an evaluation at a tick": (trainer_module, "evaluate", 2, 32),
+    "an evaluation at a tick": (evaluations_module, "evaluate", 2, 32),
     "the first iteration after it": (Training, "run_iteration", 5, 32),
     "a snapshot": (trainer_module, "save_checkpoint", 2, 48),
     "the last iteration": (Training, "run_iteration", 8, 64),
     "the last snapshot": (trainer_module, "save_checkpoint", 3, 64),
-    "the last evaluation": (trainer_module, "evaluate", 3, 64),
-    "the report": (trainer_module, "write_report", 1, 64),
+    "the last evaluation": (evaluations_module, "evaluate", 3, 64),
+    "the report": (trainer_module, "write_report", 2, 64),
 }
 
 
@@ -93,6 +94,82 @@ def test_everything_trained_is_saved(
     assert main(["train", *tiny_options(tmp_path, **EVALUATED)]) == 0
     found = load_newest(tmp_path).state
     assert [key for key, value in uninterrupted.items() if not torch.equal(value, found[key])] == []
+
+
+@pytest.mark.parametrize("is_hidden", [True, False])
+def test_a_signal_while_phases_are_compiled_ends_at_once_and_loses_nothing(
+    is_hidden: bool,
+    tmp_path: Path,
+    tiny_options: Options,
+    uninterrupted: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """A compilation may take minutes. `is_hidden`: the compiler makes another error of what the signal raises."""
+    assert main(["train", *tiny_options(tmp_path, **EVALUATED, run__kimg=0.032)]) == 0
+    options = tiny_options(tmp_path, **EVALUATED)
+
+    def compiling(*arguments: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        except BaseException as error:
+            raise (SystemError("returned NULL") if is_hidden else error) from None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch_module, "warm_up", compiling)
+        assert main(["train", *options]) == 3
+    assert capsys.readouterr().err.endswith("smartfast: interrupted\n")
+    assert load_newest(tmp_path).info["images"] == 32
+    assert main(["train", *options]) == 0
+    found = load_newest(tmp_path).state
+    assert [key for key, value in uninterrupted.items() if not torch.equal(value, found[key])] == []
+
+
+def test_a_run_ends_by_the_clock_as_by_a_signal(
+    tmp_path: Path,
+    tiny_options: Options,
+    uninterrupted: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run_iteration = Training.run_iteration
+
+    def slow_at_24(self: Training, reals: Any) -> None:
+        run_iteration(self, reals)
+        if self.images == 24:
+            signal.setitimer(signal.ITIMER_REAL, 0.001)  # the time is over here, however long the start took
+            time.sleep(0.1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run_iteration", slow_at_24)
+        assert main(["train", *tiny_options(tmp_path, **EVALUATED, run__max_hours=1)]) == 3
+    assert "run.max_hours: saved at 0.024 kimg" in capsys.readouterr().out.splitlines()[-1]
+    assert main(["train", *tiny_options(tmp_path, **EVALUATED)]) == 0
+    found = load_newest(tmp_path).state
+    assert [key for key, value in uninterrupted.items() if not torch.equal(value, found[key])] == []
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert main(["train", *tiny_options(tmp_path, **EVALUATED, run__kimg=1, run__max_hours=1e-6)]) == 3
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_leaves_the_loaders_alive(
+    number: signal.Signals, tmp_path: Path, tiny_options: Options
+) -> None:
+    """As a terminal that hangs up and a batch system's warning arrive."""
+    settings = dict(run__kimg=1000, run__snapshot_ticks=100000, data__cache="stream", data__workers=2)
+    command = [sys.executable, "-u", "-m", "smartfast", "train", *tiny_options(tmp_path / "run", **settings)]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        wait_for_text(tmp_path / "output", "tick 2")
+        os.killpg(process.pid, number)
+        assert process.wait(60) == 3, (tmp_path / "output").read_text()[-2000:]
+    finally:
+        process.kill()
+        process.wait()
+    assert f"{number.name}: saved at" in (tmp_path / "output").read_text()
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

@@ -1,17 +1,25 @@
 """What a tracker receives."""
 
 import io
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from accelerate import tracking
+from accelerate.utils import LoggerType
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from smartfast.cli import main
+from smartfast.config.parse import config_to_dict, load_config
 from smartfast.core.run_log import read_rows
+from smartfast.families.stylegan2.family import StyleGan2
 from smartfast.run.sheets import Sheets
 
 
@@ -40,6 +48,68 @@ def test_every_number_of_a_tick_and_every_sheet_reach_the_tracker(
             Image.open(of).convert("RGB") for of in (io.BytesIO(event.encoded_image_string), tmp_path / file)
         )
         assert shown.size == written.size and shown.tobytes() == written.tobytes(), file
+
+
+class Wandb(ModuleType):
+    """Stands in for the package: keeps what a run hands over, in order, and refuses a step that lies behind."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.__spec__ = ModuleSpec("wandb", None)
+        self.projects: list[str] = []
+        self.settings: dict[str, object] = {}
+        self.logged: list[tuple[int, dict]] = []
+        self.is_finished = False
+        self.config, self.Image = self, np.asarray
+
+    def init(self, project: str) -> "Wandb":
+        self.projects.append(project)
+        return self
+
+    def update(self, values: dict, allow_val_change: bool) -> None:
+        self.settings |= values
+
+    def log(self, values: dict, step: int) -> None:
+        assert not self.logged or step >= self.logged[-1][0], "wandb drops what lies behind"
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.is_finished = True
+
+
+def test_numbers_sheets_and_settings_reach_wandb(tmp_path: Path, tiny_options: Callable, monkeypatch) -> None:
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.WANDB])
+    monkeypatch.setattr(StyleGan2, "measure", lambda *_: {"heldout/0-9": 1.5})
+    assert main(["train", *tiny_options(tmp_path, run__tracker="wandb", run__kimg=0.032)]) == 0
+    assert wandb.projects == ["smartfast"] and wandb.is_finished
+    plain = config_to_dict(load_config(tmp_path / "config.yaml"))
+    names = {f"{group}.{name}" for group, settings in plain.items() for name in settings}
+    assert wandb.settings.keys() == names and wandb.settings["optim.batch"] == 8
+    handed: dict[int, dict] = {}
+    for step, values in wandb.logged:
+        handed.setdefault(step, {}).update(values)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert {row["kind"] for row in rows} == {"tick", "measured"}
+    for row in rows:
+        values = handed[round(row["kimg"] * 1000)]
+        numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        numbers |= {} if row["kind"] == "tick" else {"kimg": values["kimg"]}
+        assert numbers.items() <= values.items(), row["kind"]
+    assert {step: sorted({"reals", "fakes"} & values.keys()) for step, values in handed.items()} == {
+        0: ["fakes", "reals"],
+        16: ["fakes"],
+        32: ["fakes"],
+    }
+
+
+def test_settings_reach_tensorboard(tmp_path: Path, tiny_options: Callable[..., list[str]]) -> None:
+    assert main(["train", *tiny_options(tmp_path, run__tracker="tensorboard", run__kimg=0.008)]) == 0
+    (file,) = (tmp_path / "tensorboard").rglob("hparams.yml")
+    settings = yaml.safe_load(file.read_text())
+    assert settings["optim.batch"] == 8 and settings["gan.family"] == "stylegan2"
+    assert settings.keys() >= {"smart.frequency", "metrics.samples", "perf.precision", "loss.r1_interval"}
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -179,7 +179,8 @@ def test_hub_id_without_internet(monkeypatch):
 @pytest.mark.parametrize(
     ("gan", "message"),
     [
-        ({"resolution": 16}, "'mine' has resolution 8, expected the GAN's 16"),
+        ({"resolution": 16}, "'mine' has resolution 8, expected the GAN's 16 .smart.downscale 2 makes it fit.$"),
+        ({"resolution": 12}, "'mine' has resolution 8, expected the GAN's 12$"),
         ({"channels": 1}, "'mine' has 3 image channels, expected the GAN's 1"),
         ({"num_classes": 10}, "'mine' has 4 classes, expected the GAN's 10"),
         ({"num_classes": 0}, "'mine' has 4 classes, expected the GAN's 0"),

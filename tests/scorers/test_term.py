@@ -58,6 +58,9 @@ def test_loss_and_gradient_against_closed_form(parameterization, distance, throu
     how = {"distance": distance, "through_network": through_network}
     expected_loss, expected_gradient = closed_form(scorer, images.detach(), upstream, **how)
     assert loss.dtype == gradient.dtype == torch.float32
+    term = ScoreTerm(scorer, NOISE["seed"], NOISE["purpose"], distance=distance)
+    in_eps, _ = closed_form(scorer, images.detach(), upstream, distance="eps")
+    torch.testing.assert_close(term.in_eps(expected_loss.float(), T), in_eps.float(), rtol=1e-4, atol=0)
     # The difference of eps and its prediction is small at t = 999, that of x0 and v rounded at t = 0, sigma = 0.01.
     tolerance = 1e-4 if parameterization == "eps" else 1e-3
     torch.testing.assert_close(loss.double(), expected_loss, rtol=tolerance, atol=0)
@@ -142,7 +145,7 @@ def test_term_scores_means_of_pixels(through_network, downscale):
     labels, upstream = torch.tensor([0, 1, 2, 0, 1]), random(5, seed=4)
     key = {"seed": NOISE["seed"], "purpose": NOISE["purpose"]}
     how = {"through_network": through_network, "downscale": downscale, "distance": "eps"}
-    term = ScoreTerm(scorer, weight=7.0, **key, **how)
+    term = ScoreTerm(scorer, **key, **how)
     loss = term(images, labels, T, NOISE["stream"])
     (gradient,) = torch.autograd.grad(loss, images, upstream)
 

@@ -1,6 +1,7 @@
 """Stands in for `smartfast train`: a few steps, each a digest of the one before, saved as they are done.
 
-It ends like a training: status 0 when complete, 3 after SIGTERM or when its worker is gone, 2 where the seed is 13.
+It ends like a training: status 0 when complete, 3 after SIGTERM or when its worker is gone, 2 where the seed or the
+weight is 13.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ steps, pause_sec = round(1000 * float(options["run.kimg"])), float(os.environ.ge
 state, log = folder / "state.txt", folder / "metrics.jsonl"
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 
-if seed == 13:
-    print("smartfast: error: seeds of 13 bring bad luck")
+if "13" in (options["run.seed"], options["smart.weight"]):
+    print("smartfast: error: 13 brings bad luck")
     sys.exit(2)
 done = state.read_text().split() if state.exists() else []
 while len(done) < steps:
@@ -35,6 +36,7 @@ while len(done) < steps:
     checkpoint.mkdir(parents=True)
     (checkpoint / "checkpoint.json").write_text(json.dumps({"images": len(done)}))
 with log.open("a") as file:
-    file.write(json.dumps({"kind": "metrics", "kimg": len(done) / 1000, "metric/fd_digits": int(done[-1], 16)}) + "\n")
+    row = {"kind": "metrics", "features": "digits", "kimg": len(done) / 1000, "metric/fd_digits": int(done[-1], 16)}
+    file.write(json.dumps(row) + "\n")
 with (folder.parent / "completed.txt").open("a") as file:
     file.write(f"{folder.name}\n")

@@ -47,6 +47,18 @@ def test_the_quick_form_wins_over_the_arms(tmp_path: Path) -> None:
     assert (config.metrics.samples, config.smart.frequency, config.run.seed, config.run.kimg) == (16, 0, 1, 0.064)
 
 
+def test_an_arm_may_have_a_base_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("data:\n  path: digits\n")
+    plan = load_plan(write(tmp_path, arms={"plain": {}, "other": {"base": "other.yaml"}}, hypotheses=None))
+    bases = [plan.options(Cell(name, 3), tmp_path)[1] for name in ("plain", "other")]
+    assert bases == ["digits", str(tmp_path / "other.yaml")]
+    both = {"plain": {"base": "digits"}, "other": {"base": "cifar10"}}
+    assert [arm.base for arm in load_plan(write(tmp_path, base=None, arms=both, hypotheses=None)).arms] == [
+        "digits",
+        "cifar10",
+    ]
+
+
 def test_a_sweep_is_an_arm_per_pair_of_values(tmp_path: Path) -> None:
     sweep = {"smart.weight": [5, 20], "smart.noise_to_signal": [[0.1, 0.2], [0.3, 0.4]]}
     plan = load_plan(write(tmp_path, sweep=sweep, arms=None, hypotheses=None))
@@ -67,7 +79,10 @@ def test_a_budget_of_seconds_does_not_end_by_images(tmp_path: Path) -> None:
     [
         ({"arm": {}}, "arm: there is no such key, expected title, "),
         ({"quick": {"arms": {}}}, "quick.arms: there is no such key, expected settings, seeds, budget"),
-        ({"base": None}, "base is missing"),
+        ({"conclusion": ["It helps."]}, "conclusion is .'It helps..., expected text"),
+        ({"base": None}, "base is missing, expected in a study or in each of its arms, as in arms.plain"),
+        ({"arms": {"a": {"base": "digit"}}}, "arms.a.base is digit, expected a file or one of the presets"),
+        ({"arms": {"a": {"base": "digits"}, "b": {}}}, "arms.b trains the same as arms.a"),
         ({"base": "digit"}, "base is digit, expected a file or one of the presets"),
         ({"arms": {}}, "arms is empty"),
         ({"arms": [1]}, r"arms is \[1\], expected names and values"),
@@ -84,6 +99,9 @@ def test_a_budget_of_seconds_does_not_end_by_images(tmp_path: Path) -> None:
         ({"metrics": []}, r"metrics is \[\]"),
         ({"sweep": {"smart.weight": [1, 2]}}, "sweep has 1 settings, expected two"),
         ({"sweep": {"smart.weight": [1, 2], "smart.frequency": 3}}, "sweep.smart.frequency is 3, expected a list"),
+        ({"compare": ["score"]}, r"compare is \['score'\], expected names and values"),
+        ({"compare": {"score": "ada"}}, "compare has score: ada, expected two arms of the study: plain, score"),
+        ({"compare": {"score": "score"}}, "compare has score: score, expected two arms"),
         ({"hypotheses": [{"text": "x"}]}, r"hypotheses\[0\] is .*expected texts for text, metric, test"),
         ({"hypotheses": [{"text": "x", "metric": "fid", "test": "score < plain"}]}, r"hypotheses\[0\].metric is fid"),
         ({"hypotheses": [{"text": "x", "metric": "recall", "test": "score plain"}]}, r"hypotheses\[0\].test is"),
@@ -121,5 +139,5 @@ def test_every_study_here_can_be_started_in_both_forms(path: Path) -> None:
 
 
 def test_a_study_that_does_not_exist_is_said_with_those_that_do() -> None:
-    with pytest.raises(UserError, match="study digit_augment: no such file, .* of digits_augment"):
+    with pytest.raises(UserError, match="study digit_augment: no such file, .* of ablation_frequency, .*, toy"):
         find_study("digit_augment")

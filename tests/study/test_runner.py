@@ -1,24 +1,32 @@
 """A study runs every cell once, whoever dies when; what fails is noted; the same command goes on."""
 
 import json
+import math
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+import sqlalchemy
 import yaml
 from optuna.trial import TrialState, create_trial
 
+from bench.proofs.make_scorers import SCORERS
 from smartfast.cli import main
 from smartfast.errors import UserError
+from smartfast.scorers.loading import BUNDLED
 from smartfast.study.cell import read_record, state_of
 from smartfast.study.claims import BEATS_UNTIL_DEAD, Claims
-from smartfast.study.plan import Plan, folder_of, load_plan
+from smartfast.study.plan import STUDIES, Plan, folder_of, load_plan
+from smartfast.study.results import read_results
 from smartfast.study.runner import Worker, status_line
+from smartfast.study.trials import follow
 
 STAND_IN = (sys.executable, "-S", str(Path(__file__).with_name("stand_in.py")))
 ARMS = {"light": {"smart.weight": 1}, "heavy": {"smart.weight": 20}}
@@ -102,9 +110,9 @@ def test_a_failure_is_noted_and_tried_again_by_the_same_command(make_plan: Calla
     for _ in range(2):
         assert work(plan, tmp_path, say=said.append)
     record = read_record(tmp_path / "cells" / "light-13")
-    assert (record.status, record.error) == ("failed", "smartfast: error: seeds of 13 bring bad luck")
+    assert (record.status, record.error) == ("failed", "smartfast: error: 13 brings bad luck")
     assert said[-1] == "1 of 2 cells complete, 1 failed"
-    assert said.count("light-13: failed: smartfast: error: seeds of 13 bring bad luck") == 2
+    assert said.count("light-13: failed: smartfast: error: 13 brings bad luck") == 2
     assert completed(tmp_path) == ["light-0"]
 
 
@@ -149,34 +157,49 @@ def wait_for(is_true: Callable[[], bool], sec: float = 60) -> None:
         time.sleep(0.05)
 
 
+def begun_by(pid: int, out: Path) -> str:
+    """The cell that a worker's training is in the midst of, empty where it has none."""
+    for training in psutil.Process(pid).children():
+        words = training.cmdline()  # empty for one that has ended
+        cell = next((word.rpartition("/")[2] for word in words if word.startswith("--run.dir=")), "")
+        if (out / "cells" / cell / "state.txt").exists():
+            return cell
+    return ""
+
+
 def check_four_workers_one_killed(plan: Plan, folder: Path, url: str | None) -> None:
     work(plan, folder / "serial")
     out = folder / "shared"
-    os.environ["STAND_IN_SEC"] = "0.2"
-    try:
-        victim = in_background(plan, out, url, beat_sec=1)
-        wait_for(lambda: any((out / "cells").glob("*/state.txt")))
-        os.kill(victim.pid, signal.SIGKILL)
-        killed = next((out / "cells").glob("*/state.txt")).parent.name
-        others = [in_background(plan, out, url, beat_sec=1) for _ in range(3)]
-        for process in others:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STAND_IN_SEC", "0.3")
+        workers = [in_background(plan, out, url, beat_sec=2) for _ in range(4)]
+        wait_for(lambda: bool(begun_by(workers[0].pid, out)))
+        killed = begun_by(workers[0].pid, out)
+        os.kill(workers[0].pid, signal.SIGKILL)
+        for process in workers:
             process.join(120)
-        assert [process.exitcode for process in others] == [0, 0, 0]
-    finally:
-        del os.environ["STAND_IN_SEC"]
-    names = sorted(cell.name for cell in plan.cells)
-    assert completed(out) == names and killed in names
+    assert [process.exitcode for process in workers] == [-signal.SIGKILL, 0, 0, 0]
+    assert completed(out) == sorted(cell.name for cell in plan.cells)
     assert results(plan, out) == results(plan, folder / "serial")
+    states: dict[str, list[TrialState]] = {}
+    for trial in Claims(out, url, plan.name)._study.trials:
+        states.setdefault(trial.user_attrs["cell"], []).append(trial.state)
+    assert states.pop(killed) == [TrialState.FAIL, TrialState.COMPLETE]  # its heartbeats stopped, and it waited again
+    assert set(map(tuple, states.values())) == {(TrialState.COMPLETE,)}
 
 
 def test_four_workers_of_whom_one_is_killed_complete_every_cell_once(make_plan: Callable, tmp_path: Path) -> None:
-    check_four_workers_one_killed(make_plan(seeds="0-3", budget={"kimg": 0.004}), tmp_path, None)
+    check_four_workers_one_killed(make_plan(seeds="0-2", budget={"kimg": 0.008}), tmp_path, None)
+
+
+def test_four_workers_on_postgresql_do_too(make_plan: Callable, tmp_path: Path, postgresql: str) -> None:
+    check_four_workers_one_killed(make_plan(seeds="0-2", budget={"kimg": 0.008}), tmp_path, postgresql)
 
 
 def test_ctrl_c_leaves_what_the_same_command_goes_on_with(
     make_plan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make_plan(budget={"kimg": 0.02})
+    plan = make_plan(budget={"kimg": 0.1})
     monkeypatch.setenv("STAND_IN_SEC", "0.1")
     worker = in_background(plan, tmp_path, jobs=2)
     wait_for(lambda: len(list((tmp_path / "cells").glob("*/state.txt"))) == 2)
@@ -192,6 +215,35 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(
     assert results(plan, tmp_path)["light-0"].startswith(begun)
 
 
+def test_a_storage_that_is_lost_ends_the_worker_with_one_line_and_its_trainings_are_saved(
+    make_plan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_SEC", "0.1")
+    plan = make_plan(budget={"kimg": 0.1}, seeds=[0])
+
+    def damage(line: str) -> None:
+        if line == "heavy-0: started":
+            wait_for(lambda: len(list((tmp_path / "cells").glob("*/state.txt"))) == 2)
+            (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+
+    with pytest.raises(UserError, match="storage: (file is not a database|database disk image is malf).*, expected"):
+        work(plan, tmp_path, say=damage, jobs=2, beat_sec=1)
+    found = [read_record(folder_of(cell, tmp_path)) for cell in plan.cells]
+    assert [record.status for record in found] == ["interrupted"] * 2 and all(record.wall_sec > 0 for record in found)
+
+
+@pytest.mark.parametrize("arguments", [("run", "--out"), ("report", "--to")])
+def test_folders_that_cannot_be_made_are_one_line(
+    make_plan: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, str]
+) -> None:
+    make_plan(settings={"run.tracker": "none"})
+    action, option = arguments
+    assert main(["study", action, str(tmp_path / "mine.yaml"), option, "/dev/null/x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"smartfast: error: study {action}: /dev/null/x: Not a directory, expected")
+    assert said.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_one_command_runs_a_study_of_real_trainings(
     make_plan: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -204,9 +256,37 @@ def test_one_command_runs_a_study_of_real_trainings(
     assert "flips-0 complete 0.016" in " ".join(capsys.readouterr().out.split())
 
 
+def stand_in_scorers(folder: Path) -> None:
+    """The bundled scorer in place of each that the study `scorers` has made before it, in hours."""
+    for name in SCORERS:
+        (folder / "runs" / "scorers" / name).mkdir(parents=True)
+        (folder / "runs" / "scorers" / name / "scorer").symlink_to(BUNDLED["digits"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_quick_form_of_every_study_here_runs_and_has_its_values(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path.stem == "fashion":
+        pytest.skip("its images and its scorer have to be made first, which takes hours")
+    if path.stem == "scorers":
+        stand_in_scorers(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+        monkeypatch.chdir(tmp_path)
+    assert main(["study", "run", path.stem, "--quick", f"--out={tmp_path}"]) == 0
+    plan = follow(load_plan(path, quick=True), tmp_path).plan
+    results = read_results(plan, tmp_path)
+    assert [result.cell for result in results if result.state == "complete"] == list(plan.cells)
+    assert all(math.isfinite(result.values[metric]) for result in results for metric in plan.metrics)
+
+
 def test_list_names_the_studies_and_wrong_actions_are_said(capsys: pytest.CaptureFixture) -> None:
     assert main(["study", "list"]) == 0
-    assert "digits_augment  The score term and ADA on few images" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        re.match(r"digits_augment +The score term and ADA on few images +4 x 6 +32 kimg$", line) for line in lines
+    )
     assert main(["study", "runs"]) == 2
     assert "study runs: there is no such action, expected one of run, status, " in capsys.readouterr().err
 
@@ -220,29 +300,49 @@ def test_a_storage_that_cannot_be_opened_is_one_line(tmp_path: Path, url: str, l
         Claims(tmp_path, url, "mine")
 
 
+def test_what_postgresql_refuses_is_one_line_without_the_password(tmp_path: Path, postgresql: str) -> None:
+    url = sqlalchemy.make_url(postgresql)
+    for wrong in ({"password": "hunter2"}, {"database": "nowhere"}, {"port": 1}):
+        with pytest.raises(UserError, match="storage: postgresql://smartfast:.*, expected a database") as error:
+            Claims(tmp_path, url.set(**wrong).render_as_string(hide_password=False), "mine")
+        line = str(error.value)
+        assert "\n" not in line and "hunter2" not in line and url.password not in line and len(line) < 300
+
+
+def test_studies_of_one_name_on_one_storage_are_as_many_as_their_folders(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    first, other, same = (Claims(tmp_path / folder, url, "mine") for folder in ("a", "b", "a"))
+    for claims in (first, other):
+        claims.add({"x": True})
+    first.complete(first.claim(["x"]))
+    assert not same.is_open(["x"]) and other.claim(["x"]).cell == "x"
+    with pytest.raises(UserError, match="out .*/a is the folder of the study mine, expected another"):
+        Claims(tmp_path / "a", url, "mine-quick")
+
+
 def test_a_cell_that_two_workers_add_at_once_has_one_owner(tmp_path: Path) -> None:
     first, second = (Claims(tmp_path, None, "mine") for _ in range(2))
     for claims in (first, second):
         claims._storage.create_new_trial(claims._study_id, _waiting("a"))
-    claimed = [first.claim(), second.claim()]
+    claimed = [first.claim(["a"]), second.claim(["a"])]
     assert [claim and claim.cell for claim in claimed] == ["a", None]
     first.complete(claimed[0])
     assert not second.is_open(["a"])
     second.add({"a": False})
-    assert second.claim() is None
+    assert second.claim(["a"]) is None
     second.add({"a": True})  # its folder is gone, say
-    assert second.claim().cell == "a"
+    assert second.claim(["a"]).cell == "a"
 
 
 def test_a_worker_without_heartbeats_loses_its_cell(tmp_path: Path) -> None:
     away, other = (Claims(tmp_path, None, "mine", beat_sec=1) for _ in range(2))
     away.add({"a": True})
-    lost = away.claim()
-    assert other.claim() is None and away.beat(lost)
+    lost = away.claim(["a"])
+    assert other.claim(["a"]) is None and away.beat(lost)
     time.sleep(BEATS_UNTIL_DEAD + 2)
-    assert other.claim() is None  # what is dead waits from the next look on
+    assert other.claim(["a"]) is None  # what is dead waits from the next look on
     other.add({"a": False})
-    assert other.claim().cell == "a"
+    assert other.claim(["a"]).cell == "a"
     assert not away.beat(lost)
     away.complete(lost)
     assert other.is_open(["a"])

@@ -30,6 +30,30 @@ def test_the_interval_is_about_that_of_student_where_that_holds() -> None:
     np.testing.assert_allclose(summarise(values).interval, expected, rtol=0.02)
 
 
+def test_the_interval_of_few_skewed_values_is_that_of_efrons_formulas() -> None:
+    """BCa (Efron 1987, section 4) written out, with resamples of its own: bias from the share of resampled means below
+    the mean, acceleration from the means without one value."""
+    values = np.array([0.2, 0.4, 0.5, 0.9, 1.1, 1.6, 2.4, 5.1])
+    resampled = np.random.default_rng(7).choice(values, (200_000, 8)).mean(axis=1)
+    bias = stats.norm.ppf(np.mean(resampled < values.mean()))
+    without_one = (values.sum() - values) / 7
+    skew = without_one.mean() - without_one
+    acceleration = np.sum(skew**3) / (6 * np.sum(skew**2) ** 1.5)
+    shifted = bias + stats.norm.ppf([0.025, 0.975])
+    expected = np.quantile(resampled, stats.norm.cdf(bias + shifted / (1 - acceleration * shifted)))
+    np.testing.assert_allclose(summarise(values).interval, expected, rtol=0.03)
+
+
+def test_p_values_are_near_those_of_students_paired_test_where_that_holds() -> None:
+    rng = np.random.default_rng(3)
+    left, right = rng.normal(0.4, 1, 12), rng.normal(0, 1, 12)
+    for alternative in ("two-sided", "less", "greater"):
+        expected = stats.ttest_rel(left, right, alternative=alternative).pvalue
+        pairs = dict(enumerate(left)), dict(enumerate(right))
+        found = paired_difference(*pairs, alternative=alternative)
+        assert found.p_value == pytest.approx(expected, rel=0.2)
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.8])
 def test_p_values_are_those_of_all_sign_flips(factor: float) -> None:
     difference = np.array([LEFT[seed] - factor * RIGHT[seed] for seed in range(5)])

@@ -16,7 +16,7 @@ from smartfast.study.cell import Record, write_record
 from smartfast.study.hypothesis import Hypothesis
 from smartfast.study.plan import Cell, Plan, folder_of, load_plan
 from smartfast.study.registered import register, when_decided, withdrawn
-from smartfast.study.results import read_results, values_by_seed
+from smartfast.study.results import Evaluation, Result, read_results, values_by_seed
 from smartfast.study.statistics import Difference
 from smartfast.study.table import arms, cells, differences, expectations, verdict, write_study_report
 
@@ -101,11 +101,24 @@ def test_a_row_of_an_arm_has_mean_spread_interval_and_failures(made: tuple[Plan,
     assert rows["plain"][4] == "25 ± 3.7"
     assert table.header[2] == "fd_digits (lower is better)"
     assert settings.rows == [
-        ["all", "run.tracker none"],
+        ["all", "base digits, run.tracker none"],
         ["plain", "smart.frequency 0"],
         ["score", "none"],
         ["odd", "smart.weight 0.5"],
     ]
+
+
+def test_arms_of_several_bases_say_theirs(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = make_plan(arms={"plain": {}, "other": {"base": "cifar10"}}, hypotheses=[])
+    rows = arms(plan, read_results(plan, tmp_path)).blocks[1].rows
+    assert rows == [["all", "run.tracker none"], ["plain", "base digits"], ["other", "base cifar10"]]
+
+
+def test_arms_are_compared_in_the_pairs_of_the_study(make_plan: Callable[..., Plan], made: tuple[Plan, Path]) -> None:
+    plan = make_plan(compare={"odd": "score"})
+    ((row,),) = [table.rows for table in differences(plan, read_results(plan, made[1])).blocks[:1]]
+    mean = np.mean([VALUES["odd"][seed] - VALUES["score"][seed] for seed in range(4)])
+    assert row[:2] == ["odd - score", "4"] and row[2].startswith(f"{mean:+.3g} [")
 
 
 def test_differences_are_paired_with_the_first_arm_and_claimed_where_they_are_sure(made: tuple[Plan, Path]) -> None:
@@ -123,6 +136,24 @@ def test_a_single_difference_is_claimed(make_plan: Callable[..., Plan], tmp_path
         write_cell(plan, cell, tmp_path, VALUES[cell.arm][cell.seed])
     fd, recall = differences(plan, read_results(plan, tmp_path)).blocks
     assert fd.rows[0][5] == "lower" and recall.rows[0][5] == "none"
+
+
+def test_reports_of_equal_arms_claim_a_difference_in_one_of_twenty_at_most(make_plan: Callable[..., Plan]) -> None:
+    """40 studies of three arms of one distribution, eight seeds and two metrics whose tables are adjusted one by one.
+
+    By chance at most 4 of the 80 tables claim something, on average; 11 or more would be two in a thousand such tests.
+    """
+    plan, rng, claims = make_plan(seeds=list(range(8)), hypotheses=[]), np.random.default_rng(2), 0
+    for _ in range(40):
+        values = rng.gamma(2, size=(len(plan.cells), 2))
+        results = [
+            Result(cell, "complete", None, 1.0, (Evaluation(2, 1, dict(zip(plan.metrics, row, strict=True))),), None)
+            for cell, row in zip(plan.cells, values, strict=True)
+        ]
+        tables = differences(plan, results).blocks
+        assert len(tables) == 2 and all(len(table.rows) == 2 for table in tables)
+        claims += sum(any(row[-1] != "none" for row in table.rows) for table in tables)
+    assert claims < 11
 
 
 def test_expectations_hold_or_not_and_say_when_they_were_written_down(made: tuple[Plan, Path]) -> None:
@@ -162,7 +193,7 @@ def test_verdicts(found: Difference | None, words: str) -> None:
 
 
 def test_every_cell_is_a_row_with_its_command(made: tuple[Plan, Path]) -> None:
-    table, commands = cells(made[0], read_results(*made)).blocks
+    table, commands, _ = cells(made[0], read_results(*made), made[1]).blocks
     rows = {row[0]: row for row in table.rows}
     assert len(rows) == 18
     assert rows["plain-1"] == ["plain-1", "complete", "6", "0.25", "22.0", "1m 15s", ""]
@@ -185,6 +216,43 @@ def test_the_report_stands_alone_and_its_markdown_has_its_pictures(made: tuple[P
     assert "3 &lt; 4 \\| worse" in text and "16 of 18 cells complete; base digits; 2 kimg each; commit abc1234" in text
     for line in [line for line in text.splitlines() if line.startswith("|")]:
         assert line.endswith("|")
+
+
+def test_the_conclusion_is_the_end_and_not_of_the_quick_form(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    quick = {"budget": {"kimg": 1}}
+    make_plan(conclusion="It *helps*.\nBut see the third arm.\n", quick=quick)
+    for form in (True, False):
+        plan = load_plan(tmp_path / "mine.yaml", quick=form)
+        page, text = (path.read_text() for path in write_study_report(plan, tmp_path, tmp_path / "report"))
+        end = "\n## Conclusion\n\nIt \\*helps\\*.\n\nBut see the third arm.\n"
+        assert text.endswith(end) != form and ("But see the third" in page) != form
+
+
+def test_a_report_names_commits_and_how_to_repeat_it_but_neither_hosts_nor_their_paths(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base.yaml").write_text("data: {dataset: digits}\n")
+    plan, out = make_plan(base="base.yaml"), tmp_path / "elsewhere"
+    host = {"machine": "node17, aarch64, 2 threads"}
+    for cell in plan.cells[:3]:
+        write_cell(plan, cell, out, 5.0, **host)
+    failed = {"status": "failed", "error": f"run.dir {out}/cells/plain-1: disk full"}
+    write_cell(plan, plan.cells[3], out, 5.0, **host, **failed)
+    monkeypatch.chdir(tmp_path)
+    page, text = (path.read_text() for path in write_study_report(plan, out, out / "report"))
+    for written in (page, text):
+        assert "/pytest-of-" not in written and "node17" not in written and "aarch64, 2 threads" in written
+    assert "base base.yaml; 2 kimg each; commit abc1234; aarch64" in text
+    assert "run.dir runs/studies/mine/cells/plain-1: disk full" in text
+    assert "git checkout abc1234\nsmartfast study run mine.yaml\nsmartfast study report mine.yaml\n" in text
+    command = next(line for line in text.splitlines() if line.startswith("smartfast train"))
+    assert command.startswith("smartfast train --config base.yaml --run.tracker=none --smart.frequency=0 --run.kimg=2")
+    assert command.endswith("--run.dir=runs/studies/mine/cells/plain-0")
+
+    write_cell(plan, plan.cells[4], out, 5.0, commit="def5678-dirty")
+    text = write_study_report(plan, out, out / "report")[1].read_text()
+    assert "commits abc1234 (4 cells), def5678-dirty (1 cells)" in text and "-dirty: with changes" in text
+    assert "git checkout" not in text
 
 
 def test_a_sweep_gets_a_map_of_its_means(make_plan: Callable[..., Plan], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from smartfast.families.saved import open_sampler
 from smartfast.interop import find_networks
 from smartfast.networks.stylegan2 import Discriminator, Generator
 from smartfast.scorers import load_scorer
+from smartfast.scorers.distilled import write_learnt_interval
 from smartfast.tools import convert_gan
 from smartfast.tools.convert import ConvertOptions, convert
 from smartfast.tools.evaluate import DataOptions, EvaluateOptions, MetricsOptions, evaluate_command
@@ -234,7 +235,9 @@ def test_a_diffusers_folder(is_pipeline: bool, tmp_path: Path) -> None:
     )
     unet.save_pretrained(source / "unet" if is_pipeline else source)
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_config(source / "scheduler" if is_pipeline else source)
+    write_learnt_interval(source, "digits", (0.1, 0.5))
     found, expected = (load_scorer(str(folder)) for folder in (convert_file(source, tmp_path), source))
+    assert found.learnt_interval == (0.1, 0.5)
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 700])
     assert torch.equal(found.predict_eps(x, t), expected.predict_eps(x, t)) and found.schedule == expected.schedule
     record = json.loads((tmp_path / "converted" / "conversion.json").read_text())

@@ -61,6 +61,24 @@ def test_repeats_the_figures_of_the_run_and_writes_them(run_dir, capsys):
     assert json.loads((run_dir / "metrics-000002.json").read_text()) == record
 
 
+def test_a_second_time_gives_the_same_numbers_and_says_of_what(run_dir, capsys):
+    """With the subsets of the kernel distance drawn anew, and the reals' features from the cache."""
+    options = EvaluateOptions(
+        checkpoint=str(run_dir), device="cpu", metrics=MetricsOptions(names=("fid", "kid", "prc", "diversity", "isc"))
+    )
+    first, second = (evaluate_command(options) for _ in range(2))
+    assert without_seconds(first) == without_seconds(second) and len(without_seconds(first)) == 6
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    for record in records:
+        of = {name: record[name] for name in ("features", "samples", "resizing", "reference")}
+        assert of == {
+            "features": "digits",
+            "samples": 40,
+            "resizing": "16 x 16, antialiased bicubic",
+            "reference": "digits",
+        }
+
+
 @pytest.mark.parametrize("part", ["", "generator_ema.safetensors"])
 def test_a_checkpoint_finds_its_run(run_dir, part, capsys):
     path = checkpoint_of(run_dir) / part

@@ -47,6 +47,12 @@ def test_every_preset_is_a_column_of_at_most_120_characters_in_all(capsys) -> No
     )
     assert found["digits"]["you set"] == "nothing" and found["digits"]["feature maps"] == "512 / r, at most 64"
     assert found["lsun_bedroom256"]["you set"] == "data.path"
+    assert (found["r3gan_cifar10"]["feature maps"], found["r3gan_cifar10"]["z, w"]) == ("768 768 768 768", "64")
+    assert found["biggan_imagenet128"]["feature maps"] == "width G 96, D 96"
+    assert found["biggan_imagenet128"]["generator"] == "attention at 64 pixels"
+    aurora = found["aurora_imagenet64"]
+    assert aurora["generator"] == "3 3 3 2 2 blocks, 0 4 8 16 16 experts"
+    assert (aurora["feature maps"], aurora["z, w"]) == ("16384 / r, at most 1600", "128, 1024")
 
 
 def test_columns_that_do_not_fit_go_below() -> None:

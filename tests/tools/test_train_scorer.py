@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,13 +171,15 @@ def test_images_that_are_numbered_otherwise_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_run_folder_is_that_of_every_run(finished: Path) -> None:
+def test_the_run_folder_is_that_of_every_run(finished: Path, read_report: Callable) -> None:
     names = {path.name for path in finished.iterdir()}
     expected = {"config.yaml", "metrics.jsonl", "reals.png", "fakes_init.png", "fakes000000.024.png", "report.html"}
-    assert names == expected | {"checkpoints", "scorer"}
-    (row,) = [row for row in read_rows(finished / "metrics.jsonl") if row["kind"] == "measured"]
+    assert names == expected | {"checkpoints", "scorer", "interpolation000000.024.png"}
+    rows = read_rows(finished / "metrics.jsonl")
+    assert "warning" not in {row["kind"] for row in rows}
+    (row,) = [row for row in rows if row["kind"] == "measured"]
     assert row["kimg"] == 0.024 and row["heldout/100-199"] > 0
-    assert "<td>denoise</td>" in (finished / "report.html").read_text()
+    assert "denoise" in [row[0] for row in read_report(finished / "report.html")["costs"]]
     samples = finished / "samples.png"
     assert main(["generate", f"--checkpoint={finished}", "--seeds=0-3", f"--out={samples}", "--device=cpu"]) == 0
     assert samples.stat().st_size > 0

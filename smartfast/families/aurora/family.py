@@ -23,6 +23,7 @@ from smartfast.families.base import AUGMENT_PANEL, SCORE_PANEL, Cost, Family, Pa
 from smartfast.families.imported import weights_of_file
 from smartfast.families.start import StartWeights
 from smartfast.networks.aurora import AuroraOptions, Generator, ResidualAttention
+from smartfast.networks.aurora.options import FIRST_RESOLUTION
 from smartfast.networks.stylegan2 import Discriminator
 from smartfast.networks.stylegan2.layers import feature_maps
 
@@ -32,6 +33,8 @@ _OF_GENERATOR = (
     "l2_attention tie scale_in gated deformable fourier residual_gain attention_gain conv_clamp"
 ).split()
 _LISTS = ("kernels", "blocks", "attention", "experts")
+LEAST_RESOLUTION = 8
+"""Pixels: the discriminator halves the images at least once."""
 
 
 class Aurora(Family):
@@ -42,6 +45,7 @@ class Aurora(Family):
     name: ClassVar[str] = "aurora"
     averaged: ClassVar[str] = "g"
     augments: ClassVar[bool] = True
+    takes_vectors: ClassVar[bool] = True
     panels: ClassVar[tuple[Panel, ...]] = (
         Panel("Discriminator loss", "nats per image", {"loss/d_main": "d_main"}),
         Panel("Generator loss", "nats per image", {"loss/g_main": "g_main"}),
@@ -112,14 +116,12 @@ class Aurora(Family):
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
         gan = config.gan
         assert isinstance(gan, AuroraGan)
-        resolution = AuroraOptions(**_generator_options(gan)).resolution
-        if dataset.resolution != resolution or resolution < 8:
+        _check_resolution(gan, dataset, config.data.path)
+        if gan.d_channel_base < dataset.resolution:
             raise UserError(
-                f"gan.blocks has {len(gan.blocks)} resolutions, for images of {resolution} pixels, expected one for "
-                f"each doubling from 4 to the {dataset.resolution} pixels of data.path {config.data.path}, at least 8"
+                f"gan.d_channel_base is {gan.d_channel_base}, expected at least the {dataset.resolution} pixels of the "
+                "images' width: the discriminator has d_channel_base / width feature maps there"
             )
-        if gan.d_channel_base < resolution:
-            raise UserError(f"gan.d_channel_base is {gan.d_channel_base}, expected at least {resolution} pixels")
 
     def adam(self, network: str) -> AdamSettings:
         settings = super().adam(network)
@@ -144,9 +146,7 @@ class Aurora(Family):
         w_mean = (Carried("w_mean", self.gan.w_dim, self._move_w_avg),)
         through_images: dict[str, Any] = dict(loss_scale=self.loss_scale, carried=w_mean)
         specs = [PhaseSpec("g_main", "g", of.g_main, **through_images)]
-        if parts.score is not None:
-            frequency = self.config.smart.frequency
-            specs.append(PhaseSpec("g_score", "g", of.g_score, frequency, "g_main", **through_images))
+        specs += self.score_phase(parts, of.g_score, **through_images)
         specs.append(PhaseSpec("d_main", "d", of.d_main, carried=view.carried))
         if self._has_r1:
             specs.append(PhaseSpec("d_r1", "d", of.d_r1, loss.r1_interval, gain=float(loss.r1_interval)))
@@ -190,3 +190,20 @@ class Aurora(Family):
 def _generator_options(gan: AuroraGan) -> dict[str, Any]:
     """Those that the settings say, all of which JSON can hold."""
     return {name: getattr(gan, name) for name in _OF_GENERATOR} | {name: list(getattr(gan, name)) for name in _LISTS}
+
+
+def _check_resolution(gan: AuroraGan, dataset: ImageDataset, path: str) -> None:
+    """Raise UserError where the lists are not those of a network for the images."""
+    made, width = AuroraOptions(**_generator_options(gan)).resolution, dataset.resolution
+    if made == width >= LEAST_RESOLUTION:
+        return
+    line = (
+        f"data.path {path}: images are {width} pixels wide, and the {len(gan.blocks)} numbers of gan.blocks, "
+        f"gan.kernels, gan.attention and gan.experts are for {made}"
+    )
+    if width < LEAST_RESOLUTION:
+        raise UserError(f"{line}, expected at least {LEAST_RESOLUTION} pixels (data.resolution)")
+    numbers = (width // FIRST_RESOLUTION).bit_length()
+    raise UserError(
+        f"{line}, expected data.resolution {made}, or {numbers} numbers, one for each doubling from 4 pixels on"
+    )

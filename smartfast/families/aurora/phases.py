@@ -61,7 +61,7 @@ class AuroraPhases:
         """Logistic loss of the discriminator on fakes and reals."""
         with torch.no_grad():
             fakes, labels = self.sampler.draw(Purpose.D_MAIN, batch.stream, None)
-        return logistic_step(self.d, self.view, batch, self._c(batch.labels), fakes, self._c(labels))
+        return logistic_step(self.d, self.view, batch, fakes, labels, classes=self.g.options.classes)
 
     def d_r1(self, batch: Round) -> PhaseResult:
         """R1 regularization of the discriminator on the reals."""

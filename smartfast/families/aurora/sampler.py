@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from smartfast.core.draws import Purpose, one_hot
+from smartfast.core.draws import Purpose, are_vectors, one_hot
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, Places, Sampler
 from smartfast.kernels import philox_normal, philox_uniform
@@ -16,7 +16,7 @@ class AuroraSampler(Sampler):
     """See `Sampler`.
 
     Where labels are drawn, every class is as likely as any other, as in SMaRt's samples; other families draw the labels
-    of random training images.
+    of random training images, and so does this one where labels are vectors.
     """
 
     module: Generator
@@ -31,7 +31,10 @@ class AuroraSampler(Sampler):
         """w [N, w_dim] and labels of the samples numbered int64 [N]; labels None = drawn."""
         if labels is None and self.data_labels is not None:
             which = philox_uniform(self.seed, numbers, 1, purpose + Purpose.CHOICES)[:, 0]
-            labels = (which * self.num_classes).to(torch.int64)
+            if are_vectors(self.data_labels):
+                labels = self.data_labels[(which * len(self.data_labels)).to(torch.int64)]
+            else:
+                labels = (which * self.num_classes).to(torch.int64)
         z = philox_normal(self.seed, numbers, self.z_shape[0], int(purpose))
         return self.module.mapping(z, one_hot(labels, self.num_classes)), labels
 

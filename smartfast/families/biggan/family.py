@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from smartfast.config.families import BigGanGan, BigGanLoss
 from smartfast.config.schema import Config
+from smartfast.core.draws import are_vectors
 from smartfast.data import ImageDataset
 from smartfast.engine.phase import PhaseSpec
 from smartfast.errors import UserError
@@ -32,6 +33,7 @@ class BigGan(Family):
     name: ClassVar[str] = "biggan"
     averaged: ClassVar[str] = "g"
     augments: ClassVar[bool] = True
+    takes_vectors: ClassVar[bool] = True
     panels: ClassVar[tuple[Panel, ...]] = (
         Panel("Adversarial loss", "logit or nats", {"loss/d_main": "discriminator", "loss/g_main": "generator"}),
         Panel("Logits (mean)", "logit", {"logits/real": "real images", "logits/fake": "fake images"}),
@@ -82,10 +84,16 @@ class BigGan(Family):
         if resolution not in RESOLUTIONS:
             raise UserError(
                 f"data.path {config.data.path}: images are {resolution} pixels wide, expected "
-                f"{', '.join(map(str, RESOLUTIONS))} for gan.family biggan (`smartfast dataset` resizes)"
+                f"{', '.join(map(str, RESOLUTIONS))} for gan.family biggan (data.resolution resizes the "
+                "digits, `smartfast dataset` other images)"
             )
         if not dataset.num_classes:
             raise UserError("data.labels is false, expected true with gan.family biggan: its norms know the class")
+        if are_vectors(dataset.labels) and gan.sampling == "standing":
+            raise UserError(
+                f"gan.sampling is standing, expected running: {dataset.name} has label vectors, and standing batches "
+                "have all classes alike"
+            )
         slots = latent_slots(resolution, hierarchical=gan.hierarchical)
         if gan.z_dim < slots:
             raise UserError(f"gan.z_dim is {gan.z_dim}, expected at least {slots}, a number for each piece of z")
@@ -98,13 +106,11 @@ class BigGan(Family):
         of = BigGanPhases(self.g, self.d, sampler, self.loss, view=view, score=parts.score)
         inside = self.gan.sync_batch_norm and parts.num_processes > 1
         through_images: dict[str, Any] = dict(loss_scale=self.loss_scale, averages_inside=inside)
-        specs = [
+        return [
             PhaseSpec("d_main", "d", of.d_main, repeat=self.loss.d_steps, carried=view.carried, averages_inside=inside),
             PhaseSpec("g_main", "g", of.g_main, **through_images),
+            *self.score_phase(parts, of.g_score, **through_images),
         ]
-        if parts.score is not None:
-            specs.append(PhaseSpec("g_score", "g", of.g_score, self.config.smart.frequency, "g_main", **through_images))
-        return specs
 
     def average_step(self, images: int, batch: int) -> float:
         """1 - loss.ema_decay; a copy before loss.ema_start, unless the run starts from other weights."""

@@ -17,6 +17,7 @@ from smartfast.families.augmented import AugmentedView
 from smartfast.families.rounds import Round
 from smartfast.families.sampling import Sampler
 from smartfast.families.score import ScoreRegularity
+from smartfast.families.signs import game_signs
 from smartfast.networks.biggan import Discriminator, Generator
 
 
@@ -53,12 +54,14 @@ class BigGanPhases:
         of_both = hinge_loss if self.loss.adversarial == "hinge" else discriminator_loss
         loss_fake, loss_real = (losses.mean() for losses in of_both(fake_logits, real_logits))
         loss = loss_fake + loss_real
+        right = torch.cat([fake_logits < 0, real_logits > 0])
         statistics = {
             "loss/d_main": loss.detach(),
             "loss/d_fake": loss_fake.detach(),
             "loss/d_real": loss_real.detach(),
             "logits/fake": fake_logits.detach().mean(),
             "logits/real": real_logits.detach().mean(),
+            **game_signs(drawn, labels, batch.images, batch.labels, right=right),
             **self.view.statistics(real_logits),
         }
         return self._regularized(loss, statistics, "d", self.loss.ortho_d, self.d.penalised_weights())

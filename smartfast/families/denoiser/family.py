@@ -1,8 +1,11 @@
-"""A diffusion model as a family: one phase, a clipped gradient, and an average that is a scorer for smart.scorer."""
+"""A diffusion model as a family: one phase, a clipped gradient, and an average that is a scorer for smart.scorer.
+
+With smart.frequency 1 it learns from smart.scorer, for the interval of its score term, instead of from the noise.
+"""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +24,8 @@ from smartfast.engine.adam import AdamSettings
 from smartfast.engine.phase import PhaseResult, PhaseSpec
 from smartfast.errors import UserError
 from smartfast.families.base import Cost, Family, Panel, Parts
-from smartfast.families.denoiser.network import Denoiser
+from smartfast.families.denoiser.distillation import Teacher, check_distillation, check_teacher
+from smartfast.families.denoiser.network import Denoiser, Noised
 from smartfast.families.denoiser.options import (
     attention_unit,
     build_denoiser,
@@ -34,7 +38,7 @@ from smartfast.families.rounds import Round
 from smartfast.families.start import AVERAGE, StartWeights
 from smartfast.kernels import philox_uniform
 from smartfast.networks.unets import set_dropout
-from smartfast.scorers import converted, diffusers
+from smartfast.scorers import Scorer, converted, diffusers
 from smartfast.scorers.bands import BANDS, eps_loss_by_band
 from smartfast.scorers.class_names import CLASS_NAMES_FILE
 from smartfast.scorers.diffusers import load_unet
@@ -57,11 +61,22 @@ class DenoiserFamily(Family):
             "squared error of the noise",
             {f"heldout/{first}-{last}": f"{first} to {last}" for first, last in BANDS},
         ),
+        Panel(
+            "Gradient of the score term, against the teacher's",
+            "cosine on images kept out",
+            {
+                "teacher/cosine": "one draw of noise",
+                "teacher/mean_cosine": "mean over draws",
+                "teacher/perturbed_cosine": "one draw, perturbed images",
+                "teacher/perturbed_mean_cosine": "mean over draws, perturbed images",
+            },
+        ),
     )
 
     def __init__(self, config: Config, dataset: TrainingImages, held_out: DatasetPart | None = None) -> None:
         super().__init__(config, dataset, held_out)
         self.class_names = dataset.class_names
+        self.teacher: Teacher | None = None
 
     def networks(self) -> dict[str, nn.Module]:
         self.denoiser = build_denoiser(**self.options())
@@ -93,7 +108,7 @@ class DenoiserFamily(Family):
         check_fixed(gan, config.loss)
         check_widths(gan)
         if config.smart.frequency:
-            raise UserError(f"smart.frequency is {config.smart.frequency}, expected 0: a diffusion model has no fakes")
+            check_distillation(config)
 
     @classmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
@@ -143,18 +158,30 @@ class DenoiserFamily(Family):
         step = images // batch
         return 1 - min(self.loss.ema_decay, (1 + step) / (10 + step)) if step else 1.0
 
+    @classmethod
+    def check_scorer(cls, config: Config, scorer: Scorer) -> None:
+        assert isinstance(config.gan, DenoiserGan) and isinstance(config.loss, DenoiserLoss)
+        check_teacher(config.gan, config.loss, scorer)
+
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
+        if parts.score is not None:
+            self.teacher = Teacher(parts.score, self.config.run.seed)
         return [PhaseSpec("denoise", "denoiser", self.denoise, loss_scale=self.loss_scale)]
 
     def denoise(self, batch: Round) -> PhaseResult:
         """Mean squared error of the prediction at one random level of noise per image, with the level's weight."""
-        images = batch.images.detach()
-        noised = self.denoiser.noised(images, batch.stream, seed=self.config.run.seed, settings=self.loss)
+        noised = self._noised(batch)
         half = _HALF_DTYPES.get(self.config.perf.precision)
-        with torch.autocast(images.device.type, half, enabled=half is not None):
+        with torch.autocast(noised.x_t.device.type, half, enabled=half is not None):
             prediction = self.denoiser(noised.x_t, noised.level, self.shown_classes(batch))
         loss = (noised.weight * (prediction.float() - noised.target).square()).mean()
         return loss, {"loss/denoise": loss.detach()}
+
+    def _noised(self, batch: Round) -> Noised:
+        images = batch.images.detach()
+        if self.teacher is not None:
+            return self.teacher.noised(self.denoiser, images, batch.labels, batch.stream)
+        return self.denoiser.noised(images, batch.stream, seed=self.config.run.seed, settings=self.loss)
 
     def shown_classes(self, batch: Round) -> Tensor | None:
         """Classes int64 [N], or, where loss.label_dropout hides some, label vectors [N, classes]; None without any."""
@@ -182,17 +209,29 @@ class DenoiserFamily(Family):
         return {"denoiser": [torch.empty(1, *self.image_shape), level, label if self.num_classes else None]}
 
     def costs(self, flops: dict[str, float]) -> list[Cost]:
-        return [Cost("denoise", 3 * flops["denoiser"], 1)]
+        return [Cost("denoise", 3 * flops["denoiser"] + flops.get("scorer", 0.0), 1)]
+
+    def remark_on_costs(self, flops: Mapping[str, float]) -> str | None:
+        """What a score term through the student costs beside one through its teacher."""
+        if "scorer" not in flops:
+            return None
+        student, teacher = flops["denoiser"] / 1e6, flops["scorer"] / 1e6
+        return (
+            f"As a scorer: {student:,.2f} MFLOP per image forward, {2 * student:,.2f} with the gradient; the teacher "
+            f"{teacher:,.2f} and {2 * teacher:,.2f}: {student / teacher:.3g} times as much"
+        )
 
     @torch.no_grad()
     def measure(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """Loss of the averaged network by timesteps on the images kept out."""
+        """On the images kept out, the averaged network's loss by timesteps, or how like its teacher it is."""
         if self.held_out is None:
             return {}
         assert isinstance(module, Denoiser)
-        scorer = module.scorer(device)
         images = to_float(self.held_out.all_images().to(device))
         labels = None if self.held_out.labels is None else self.held_out.labels.to(device)
+        if self.teacher is not None:
+            return self.teacher.likeness(module, images, labels)
+        scorer = module.scorer(device)
         return {f"heldout/{band}": value for band, value in eps_loss_by_band(scorer, images, labels).items()}
 
     def export(self, run_dir: Path, weights: dict[str, Tensor]) -> None:
@@ -202,3 +241,5 @@ class DenoiserFamily(Family):
         module.save(folder, torch.float16 if self.loss.save_precision == "fp16" else torch.float32)
         if self.class_names:
             write_atomically(folder / CLASS_NAMES_FILE, json.dumps(self.class_names, indent=2).encode())
+        if self.teacher is not None:
+            self.teacher.sign(folder)

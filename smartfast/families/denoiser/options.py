@@ -5,6 +5,7 @@ from typing import Any
 from diffusers import DDPMScheduler
 
 from smartfast.config.families import DenoiserGan, DenoiserLoss
+from smartfast.config.small_families import ConsistencyGan
 from smartfast.errors import UserError
 from smartfast.families.denoiser.continuous import EDMDenoiser
 from smartfast.families.denoiser.discrete import ADM_SCHEDULES, ADMDenoiser, DiffusersDenoiser
@@ -79,7 +80,7 @@ def options_of(gan: DenoiserGan, loss: DenoiserLoss, image_shape: tuple[int, int
     }
     noise = {} if gan.network in EDM_NETWORKS else {"scheduler": scheduler}
     if gan.network == "unet2d":
-        unet = _diffusers_arguments(gan, image_shape, classes)
+        unet = unet2d_arguments(gan, image_shape, classes) | {"dropout": gan.dropout}
     else:
         unet = options_to_json(_original_options(gan, image_shape, classes))
     return {"unet": unet, **noise, "sample_steps": loss.sample_steps}
@@ -105,7 +106,10 @@ def build_denoiser(unet: dict[str, Any], **more: Any) -> Denoiser:
     raise ValueError(f"network is {options.network}, expected adm or edm")
 
 
-def _diffusers_arguments(gan: DenoiserGan, image_shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
+def unet2d_arguments(
+    gan: DenoiserGan | ConsistencyGan, image_shape: tuple[int, int, int], classes: int
+) -> dict[str, Any]:
+    """The arguments of diffusers' `UNet2DModel` for images of a shape, with as many class embeddings as classes."""
     channels, resolution, _ = image_shape
     attends = [resolution >> level in gan.attention for level in range(len(gan.block_out_channels))]
     return {
@@ -118,7 +122,6 @@ def _diffusers_arguments(gan: DenoiserGan, image_shape: tuple[int, int, int], cl
         "up_block_types": ["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)],
         "attention_head_dim": gan.attention_head_dim,
         "norm_num_groups": gan.norm_groups,
-        "dropout": gan.dropout,
         "num_class_embeds": classes or None,
     }
 

@@ -95,14 +95,11 @@ class R3Gan(Family):
             view=view,
             score=parts.score,
         )
-        specs = [
+        return [
             PhaseSpec("d_main", "d", of.d_main, carried=view.carried),
             PhaseSpec("g_main", "g", of.g_main, loss_scale=self.loss_scale),
+            *self.score_phase(parts, of.g_score, loss_scale=self.loss_scale),
         ]
-        if parts.score is not None:
-            frequency = self.config.smart.frequency
-            specs.append(PhaseSpec("g_score", "g", of.g_score, frequency, "g_main", loss_scale=self.loss_scale))
-        return specs
 
     def options(self) -> dict[str, Any]:
         gan = self.gan

@@ -13,6 +13,7 @@ from smartfast.families.augmented import AugmentedView
 from smartfast.families.r3gan.sampler import R3GanSampler
 from smartfast.families.rounds import Round
 from smartfast.families.score import ScoreRegularity
+from smartfast.families.signs import game_signs
 from smartfast.kernels import philox_normal
 from smartfast.networks.r3gan import Discriminator
 
@@ -56,11 +57,13 @@ class R3GanPhases:
         real, fake = self.judged(batch)
         r1, r2 = self.penalties(real, fake, batch)
         adversarial = relativistic_loss(real.logits, fake.logits).mean()
+        right = real.logits > fake.logits
         return adversarial + self.gamma / 2 * (r1.mean() + r2.mean()), {
             "loss/d_main": adversarial.detach(),
             "loss/r1": r1.detach().mean(),
             "loss/r2": r2.detach().mean(),
             "logits/real_minus_fake": (real.logits - fake.logits).detach().mean(),
+            **game_signs(fake.images, batch.labels, batch.images, batch.labels, right=right),
             **self.view.statistics(real.logits - fake.logits),
         }
 

@@ -83,15 +83,13 @@ class StyleGan2(Family):
         return dataclasses.replace(super().adam(network), lazy_interval=interval or None)
 
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:
-        loss, smart = self.loss, self.config.smart
-        view = self.augmented_view(parts.scalars)
+        loss, view = self.loss, self.augmented_view(parts.scalars)
         of = self._losses(parts, view)
         w_mean = (Carried("w_mean", self.gan.w_dim, self._move_w_avg),)
         path_mean = (Carried("path_mean", 1, self._set_path_mean),)
         through_images: dict[str, Any] = dict(loss_scale=self.loss_scale, carried=w_mean)
         specs = [PhaseSpec("g_main", "g", of.g_main, **through_images)]
-        if parts.score is not None:
-            specs.append(PhaseSpec("g_score", "g", of.g_score, smart.frequency, "g_main", **through_images))
+        specs += self.score_phase(parts, of.g_score, **through_images)
         if loss.path_length_weight and loss.path_length_interval:
             gain = float(loss.path_length_interval)
             options: dict[str, Any] = dict(gain=gain, carried=path_mean, averages_inside=True)

@@ -137,7 +137,7 @@ class StyleGan2Phases:
         with torch.no_grad():
             ws, _ = style_latents(self.g, latents)
             fakes = self.g.synthesis(ws, latents.noise)
-        return logistic_step(self.d, self.view, batch, self._c(batch), fakes, latents.c)
+        return logistic_step(self.d, self.view, batch, fakes, latents.labels, classes=self.g.c_dim)
 
     def d_r1(self, batch: Round) -> PhaseResult:
         """R1 regularization of the discriminator on the reals, whose gradient passes through their augmentation."""

@@ -3,6 +3,8 @@
 Its weights are bundled, so every metric runs offline. `python -m smartfast.metrics.digits.classifier` trains them.
 """
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,26 @@ FEATURES, LOGITS = str(NUM_FEATURES), "logits"
 
 
 class DigitClassifier(nn.Module):
-    """Three convolutions and two linear layers, about 90,000 parameters.
+    """Three convolutions and two linear layers, about 90,000 parameters at 16 pixels.
 
-    Takes grey images float32 [N, 1, 16, 16] in [-1, 1]; returns features [N, 64] and class logits [N, 10]. The
+    Takes grey images float32 [N, 1, R, R] in [-1, 1]; returns features [N, 64] and class logits [N, classes]. The
     features are multiplied by `feature_scale`, which gives them a mean variance of 1 over the training images.
+
+    Args:
+        resolution: R, a multiple of 4.
+        classes: Of the images.
     """
 
     feature_scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, resolution: int = INPUT_RESOLUTION, classes: int = NUM_CLASSES) -> None:
         super().__init__()
+        self.resolution = resolution
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
         self.conv2 = nn.Conv2d(16, 32, 3, padding=1, stride=2)
         self.conv3 = nn.Conv2d(32, 64, 3, padding=1, stride=2)
-        self.hidden = nn.Linear(64 * 4 * 4, NUM_FEATURES)
-        self.output = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+        self.hidden = nn.Linear(64 * (resolution // 4) ** 2, NUM_FEATURES)
+        self.output = nn.Linear(NUM_FEATURES, classes)
         self.register_buffer("feature_scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,13 +52,26 @@ class DigitClassifier(nn.Module):
         return features * self.feature_scale, self.output(features)
 
 
-def classifier_input(images: Tensor) -> Tensor:
-    """Images uint8 [N, C, H, W] as the classifier takes them: channels averaged, resized to 16x16 (antialiased
-    bicubic), float32 [N, 1, 16, 16] in [-1, 1]."""
+def load_classifier(tensors: Mapping[str, Tensor]) -> DigitClassifier:
+    """The classifier with these weights, whose shapes say resolution and classes; frozen, in evaluation mode.
+
+    Raises:
+        KeyError, RuntimeError, ValueError: They are of another network.
+    """
+    hidden, output = tensors["hidden.weight"], tensors["output.weight"]
+    side = math.isqrt(hidden.shape[1] // 64)
+    classifier = DigitClassifier(4 * side, len(output))
+    classifier.load_state_dict(dict(tensors))
+    return classifier.eval().requires_grad_(False)
+
+
+def classifier_input(images: Tensor, resolution: int = INPUT_RESOLUTION) -> Tensor:
+    """Images uint8 [N, C, H, W] as the classifier takes them: channels averaged, resized (antialiased bicubic),
+    float32 [N, 1, resolution, resolution] in [-1, 1]."""
     grey = images.to(torch.float32).mean(dim=1, keepdim=True) / 127.5 - 1
-    if grey.shape[-2:] == (INPUT_RESOLUTION, INPUT_RESOLUTION):
+    if grey.shape[-2:] == (resolution, resolution):
         return grey
-    return F.interpolate(grey, size=(INPUT_RESOLUTION, INPUT_RESOLUTION), mode="bicubic", antialias=True).clamp(-1, 1)
+    return F.interpolate(grey, size=(resolution, resolution), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 class DigitFeatures(FeatureExtractorBase):
@@ -64,8 +84,7 @@ class DigitFeatures(FeatureExtractorBase):
 
     def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
         super().__init__(name, features_list)
-        self.classifier = DigitClassifier()
-        self.classifier.load_state_dict(load_file(WEIGHTS_FILE))
+        self.classifier = load_classifier(load_file(WEIGHTS_FILE))
         self.requires_grad_(False)
         self.eval()
 

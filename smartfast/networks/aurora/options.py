@@ -72,7 +72,7 @@ class AuroraOptions:
         for name in ("kernels", "attention", "experts"):
             found = getattr(self, name)
             if len(found) != len(self.blocks):
-                raise ValueError(f"{name} has {len(found)} resolutions, expected {len(self.blocks)}, as blocks has")
+                raise ValueError(f"{name} has {len(found)} numbers, expected {len(self.blocks)}, as many as blocks")
         for name, least in (("kernels", 1), ("blocks", 1), ("attention", 0)):
             if min(getattr(self, name), default=0) < least:
                 raise ValueError(f"{name} is {list(getattr(self, name))}, expected numbers of at least {least}")
@@ -82,7 +82,8 @@ class AuroraOptions:
                 raise ValueError(f"channel_base is {self.channel_base}, expected at least {resolution}")
             if depth and width % 32:
                 raise ValueError(
-                    f"attention at {resolution} pixels has {width} feature maps, expected a multiple of 32"
+                    f"attention at {resolution} pixels has {width} feature maps, the smaller of channel_base / "
+                    f"{resolution} and channel_max, expected a multiple of 32"
                 )
             if depth and self.head_dim is None and width % self.heads:
                 raise ValueError(f"heads is {self.heads}, expected a divisor of the {width} feature maps")

@@ -1,6 +1,7 @@
-"""BigGAN's generator and discriminator, for images of 32 to 256 pixels.
+"""BigGAN's generator and discriminator, for images of 16 to 256 pixels.
 
-Names of tensors are those of ajbrock/BigGAN-PyTorch, whose weights fit.
+Names of tensors are those of ajbrock/BigGAN-PyTorch, whose weights fit. Its smallest images have 32 pixels; the
+networks for 16 are ours, those for 32 with a block less.
 """
 
 from collections.abc import Sequence
@@ -29,10 +30,24 @@ from smartfast.networks.biggan.spectral import (
     start_weight,
 )
 
-_G_WIDTHS = {32: (4, 4, 4, 4), 64: (16, 16, 8, 4, 2), 128: (16, 16, 8, 4, 2, 1), 256: (16, 16, 8, 8, 4, 2, 1)}
+_G_WIDTHS = {
+    16: (4, 4, 4),
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+}
 """Channels over `width` from 4 pixels on, by the resolution of the images."""
-_D_WIDTHS = {32: (4, 4, 4, 4), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16), 256: (1, 2, 4, 8, 8, 16, 16)}
+_D_WIDTHS = {
+    16: (4, 4, 4),
+    32: (4, 4, 4, 4),
+    64: (1, 2, 4, 8, 16),
+    128: (1, 2, 4, 8, 16, 16),
+    256: (1, 2, 4, 8, 8, 16, 16),
+}
 """Channels over `width` behind each block."""
+_D_HALVINGS = {16: 1, 32: 2, 64: 4, 128: 5, 256: 6}
+"""First blocks of the discriminator that halve the resolution: down to 8 pixels, or to 4 from 64 pixels on."""
 RESOLUTIONS = tuple(_G_WIDTHS)
 _BOTTOM = 4
 
@@ -177,7 +192,7 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList()
         for index, (inputs, outputs) in enumerate(zip([options.channels, *widths], widths, strict=False)):
             hidden = outputs if options.wide else inputs
-            halves = index < (2 if options.resolution == 32 else len(widths) - 1)
+            halves = index < _D_HALVINGS[options.resolution]
             convolutions = DiscriminatorBlock(inputs, hidden, outputs, layers, halves=halves, is_first=index == 0)
             block = nn.ModuleList([convolutions])
             if self.attention_resolutions[index] in options.attention:
@@ -192,7 +207,9 @@ class Discriminator(nn.Module):
         """Of the images behind each block, as the original counts them."""
         resolution = self.options.resolution
         blocks = range(len(_D_WIDTHS[resolution]))
-        return [16 if resolution == 32 else max(resolution >> block + 1, _BOTTOM) for block in blocks]
+        if resolution == 32:
+            return [16 for _ in blocks]
+        return [resolution >> min(block + 1, _D_HALVINGS[resolution]) for block in blocks]
 
     def forward(self, images: Tensor, c: Tensor) -> Tensor:
         x = images.to(self._half_dtype or images.dtype)

@@ -30,6 +30,7 @@ def test_what_the_user_sets_wins() -> None:
     assert settings("lsun_bedroom256", Options(device=torch.device("cuda"))) == ("--optim.batch_gpu=8",)
 
 
+@pytest.mark.slow
 def test_phases_of_the_digits(tmp_path: Path) -> None:
     with Run("phases", "test", device=OPTIONS.device, folder=tmp_path) as results:
         suite_phases.run(OPTIONS, results)
@@ -77,6 +78,7 @@ def test_training_of_the_digits(tmp_path: Path) -> None:
         assert 0 < row["data_wait_share"] < 1
 
 
+@pytest.mark.slow
 def test_training_that_skips_many_steps_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = open_paper_job(job_config("digits", settings("digits", OPTIONS)), device=OPTIONS.device)
     timed = suite_train.TimedTraining(job, 19, EAGER)

@@ -1,0 +1,82 @@
+"""The curves of a run, as numbers for the page that draws them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smartfast.families.base import Panel
+
+Row = Mapping[str, Any]
+
+SPEED_PANEL = Panel("Training speed", "images per second", {"images_per_sec": "speed"})
+_MEMORY = ("Memory", "GiB", {"cpu_mem_gib": "main memory", "gpu_mem_gib": "GPU, peak"})
+_OTHERS_TITLES = {"ms": ("Time of a phase", "ms per run")}
+_LEFT_OUT = ("count", "skipped", "skipped_in_a_row")
+MOST_POINTS = 2000
+"""Of a curve on the page; of longer ones the least and the greatest value of each stretch are kept."""
+
+
+def drawn(panels: Sequence[Panel], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The panels that have data, for JSON: title, unit and curves, each with a name, `kimg` and `values`.
+
+    Values that are not finite are None, a gap in the curve.
+
+    Args:
+        panels: What to show of the rows.
+        rows: Rows of metrics.jsonl, each with `kimg`.
+    """
+    result = []
+    for panel in panels:
+        curves = [{"name": name, **_points(key, rows)} for key, name in panel.curves.items()]
+        curves = [curve for curve in curves if any(value is not None for value in curve["values"])]
+        if curves:
+            result.append({"title": panel.title, "unit": panel.unit, "curves": curves})
+    return result
+
+
+def other_panels(shown: Sequence[Panel], rows: Sequence[Row]) -> list[Panel]:
+    """Panels of what else the rows hold by the name of a group, as one of all `gradient/...`, and of memory."""
+    known = {key for panel in shown for key in panel.curves}
+    groups: dict[str, dict[str, str]] = {}
+    for key in sorted({key for row in rows for key in row if "/" in key and key not in known}):
+        group, _, name = key.partition("/")
+        if group not in _LEFT_OUT:
+            groups.setdefault(group, {})[key] = name
+    others = [Panel(*_title(group, curves), curves) for group, curves in groups.items()]
+    title, unit, memory = _MEMORY
+    used = {key: name for key, name in memory.items() if any(row.get(key) for row in rows)}  # 0 without a GPU
+    return [*others, Panel(title, unit, used)]
+
+
+def _title(group: str, curves: Mapping[str, str]) -> tuple[str, str]:
+    """Title and unit; a lone curve is called by its key, for it has no legend."""
+    return _OTHERS_TITLES.get(group, (next(iter(curves)) if len(curves) == 1 else group, ""))
+
+
+def _points(key: str, rows: Sequence[Row]) -> dict[str, list[float | None]]:
+    points = [(float(row["kimg"]), _finite(row[key])) for row in rows if key in row]
+    points = _thinned(points)
+    return {"kimg": [_short(kimg) for kimg, _ in points], "values": [_short(value) for _, value in points]}
+
+
+def _thinned(points: list[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
+    if len(points) <= MOST_POINTS:
+        return points
+    stretch = math.ceil(2 * len(points) / MOST_POINTS)
+    kept: list[tuple[float, float | None]] = []
+    for start in range(0, len(points), stretch):
+        part = range(start, min(start + stretch, len(points)))
+        finite = [i for i in part if points[i][1] is not None] or [start]
+        ends = {min(finite, key=lambda i: points[i][1] or 0.0), max(finite, key=lambda i: points[i][1] or 0.0)}
+        kept += [points[i] for i in sorted(ends)]
+    return kept
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits, which are more than a screen shows."""
+    return None if value is None else float(f"{value:.6g}")
