@@ -183,7 +183,8 @@ def check_four_workers_one_killed(plan: Plan, folder: Path, url: str | None) -> 
     assert results(plan, out) == results(plan, folder / "serial")
     states: dict[str, list[TrialState]] = {}
     for trial in Claims(out, url, plan.name)._study.trials:
-        states.setdefault(trial.user_attrs["cell"], []).append(trial.state)
+        if "surplus" not in trial.user_attrs:  # two workers added the cell at once, and the other trial counts
+            states.setdefault(trial.user_attrs["cell"], []).append(trial.state)
     assert states.pop(killed) == [TrialState.FAIL, TrialState.COMPLETE]  # its heartbeats stopped, and it waited again
     assert set(map(tuple, states.values())) == {(TrialState.COMPLETE,)}
 
