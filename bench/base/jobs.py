@@ -11,7 +11,7 @@ from bench.base.options import Options
 from smartfast.config.parse import parse_config
 from smartfast.config.schema import Config
 from smartfast.data import ImageDataset, RealBatch, open_dataset
-from smartfast.run.launch import set_up_arithmetic
+from smartfast.run.performance import set_up_arithmetic
 from smartfast.run.scoring import open_scorer
 from smartfast.run.training import Training, real_batches
 from smartfast.scorers import Scorer, TimestepRange

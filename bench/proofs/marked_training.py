@@ -24,7 +24,7 @@ from smartfast.core.interruption import Interruption  # noqa: E402
 MARKS = "SMARTFAST_MARKS"
 FUNCTIONS = {
     "smartfast.run.launch:launch": "set-up",
-    "smartfast.run.launch:open_dataset": "scan",
+    "smartfast.run.opening:open_dataset": "scan",
     "smartfast.run.launch:warm_up": "compile",
     "smartfast.run.training:Training.run_iteration": "training",
     "smartfast.run.evaluations:evaluate": "evaluation",

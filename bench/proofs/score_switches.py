@@ -116,7 +116,7 @@ def phase(training: Training, variant: Variant | None, interval: tuple[int, int]
     specs = training.family.phases(Parts(training.data_labels, training.scalars, score, 1))
     scored = next((spec.replaces for spec in training.specs if spec.replaces), None)
     spec = next(spec for spec in specs if spec.replaces or (variant is None and spec.name == scored))
-    return with_gradients(spec, training.networks[spec.network])
+    return with_gradients(spec, training.networks[spec.network].parameters.parameters)
 
 
 def rounds(job: Job, training: Training, count: int) -> list[Round]:

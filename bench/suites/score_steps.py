@@ -118,7 +118,7 @@ def default_batch(config: Config) -> int:
     """Images of one term on one GPU: optim.batch_gpu, or else optim.batch where the recipe's memory allows it."""
     architecture = ARCHITECTURES.get(config.data.resolution or 0)
     largest = config.optim.batch if architecture is None else min(architecture.batch, config.optim.batch)
-    return config.optim.batch_gpu or largest
+    return config.optim.images_at_a_time(largest)
 
 
 class Setting:

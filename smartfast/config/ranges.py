@@ -128,8 +128,8 @@ def words_of(hint: Any) -> str:
     if get_origin(hint) is tuple:
         form = "[a, b, ...]" if Ellipsis in get_args(hint) else "[a, b]"
         return f"a list {form}, each {words_of(get_args(hint)[0])}"
-    if get_args(hint):
-        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if words := get_args(hint):
+        return f"one of {', '.join(map(str, words))}" if len(words) > 1 else str(words[0])
     plain = {
         bool: "true or false",
         str: "text",
@@ -161,6 +161,8 @@ def _in_range(value: Any, hint: Any, name: str) -> Any:
         return in_range(value, f"{name}.")
     parts = [part for part in get_args(hint) if part is not Ellipsis]
     if get_origin(hint) in (Union, types.UnionType):
+        if any(get_origin(part) is Literal and value in get_args(part) for part in parts):
+            return value
         is_list = isinstance(value, tuple | list)
         checked = [part for part in parts if hasattr(part, "_type") or get_origin(part) is tuple]
         hint = next((part for part in checked if (get_origin(part) is tuple) == is_list), next(iter(checked), None))

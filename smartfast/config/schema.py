@@ -168,8 +168,9 @@ class OptimConfig:
     batch: Count = 32
     """Images per iteration over all processes. Default: ours; ADA depends on the resolution.
     (stylegan2-ada: --batch)"""
-    batch_gpu: Count | None = None
-    """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
+    batch_gpu: Count | Literal["auto"] | None = None
+    """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation; auto:
+    the most that the memory holds by the forecast of run.dry_run."""
     lr_g: Rate | Schedule = 0.0025
     """Adam's learning rate of the generator, a number or a schedule, which may end at 0. Default: ADA."""
     lr_d: Rate | Schedule = 0.0025
@@ -182,6 +183,10 @@ class OptimConfig:
     """Half-life of the averaged generator, in thousands of images, a number or a schedule. Default: StyleGAN2."""
     ema_rampup: Weight | None = 0.05
     """Half-life is at most this fraction of the images seen so far; unset for none. Default: ADA."""
+
+    def images_at_a_time(self, local: int) -> int:
+        """Images of a round of gradient accumulation, of `local` per process and iteration."""
+        return self.batch_gpu if isinstance(self.batch_gpu, int) else local
 
 
 @dataclass(frozen=True)

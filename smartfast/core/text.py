@@ -24,6 +24,13 @@ def format_duration(seconds: float) -> str:
     return f"{minutes}m {sec:02}s" if minutes else f"{sec}s"
 
 
+def format_bytes(size_bytes: float) -> str:
+    """An amount of memory for people: `0.1 MiB`, `512 MiB`, `1.5 GiB`."""
+    if size_bytes >= 2**30:
+        return f"{size_bytes / 2**30:.1f} GiB"
+    return f"{size_bytes / 2**20:.{0 if size_bytes >= 10 * 2**20 else 1}f} MiB"
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns: the first left-aligned, the others right-aligned, a rule below the header."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

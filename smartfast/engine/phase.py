@@ -146,9 +146,9 @@ class Phase:
         self.guard = StepGuard(network.buffer.device)
 
 
-def with_gradients(spec: PhaseSpec, network: TrainedNetwork) -> Callable[[Any], ComputedPhase]:
+def with_gradients(spec: PhaseSpec, parameters: Sequence[nn.Parameter]) -> Callable[[Any], ComputedPhase]:
     """A function from a round to (loss, statistics, gradients of gain * loss_scale * loss for the parameters)."""
-    loss_function, factor, parameters = spec.loss, spec.gain * spec.loss_scale, network.parameters.parameters
+    loss_function, factor = spec.loss, spec.gain * spec.loss_scale
 
     def compute(batch: Any) -> ComputedPhase:
         loss, statistics = loss_function(batch)

@@ -27,9 +27,9 @@ from smartfast.engine.phase import Carried, PhaseResult, PhaseSpec
 from smartfast.engine.schedules import DeviceScalars
 from smartfast.families.augmented import AugmentedView, augment_variables, bound_remark
 from smartfast.families.sampling import Sampler, real_grid
-from smartfast.families.score import ScoreRegularity, score_variables
+from smartfast.families.score import ScoreRegularity, score_variables, score_weight
 from smartfast.families.start import StartWeights
-from smartfast.scorers import Scorer
+from smartfast.scorers import Scorer, TimestepRange
 
 
 class Panel(NamedTuple):
@@ -151,7 +151,7 @@ class Family(ABC):
         """
         if self.config.perf.precision != "fp16":
             return 1.0
-        images = self.config.optim.batch_gpu or self.config.optim.batch
+        images = self.config.optim.images_at_a_time(self.config.optim.batch)
         return 2.0 ** round(math.log2(images * math.sqrt(math.prod(self.image_shape))))
 
     @property
@@ -185,6 +185,22 @@ class Family(ABC):
         optim = self.config.optim
         lr = {"g": optim.lr_g, "d": optim.lr_d}[network]
         return AdamSettings(lr=lambda images: value_at(lr, images), betas=optim.betas, eps=optim.eps)
+
+    def score_term(
+        self, scorer: Scorer | None, timesteps: TimestepRange | None, scalars: DeviceScalars
+    ) -> ScoreRegularity | None:
+        """The score term of the run, None without a scorer or without an interval of it."""
+        if scorer is None or timesteps is None:
+            return None
+        smart = self.config.smart
+        return ScoreRegularity(
+            scorer,
+            timesteps,
+            smart,
+            seed=self.config.run.seed,
+            weight=score_weight(smart, self.variables, scalars),
+            loss_scale=self.loss_scale,
+        )
 
     @abstractmethod
     def phases(self, parts: Parts) -> Sequence[PhaseSpec]:

@@ -103,7 +103,7 @@ def images_at_a_time(config: Config, num_processes: int) -> int:
     if batch % num_processes:
         raise UserError(f"optim.batch is {batch}, expected a multiple of the {num_processes} processes")
     local = batch // num_processes
-    size = config.optim.batch_gpu or local
+    size = config.optim.images_at_a_time(local)
     if local % size:
         raise UserError(
             f"optim.batch_gpu is {size}, expected a divisor of the {local} images per process and iteration"

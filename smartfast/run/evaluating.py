@@ -19,7 +19,8 @@ from smartfast.families.saved import open_sampler
 from smartfast.kernels import switch_off
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.run.beside import CHECKPOINT, FAILURE, REQUEST, VALUES
-from smartfast.run.launch import chosen_kernels, set_up_arithmetic
+from smartfast.run.launch import chosen_kernels
+from smartfast.run.performance import set_up_arithmetic
 from smartfast.run.resume import CONFIG_FILE
 
 _NICENESS = 10  # training comes first on cores that they share

@@ -11,23 +11,21 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from smartfast.config.parse import config_to_dict, config_to_yaml
 from smartfast.config.schema import Config, PerfConfig
 from smartfast.core.checkpoint import Checkpoint, has_checkpoint, set_aside_newer
-from smartfast.core.cpu import set_up_cpu
-from smartfast.core.distributed import meeting_place, processes_on_this_machine
+from smartfast.core.distributed import meeting_place
 from smartfast.core.files import write_atomically
 from smartfast.core.heartbeat import Heartbeat
 from smartfast.core.interruption import Interruption, watch_launcher
 from smartfast.core.output import hang_up_when_closed
 from smartfast.core.run_lock import RunLock
-from smartfast.data import ImageDataset, open_dataset
+from smartfast.data import ImageDataset
 from smartfast.data.dataset import described_classes
 from smartfast.data.holdout import split
-from smartfast.data.planned import is_missing, planned_images
 from smartfast.engine.abandoning import abandon_compilations
 from smartfast.engine.compiling import compile_cache_dir
 from smartfast.errors import UserError
@@ -35,18 +33,26 @@ from smartfast.families import FAMILIES
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.run.asking import drop_requests
-from smartfast.run.checks import check_config, check_data_path, check_settings, images_at_a_time
+from smartfast.run.checks import images_at_a_time
 from smartfast.run.describe import networks_summary, score_share
 from smartfast.run.failures import one_line_failures
 from smartfast.run.launcher import check_launcher
 from smartfast.run.main_process import on_main_process
-from smartfast.run.memory import check_memory, forecast
+from smartfast.run.memory import describe_peaks, peaks
+from smartfast.run.opening import open_run
 from smartfast.run.performance import performance_line, with_arithmetic, with_preset
 from smartfast.run.preparation import prepare_kernels
 from smartfast.run.profiling import IterationProfiler
 from smartfast.run.restoring import restore_newest
-from smartfast.run.resume import check_changes, check_interval, check_scorer_options, completed_kimg, write_config
-from smartfast.run.scoring import as_read, not_described, open_scorer, score_lines
+from smartfast.run.resume import (
+    check_changes,
+    check_interval,
+    check_scorer_options,
+    completed_kimg,
+    with_saved_images_at_a_time,
+    write_config,
+)
+from smartfast.run.scoring import as_read, not_described, score_lines
 from smartfast.run.start import TABLE_FILE, describe_start, start_elsewhere, with_transfer_values
 from smartfast.run.trainer import Trainer
 from smartfast.run.training import Training, real_batches
@@ -105,10 +111,13 @@ def _run(config: Config, accelerator: Accelerator, interruption: Interruption, h
     for line in lines:
         accelerator.print(line)
     if config.run.dry_run:
-        dataset, scorer, timesteps = _open(config, accelerator)
+        config, dataset, scorer, timesteps = open_run(config, accelerator)
         accelerator.print(describe(as_read(config, scorer), dataset, scorer, timesteps))
+        images = images_at_a_time(config, accelerator.num_processes)
+        accelerator.print("\n" + describe_peaks(peaks(config, dataset, images, scorer, timesteps), images))
         return True
     run_dir = Path(config.run.dir)
+    config = with_saved_images_at_a_time(run_dir, config)
     for line in on_main_process(accelerator, lambda: check_changes(run_dir, config)):
         accelerator.print(line)
     kimg = on_main_process(accelerator, lambda: completed_kimg(run_dir, config.run.kimg))
@@ -138,7 +147,8 @@ def _train(
 ) -> bool:
     """The run, in a folder that is this process's, or that of the main process."""
     perf, lines = with_preset(config.perf, accelerator.device)
-    dataset, scorer, timesteps = _open(dataclasses.replace(config, perf=perf), accelerator)
+    opened, dataset, scorer, timesteps = open_run(dataclasses.replace(config, perf=perf), accelerator)
+    config = dataclasses.replace(config, optim=opened.optim)
     with accelerator.local_main_process_first():
         check_metrics(config.metrics)
     if scorer is not None:
@@ -183,7 +193,7 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
     config, lines = with_arithmetic(config, accelerator.device)
     perf, more = with_preset(config.perf, accelerator.device)
     config = dataclasses.replace(config, perf=perf)
-    dataset, scorer, timesteps = _open(config, accelerator)
+    config, dataset, scorer, timesteps = open_run(config, accelerator)
     training = _training(config, accelerator, dataset, scorer, timesteps)
     prepare_kernels(training, accelerator)
     accelerator.print(_opening_lines(dataset, scorer, timesteps, training, lines + more))
@@ -202,29 +212,6 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
                     batch = next(reals)
                 training.run_iteration(batch)
     accelerator.end_training()
-
-
-def _open(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, Scorer | None, TimestepRange | None]:
-    """What the configuration names, and every check of it."""
-    check_settings(config, num_processes=accelerator.num_processes)
-    set_seed(config.run.seed)
-    processes = processes_on_this_machine()
-    set_up_arithmetic(config, accelerator.device, processes)
-    planned = planned_images(config.data) if config.run.dry_run and is_missing(config.data) else None
-    if planned is None:
-        check_data_path(config)
-    dataset = planned or open_dataset(config.data)
-    check_config(config, dataset, device=accelerator.device)
-    images = images_at_a_time(config, accelerator.num_processes)
-    needed = forecast(config, dataset, images)
-    accelerator.print(check_memory(config, needed, images, accelerator.device, processes))
-    if planned is not None:
-        print(f"data: {dataset.name} is taken to be RGB; the scorer is left out")
-        return planned, None, None
-    scorer, timesteps = open_scorer(config, dataset, accelerator.device, say=accelerator.print)
-    if scorer is not None:
-        FAMILIES[config.gan.family].check_scorer(config, scorer)
-    return dataset, scorer, timesteps
 
 
 def _training(
@@ -285,21 +272,6 @@ def _announced_share(training: Training, scorer: Scorer | None, say: Callable[[s
 
 def _say_nothing(line: str) -> None:
     """What the other processes say while they compile."""
-
-
-def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) -> None:
-    """Choose threads, tf32 and cuDNN's search for algorithms for this process, one of `num_processes` on this machine.
-
-    perf.* says how.
-    """
-    if device.type == "cpu":
-        set_up_cpu(config.perf.cpu_threads, num_processes)
-    elif config.perf.precision != "fp32":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-    else:
-        torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
 
 
 def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None, start: str | None) -> None:

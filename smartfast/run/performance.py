@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from smartfast.config.schema import Config, PerfConfig
+from smartfast.core.cpu import set_up_cpu
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 
@@ -62,6 +63,21 @@ def compiler_problem() -> str | None:
     if capability < (7, 0):
         return f"torch.compile needs compute capability 7.0, this GPU has {capability[0]}.{capability[1]}"
     return None
+
+
+def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) -> None:
+    """Choose threads, tf32 and cuDNN's search for algorithms for this process, one of `num_processes` on this machine.
+
+    perf.* says how.
+    """
+    if device.type == "cpu":
+        set_up_cpu(config.perf.cpu_threads, num_processes)
+    elif config.perf.precision != "fp32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    else:
+        torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
 
 
 def performance_line(perf: PerfConfig, device: torch.device) -> str:

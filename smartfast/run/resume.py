@@ -108,6 +108,19 @@ def check_changes(run_dir: Path, config: Config) -> list[str]:
     return lines
 
 
+def with_saved_images_at_a_time(run_dir: Path, config: Config) -> Config:
+    """The configuration with the optim.batch_gpu of the run that it resumes, where it leaves the choice to the memory.
+
+    Raises:
+        UserError: The run's settings cannot be read.
+    """
+    saved_file = run_dir / CONFIG_FILE
+    if config.optim.batch_gpu != "auto" or not has_checkpoint(run_dir) or not os.path.lexists(saved_file):
+        return config
+    optim = dataclasses.replace(config.optim, batch_gpu=_load(saved_file).optim.batch_gpu)
+    return dataclasses.replace(config, optim=optim)
+
+
 def check_interval(run_dir: Path, config: Config, interval_of: Callable[[SmartConfig], object]) -> None:
     """Raise UserError if the run that `config` would resume drew its timesteps from another interval.
 

@@ -23,7 +23,6 @@ from smartfast.families import FAMILIES
 from smartfast.families.base import Parts
 from smartfast.families.rounds import Round
 from smartfast.families.sampling import Sampler
-from smartfast.families.score import ScoreRegularity, score_weight
 from smartfast.run.status import PhaseTimer
 from smartfast.scorers import Scorer, TimestepRange
 
@@ -63,7 +62,8 @@ class Training:
         self.family.variables = {name: value.to(device) for name, value in self.family.variables.items()}
         self.scalars, self.statistics = DeviceScalars(device), Statistics()
         self.data_labels = None if dataset.labels is None else dataset.labels.to(device)
-        self.specs = list(self.family.phases(self._parts(scorer, timesteps)))
+        score = self.family.score_term(scorer, timesteps, self.scalars)
+        self.specs = list(self.family.phases(Parts(self.data_labels, self.scalars, score, num_processes, scorer)))
         self.images_per_iteration = config.optim.batch * max(spec.repeat for spec in self.specs)
         self.moving = MovingBuffers(self.family.modules, device)
         self.networks = {name: self._trained(name) for name in self.family.modules}
@@ -79,19 +79,6 @@ class Training:
         self.steps["ema"] = self._captured("ema", "ema", self.ema.move)
         self._taken_sec = 0.0
         self._phase_now = "the first iteration"
-
-    def _parts(self, scorer: Scorer | None, timesteps: TimestepRange | None) -> Parts:
-        score = None
-        if scorer is not None and timesteps is not None:
-            score = ScoreRegularity(
-                scorer,
-                timesteps,
-                self.config.smart,
-                seed=self.config.run.seed,
-                weight=score_weight(self.config.smart, self.family.variables, self.scalars),
-                loss_scale=self.family.loss_scale,
-            )
-        return Parts(self.data_labels, self.scalars, score, self.num_processes, scorer)
 
     def _trained(self, name: str) -> TrainedNetwork:
         carried = [sum(part.size for part in spec.carried) for spec in self.specs if spec.network == name]
@@ -110,7 +97,7 @@ class Training:
     def _places(self, process_index: int) -> list[Tensor]:
         """Places in a global batch of this process's rounds of gradient accumulation."""
         optim, num_processes = self.config.optim, self.num_processes
-        rounds = optim.batch // (num_processes * (optim.batch_gpu or optim.batch // num_processes))
+        rounds = optim.batch // (num_processes * optim.images_at_a_time(optim.batch // num_processes))
         parts = batch_positions(optim.batch, num_processes * rounds, self.family.interacting)
         return [part.to(self.device) for part in parts[process_index * rounds : (process_index + 1) * rounds]]
 
@@ -136,7 +123,7 @@ class Training:
 
     def _phase(self, spec: PhaseSpec) -> Phase:
         network = self.networks[spec.network]
-        return Phase(spec, network, self.compiler(spec.name, with_gradients(spec, network)))
+        return Phase(spec, network, self.compiler(spec.name, with_gradients(spec, network.parameters.parameters)))
 
     def _turn_steps(self, phase: Phase) -> list[Step]:
         """What runs a phase on each part of the static batch that it takes a step for."""

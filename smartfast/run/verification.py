@@ -38,7 +38,7 @@ def calls_of(training: Training, *, every_route: bool = False) -> list[Call]:
     noted = routes_noted(everywhere=every_route)
     with FakeTensorMode(allow_non_fake_inputs=True), use("aten"), noted, recorded_calls() as calls:
         for spec in training.specs:
-            with_gradients(spec, training.networks[spec.network])(training.rounds[0])
+            with_gradients(spec, training.networks[spec.network].parameters.parameters)(training.rounds[0])
     return list(calls.values())
 
 

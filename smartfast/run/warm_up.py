@@ -117,11 +117,11 @@ def max_error(training: Training) -> float:
 def _fall_back(training: Training, phase: Phase) -> None:
     for step in training.captured[phase.name]:
         step.abandon()
-    phase.compute = with_gradients(phase.spec, phase.network)
+    phase.compute = with_gradients(phase.spec, phase.network.parameters.parameters)
 
 
 def _eager(training: Training, phase: Phase) -> list[Tensor]:
-    eager = Phase(phase.spec, phase.network, with_gradients(phase.spec, phase.network))
+    eager = Phase(phase.spec, phase.network, with_gradients(phase.spec, phase.network.parameters.parameters))
     results = []
     for rounds in training.turns[: phase.spec.repeat]:
         with held(training):

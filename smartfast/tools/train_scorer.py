@@ -125,8 +125,9 @@ class TrainScorerOptions:
     """Thousands of images between two status lines. Default: ADA."""
     keep_checkpoints: Count = 3
     """Number of newest checkpoints kept on disk; older ones are deleted. Default: ours."""
-    batch_gpu: Count | None = None
-    """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation."""
+    batch_gpu: Count | Literal["auto"] | None = None
+    """Images per process at a time; smaller than batch / processes accumulates gradients. Unset: no accumulation; auto:
+    the most that the memory holds by the forecast of dry_run."""
     tracker: Literal["tensorboard", "wandb", "none"] = "none"
     """Experiment tracker that Accelerate writes to, beside metrics.jsonl. Default: ours."""
     allow_changes: bool = False

@@ -9,8 +9,7 @@ from smartfast.config.schema import Config
 from smartfast.data import open_dataset
 from smartfast.data.planned import is_missing, planned_images
 from smartfast.errors import UserError
-from smartfast.run.launch import set_up_arithmetic
-from smartfast.run.performance import with_arithmetic, with_preset
+from smartfast.run.performance import set_up_arithmetic, with_arithmetic, with_preset
 from smartfast.run.scoring import open_scorer
 from smartfast.run.training import Training
 

@@ -81,7 +81,7 @@ def test_the_walk_meets_every_command() -> None:
         (["--run.kimg=nan"], "run.kimg is nan, expected a number from 0.001 to 1e9"),
         (["--run.kimg=1e400"], "run.kimg is 1e400, expected a number from 0.001 to 1e9"),
         (["--run.tick_kimg=inf"], "run.tick_kimg is inf, expected a number from 0.001 to 1e9"),
-        (["--optim.batch_gpu=0"], "optim.batch_gpu is 0, expected a whole number from 1 to 2147483647 or null"),
+        (["--optim.batch_gpu=0"], "optim.batch_gpu is 0, expected a whole number from 1 to 2147483647 or auto or null"),
         (["--gan.w_avg_beta=2"], "gan.w_avg_beta is 2, expected a number from 0 to 1"),
         (["--gan.conv_clamp=-1"], "gan.conv_clamp is -1, expected a number from 0.001 to 65504 or null"),
         (["--smart.batch_fraction=1e-9"], "smart.batch_fraction is 1e-9, expected a number from 0.001 to 1"),

@@ -24,7 +24,7 @@ def make(module: nn.Module) -> Phase:
     moving = MovingBuffers({"n": module}, CPU)
     network = TrainedNetwork(module, settings, DeviceScalars(CPU), carried=1, moving=moving)
     spec = PhaseSpec("fit", "n", functools.partial(loss, module))
-    return Phase(spec, network, with_gradients(spec, network))
+    return Phase(spec, network, with_gradients(spec, network.parameters.parameters))
 
 
 def buffers(module: nn.Module) -> dict[str, torch.Tensor]:

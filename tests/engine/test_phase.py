@@ -40,7 +40,7 @@ class Fit(Phase):
     def __init__(self, network: TrainedNetwork, **options) -> None:
         loss = functools.partial(squared_error, network.module)
         spec = PhaseSpec("fit", "n", loss, carried=(Carried("mean", 3, self.keep),), **options)
-        super().__init__(spec, network, with_gradients(spec, network))
+        super().__init__(spec, network, with_gradients(spec, network.parameters.parameters))
 
     def keep(self, mean: torch.Tensor, bad: torch.Tensor) -> None:
         self.mean, self.bad = mean.clone(), bad
@@ -96,7 +96,7 @@ def test_a_statistic_in_the_graph_is_the_length_of_the_gradient_there_and_change
         ours, statistics = trained(network(), clip_norm=1e-3), Statistics()
         expected = 2 * (ours.module(x) - y).detach().norm() / y.numel()
         spec = PhaseSpec("fit", "n", functools.partial(loss_of, ours.module, is_asked), gain=4.0, loss_scale=8.0)
-        run_phase(Phase(spec, ours, with_gradients(spec, ours)), [(x, y)], statistics)
+        run_phase(Phase(spec, ours, with_gradients(spec, ours.parameters.parameters)), [(x, y)], statistics)
         found.append((statistics.read(), [value.clone() for value in ours.state().values()]))
     (without, state), (asked, same_state) = found
     assert all(torch.equal(a, b) for a, b in zip(state, same_state, strict=True))

@@ -222,7 +222,7 @@ def compare_step_in_the_engine(case: Any, compare: Any) -> None:
     ema = AveragedNetwork(networks["g"], torch.tensor(1 - train["ema_decay"]))
     for name, loss in (("d", step.of.d_main), ("g", step.of.g_main)):
         spec, trained = PhaseSpec(name, name, loss), networks[name]
-        phase = Phase(spec, trained, with_gradients(spec, trained))
+        phase = Phase(spec, trained, with_gradients(spec, trained.parameters.parameters))
         for turn, rounds in enumerate(step.turns(name)):
             accumulate(phase, rounds, Statistics())
             found = dict(zip(trained.parameters.names, trained.gradient_views, strict=True))

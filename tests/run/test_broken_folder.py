@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import smartfast.core.checkpoint as checkpoint_module
 import smartfast.run.evaluations as evaluations_module
-import smartfast.run.launch as launch_module
+import smartfast.run.opening as opening_module
 import smartfast.run.trainer as trainer_module
 from smartfast.cli import main
 from smartfast.core.checkpoint import load_newest
@@ -189,7 +189,7 @@ def test_an_index_without_what_training_needs(
 
 
 MOMENTS = {
-    "data": (launch_module, "open_dataset", 1),
+    "data": (opening_module, "open_dataset", 1),
     "first tick": (Training, "run_iteration", 1),
     "third tick": (Training, "run_iteration", 5),
     "evaluation": (evaluations_module, "evaluate", 2),

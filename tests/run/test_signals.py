@@ -18,6 +18,7 @@ from smartfast.cli import main
 from smartfast.core.checkpoint import load_newest
 from smartfast.run import evaluations as evaluations_module
 from smartfast.run import launch as launch_module
+from smartfast.run import opening as opening_module
 from smartfast.run import trainer as trainer_module
 from smartfast.run.training import Training
 
@@ -29,7 +30,7 @@ EVALUATED = dict(metrics__every_ticks=2, metrics__samples=65, run__snapshot_tick
 
 # Where the signal arrives: the function that is entered then, which of its calls, and the images that must be saved.
 MOMENTS = {
-    "the data are checked": (launch_module, "open_dataset", 1, None),
+    "the data are checked": (opening_module, "open_dataset", 1, None),
     "the networks are made": (launch_module, "Training", 1, None),
     "the first evaluation": (evaluations_module, "evaluate", 1, None),
     "the first iteration": (Training, "run_iteration", 1, None),

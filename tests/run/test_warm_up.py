@@ -21,12 +21,12 @@ Make = Callable[..., Training]
 def uncompiled(training: Training) -> Training:
     """A run that believes to be compiled, in which every phase is what it would be without."""
     for phase in training.phases.values():
-        phase.compute = with_gradients(phase.spec, phase.network)
+        phase.compute = with_gradients(phase.spec, phase.network.parameters.parameters)
     return training
 
 
 def wrong(phase: Phase, factor: float) -> Callable[[object], ComputedPhase]:
-    right = with_gradients(phase.spec, phase.network)
+    right = with_gradients(phase.spec, phase.network.parameters.parameters)
 
     def compute(batch: object) -> ComputedPhase:
         loss, statistics, gradients = right(batch)
@@ -108,7 +108,9 @@ def test_a_verdict_is_kept_for_its_configuration(
     monkeypatch.setattr(module, "compare", lambda *_: pytest.fail("compared again"))
     second, again = start(run__kimg=3)
     assert again == said and module.compare is not compare
-    expected = with_gradients(second.phases["d_r1"].spec, second.phases["d_r1"].network)(second.rounds[0])[2]
+    expected = with_gradients(second.phases["d_r1"].spec, second.phases["d_r1"].network.parameters.parameters)(
+        second.rounds[0]
+    )[2]
     assert all(map(torch.equal, second.phases["d_r1"].compute(second.rounds[0])[2], expected))
     assert start(perf__verify="off")[1] == ""
     monkeypatch.setattr(module, "compare", lambda *_: None)

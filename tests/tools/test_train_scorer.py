@@ -87,23 +87,10 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_killed_while_it_saves_ends_bit_equal(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, killed_at_second_export: Callable
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    export, calls = DenoiserFamily.export, []
-
-    def die(self: DenoiserFamily, run_dir: Path, weights: dict[str, torch.Tensor]) -> None:
-        calls.append(run_dir)
-        if len(calls) > 1:
-            raise Killed
-        export(self, run_dir, weights)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DenoiserFamily, "export", die)
-        with pytest.raises(Killed):
-            train_scorer(options(tmp_path, snapshot_kimg=0.012))
+    with killed_at_second_export():
+        train_scorer(options(tmp_path, snapshot_kimg=0.012))
     train_scorer(options(tmp_path, snapshot_kimg=0.012))
     expected, found = state(finished), state(tmp_path)
     assert expected.keys() == found.keys()

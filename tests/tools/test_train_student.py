@@ -18,7 +18,6 @@ from smartfast.core.pixels import to_float
 from smartfast.core.run_log import read_rows
 from smartfast.data.sources.digits import load_digits
 from smartfast.errors import UserError
-from smartfast.families.denoiser.family import DenoiserFamily
 from smartfast.scorers import load_scorer
 from smartfast.tools.train_scorer import STUDENT, TrainScorerOptions, config_of, train_scorer
 
@@ -54,28 +53,19 @@ def options(folder: Path, teacher: str, **changes) -> TrainScorerOptions:
 
 
 def test_a_student_that_was_killed_ends_bit_equal(
-    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, read_report: Callable
+    teacher: str,
+    tmp_path: Path,
+    killed_at_second_export: Callable,
+    capsys: pytest.CaptureFixture,
+    read_report: Callable,
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    export, calls = DenoiserFamily.export, []
-
-    def die(self: DenoiserFamily, run_dir: Path, weights: dict[str, torch.Tensor]) -> None:
-        calls.append(run_dir)
-        if len(calls) > 1:
-            raise Killed
-        export(self, run_dir, weights)
-
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train_scorer(options(whole, teacher)) == whole / "scorer"
     said = capsys.readouterr().out
     assert f"teacher: {teacher}, t = " in said and "score term" not in said
     assert "teacher/cosine" in said and "teacher/perturbed_mean_cosine" in said
-    with monkeypatch.context() as patch:
-        patch.setattr(DenoiserFamily, "export", die)
-        with pytest.raises(Killed):
-            train_scorer(options(cut, teacher, snapshot_kimg=0.012))
+    with killed_at_second_export():
+        train_scorer(options(cut, teacher, snapshot_kimg=0.012))
     train_scorer(options(cut, teacher, snapshot_kimg=0.012))
     expected, found = load_newest(whole).state, load_newest(cut).state
     assert expected.keys() == found.keys() and not any(name.startswith("teacher") for name in expected)
