@@ -23,7 +23,9 @@ Product = Callable[..., Tensor]
 
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor) -> Tensor:
-    """`kernels.grouped_linear`."""
+    """`kernels.grouped_linear`; an exported program has PyTorch's own functions alone."""
+    if torch.compiler.is_exporting():
+        return _rows(x, weight, bias, offsets).to(x.dtype)
     return rows_op(x, weight, bias, offsets)
 
 
@@ -47,13 +49,13 @@ def _weights(dy: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
 
 def _runs(offsets: Tensor, x: Tensor) -> Iterator[tuple[slice, Tensor | None]]:
     """For every expert the rows that it multiplies, and which of them are its own, [T, 1], None = all."""
-    if offsets.device.type == "cpu":
+    if offsets.device.type == "cpu" and not torch.compiler.is_exporting():
         edges = offsets.tolist()
         if edges[0] != 0 or edges[-1] != len(x) or edges != sorted(edges):
             raise ValueError(f"offsets is {edges}, expected numbers that never fall, from 0 to {len(x)}")
         yield from ((slice(first, last), None) for first, last in zip(edges, edges[1:], strict=False))
         return
-    row = torch.arange(len(x), device=x.device)[:, None]
+    row = torch.arange(x.shape[0], device=x.device)[:, None]
     for e in range(len(offsets) - 1):
         yield slice(None), (row >= offsets[e]) & (row < offsets[e + 1])
 

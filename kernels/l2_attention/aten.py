@@ -38,7 +38,10 @@ class _Chunk(NamedTuple):
 
 
 def l2_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """`kernels.l2_attention`."""
+    """`kernels.l2_attention`; an exported program has PyTorch's own functions alone, and all logits at a time."""
+    if torch.compiler.is_exporting():
+        logits = _distance(*(wide(t).flatten(0, 1) for t in (q, k))) * -scale
+        return (logits.softmax(dim=-1) @ wide(v).flatten(0, 1)).to(q.dtype).unflatten(0, q.shape[:2])
     return l2_attention_op(q, k, v, scale)[0]
 
 

@@ -44,7 +44,8 @@ def _resample(x: Tensor, f: Tensor | None, resampling: Resampling) -> Tensor:
         f = f.flip(tuple(range(f.ndim)))
     x, (pad_y, pad_x) = pad_unevenly(x, (x0, x1, y0, y1))
     n, c, h, w = x.shape
-    if is_folded := n > 0 and x.device.type == "cpu" and x.is_contiguous():
+    is_fixed = not torch.compiler.is_exporting()  # a program for any number of images cannot have as many groups
+    if is_folded := is_fixed and n > 0 and x.device.type == "cpu" and x.is_contiguous():
         x = x.view(1, n * c, h, w)  # oneDNN works on blocks of channels: much faster where an image has few
         c = n * c
     if f.ndim == 2:

@@ -69,7 +69,7 @@ def write_program(sampler: Sampler, look: Look, kind: Kind, folder: Path) -> flo
             warnings.simplefilter("ignore")  # of the exporters about themselves
             _write(network, _inputs(sampler, _TRACED), kind, path)
     except Exception as error:  # each exporter has errors of its own for what it cannot express
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
         raise UserError(f"{FILES[kind]}: this network has no such form ({reason}), expected one that has") from error
     difference = max(_difference(network, _inputs(sampler, count), kind, path) for count in _CHECKED)
     if not difference <= TOLERANCE:

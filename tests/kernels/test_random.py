@@ -39,6 +39,9 @@ RANDOM = settings(
 )
 pytestmark = pytest.mark.usefixtures("implementation")
 ULPS, EVERY = 16, 16
+FROM_RESULT, ULPS_OF_THOSE = ("tanh", "sigmoid", "elu", "selu", "softplus"), 64
+"""Activations whose slope Triton computes from the result, as stylegan2-ada does: where it is all but 0, it errs by a
+unit in the last place of 1, which is multiplied by gradients that may be far larger than what comes out."""
 
 WIDE, HALF = [torch.float64, torch.float32], [torch.float16, torch.bfloat16]
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -120,12 +123,12 @@ def check(request: pytest.FixtureRequest, assert_within_budget: Callable[..., Te
     if is_compiled:
         request.getfixturevalue("traced_autograd")
 
-    def check(*arguments: Any, **options: Any) -> None:
+    def check(*arguments: Any, ulps: int = ULPS, **options: Any) -> None:
         if is_compiled:
             if next(cases) % EVERY:
                 return
             torch._dynamo.reset()
-        assert_within_budget(*arguments, **options, compiled=is_compiled, ulps=ULPS)
+        assert_within_budget(*arguments, **options, compiled=is_compiled, ulps=ulps)
 
     return check
 
@@ -282,8 +285,9 @@ def test_modulated_conv2d(route: str, check: Callable[..., None], data: st.DataO
         epilogue = Epilogue(None, *tensors, Activation(act, alpha, gain, clamp))
         return composite_spec.modulated_conv2d(x, weight.to(x.dtype), styles.to(x.dtype), epilogue, **options)
 
+    ulps = ULPS_OF_THOSE if act in FROM_RESULT else ULPS
     with patch.object(routes, "measured_route", lambda *_: Route(route, "for this test")):
-        check(op, formula, [x, weight, styles, *others], order=case.order(activation), cancels=True)
+        check(op, formula, [x, weight, styles, *others], order=case.order(activation), cancels=True, ulps=ulps)
 
 
 @given(

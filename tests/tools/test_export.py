@@ -17,6 +17,7 @@ import smartfast
 from smartfast.cli import main
 from smartfast.core.checkpoint import save_checkpoint
 from smartfast.errors import UserError
+from smartfast.families.sampling import Look
 from smartfast.families.saved import open_sampler
 from smartfast.networks.r3gan import Generator as R3Gan
 from smartfast.networks.r3gan import R3GanOptions
@@ -200,6 +201,22 @@ def r3gan_run(folder: Path) -> Path:
     return folder
 
 
+RUN_PROGRAM = """
+import sys, torch
+kind, out, folder = sys.argv[1:]
+sys.modules["smartfast"] = None
+given = torch.load(folder + "/given.pt")
+if kind == "torch":
+    found = torch.export.load(out + "/generator.pt2").module()(*given)
+else:
+    import onnxruntime
+    session = onnxruntime.InferenceSession(out + "/generator.onnx", providers=["CPUExecutionProvider"])
+    named = {one.name: value.numpy() for one, value in zip(session.get_inputs(), given)}
+    found = torch.from_numpy(session.run(None, named)[0])
+torch.save(found.detach(), folder + "/found.pt")
+"""
+
+
 @pytest.mark.slow
 def test_torch_exports_program_draws_the_same(run_dir: Path, tmp_path: Path) -> None:
     out = exported(run_dir, tmp_path / "out", programs=("torch",), truncation_psi=0.7)
@@ -237,6 +254,36 @@ def test_a_program_of_another_family_without_labels(tmp_path: Path) -> None:
     assert difference.abs().max() <= 1e-4
     with pytest.raises(UserError, match="R3GAN has neither truncation nor noise"):
         exported(run, tmp_path / "other", programs=("torch",), truncation_psi=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.parametrize("family", ["aurora", "biggan", "r3gan"])
+def test_a_program_of_every_family_needs_nothing_of_ours(family: str, kind: str, tmp_path: Path) -> None:
+    """Read and run in a process that cannot import smartfast, and therefore has no op of its."""
+    if kind == "onnx":
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(name)
+    run = tmp_path / "run"
+    settings = ["--run.kimg=0.032", "--optim.batch=16", "--smart.frequency=0", "--metrics.every_ticks=0"]
+    assert main(["train", f"--config={family}_digits", f"--run.dir={run}", "--run.tracker=none", *settings]) == 0
+    if (family, kind) == ("aurora", "onnx"):  # whose convolutions have as many groups as there are images
+        with pytest.raises(UserError, match=r"generator.onnx: this network has no such form \(Error when translating"):
+            exported(run, tmp_path / "out", programs=(kind,))
+        return
+    out = exported(run, tmp_path / "out", programs=(kind,))
+    sampler = open_sampler(run)
+    z, c = torch.randn(4, *sampler.z_shape), torch.eye(max(sampler.num_classes, 1))[[0, -1, 0, -1]]
+    given = (z, c) if sampler.num_classes else (z,)
+    torch.save(given, tmp_path / "given.pt")
+    command = [sys.executable, "-c", RUN_PROGRAM, kind, str(out), str(tmp_path)]
+    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
+    with torch.no_grad():
+        expected = sampler.images(
+            z, given[1] if sampler.num_classes else None, torch.zeros(4, dtype=torch.int64), Look()
+        )
+    found = torch.load(tmp_path / "found.pt")
+    assert found.shape == expected.shape and (found - expected).abs().max() <= 1e-4
 
 
 def test_a_program_that_differs_is_refused_and_nothing_is_left(
