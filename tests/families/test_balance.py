@@ -52,7 +52,7 @@ def test_a_skipped_step_leaves_it_and_nothing_takes_it_farther_than_its_bounds(
     assert weights_of(training, [(0.0, 1.0)] * 50, share=0.2, first=7.0)[-1] == pytest.approx(7e-4)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("first", [0.01, 1000.0])
 @pytest.mark.parametrize("separate", ["false", "true"])
 def test_the_term_gets_its_share_of_the_gradient(

@@ -260,6 +260,7 @@ def test_it_trains_is_measured_drawn_and_reported(run: Path, tmp_path: Path) -> 
     assert main(["interpolate", f"--checkpoint={run}", "--seeds=0,1", "--steps=3", f"--out={tmp_path / 'p.png'}"]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_ends_bit_equal(run: Path, tmp_path: Path) -> None:
     options = ["--smart.frequency=4", "--metrics.every_ticks=0"]
     train(tmp_path, 0.048, *options)

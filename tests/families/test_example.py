@@ -257,6 +257,7 @@ def test_a_compiled_phase_is_one_graph_with_the_eager_loss_gradient_and_buffers(
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_compiled_iterations_move_the_buffers_as_eager_ones_do(pair: tuple[Training, Training]) -> None:
     eager, compiled = pair
     compiled.restore(eager.state(), images=eager.images)

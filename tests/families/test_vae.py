@@ -107,6 +107,7 @@ def test_it_trains_is_measured_drawn_and_reported(run: Path, tmp_path: Path) -> 
     assert len(list(tmp_path.glob("seed*.png"))) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_ends_bit_equal(run: Path, tmp_path: Path) -> None:
     train(tmp_path, 0.048)
     state, end = train(tmp_path, 0.128), load_newest(run).state

@@ -113,7 +113,7 @@ def moments(total: int, command_of: Callable) -> list[int]:
     return sorted({round(1 + i * (total - 1) / (count - 1)) for i in range(count)})
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(12)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("command_of", COMMANDS, ids=["train", "train-scorer"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)

@@ -132,10 +132,11 @@ def test_wrong_settings_of_train_are_found_before_anything_runs(tmp_path: Path, 
         check_trainings(plan)
 
 
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["quick", "full"])
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_study_here_can_be_started_in_both_forms(path: Path) -> None:
-    for quick in (False, True):
-        check_trainings(load_plan(find_study(path.stem), quick=quick))
+def test_every_study_here_can_be_started(path: Path, quick: bool) -> None:
+    """Both forms have the same arms."""
+    check_trainings(load_plan(find_study(path.stem), quick=quick))
 
 
 def test_a_study_that_does_not_exist_is_said_with_those_that_do() -> None:

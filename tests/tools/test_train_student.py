@@ -52,6 +52,7 @@ def options(folder: Path, teacher: str, **changes) -> TrainScorerOptions:
     return replace(base, **changes)
 
 
+@pytest.mark.slow
 def test_a_student_that_was_killed_ends_bit_equal(
     teacher: str,
     tmp_path: Path,
