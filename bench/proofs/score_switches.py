@@ -1,9 +1,10 @@
 """What the switches of the score term save and change: its gradient for the generator against the whole term in fp32.
 
-    python -m bench.proofs.score_switches [--run_dir runs/digits] [--perf.cpu_threads=1 ...]
+    python -m bench.proofs.score_switches [--run_dir runs/digits] [--student FOLDER] [--perf.cpu_threads=1 ...]
 
 Trains the digits preset for a few ticks, or takes the newest checkpoint of --run_dir, and a scorer of the digits
-reduced to 8x8 pixels for smart.downscale. Every variant then scores the same fakes with the same noise and timesteps.
+reduced to 8x8 pixels for smart.downscale. A student is that of `smartfast train-scorer --config digits_student`. Every
+variant then scores the same fakes with the same noise and timesteps.
 The term's gradient is that of the phase with it less that of the phase without; so are its FLOPs and its time. Writes
 bench/results/score_switches.md and .json. Any option of `smartfast train` works.
 """
@@ -89,14 +90,20 @@ class Cost:
     milliseconds: tuple[float, float, float]
 
 
-def variants(reduced: Scorer) -> list[Variant]:
-    """The whole term, each switch alone, and the whole term with other noise; `reduced` scores half the resolution."""
+def variants(reduced: Scorer, student: str | None = None) -> list[Variant]:
+    """The whole term, each switch alone, and, as the last, the whole term with other noise.
+
+    reduced: Scores half the resolution. student: Scorer that was distilled from the bundled one, None = without.
+    """
     digits = load_scorer("digits")
+    students = [] if student is None else [Variant("smart.scorer of a student", load_scorer(student))]
     return [
         Variant(FULL, digits),
         Variant("smart.batch_fraction 0.5", digits, {"batch_fraction": 0.5}),
         Variant("smart.through_network false", digits, {"through_network": False}),
         Variant("smart.downscale 2", reduced, {"downscale": 2}),
+        Variant("smart.crop 8", digits, {"crop": 8}),
+        *students,
         Variant("smart.precision bf16", load_scorer("digits", precision="bf16")),
         Variant("smart.precision fp16", load_scorer("digits", precision="fp16")),
         Variant("other noise", digits, noise_seed=1),
@@ -267,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run_dir", type=Path, help="run folder of the digits preset to take the generator from")
     parser.add_argument("--iterations", type=int, default=250, help="training iterations without --run_dir")
     parser.add_argument("--scorer_kimg", type=float, default=48, help="training of the scorer for smart.downscale")
+    parser.add_argument("--student", help="scorer that was distilled from the bundled one")
     parser.add_argument("--batches", type=int, default=8, help="batches that gradients are compared on")
     parser.add_argument("--repeats", type=int, default=9, help="turns of the measurement of time")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
@@ -275,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = open_job(job_config("digits", others), device=device)
     training = prepare(job, options.run_dir, options.iterations)
     with tempfile.TemporaryDirectory() as folder:
-        ways = variants(reduced_scorer(Path(folder), options.scorer_kimg))
+        ways = variants(reduced_scorer(Path(folder), options.scorer_kimg), options.student)
     batches = rounds(job, training, options.batches)
     found = list(deviations(training, ways, batches))
     prices = list(costs(training, ways[:-1], batches[0], options.repeats))

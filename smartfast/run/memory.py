@@ -162,16 +162,19 @@ def _without_data(
     try:
         with torch.device("meta"):
             family = FAMILIES[config.gan.family](config, dataset)
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), kernels.use("aten"):
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with fake, torch.device("cpu"):
             for module in family.modules.values():
                 module.to_empty(device="cpu")
             family.variables = {name: torch.empty(value.shape) for name, value in family.variables.items()}
             index = torch.empty(images, dtype=torch.int64)
             labels = index if family.num_classes else None
             batch = Round(index, torch.empty(images, *family.image_shape).requires_grad_(), labels)
-            scalars = DeviceScalars(torch.device("cpu"))
-            score = family.score_term(scorer, timesteps, scalars)
-            yield _Run(family, family.phases(Parts(labels, scalars, score, num_processes=1, scorer=scorer)), batch)
+        scalars = DeviceScalars(torch.device("cpu"))
+        score = family.score_term(scorer, timesteps, scalars)
+        specs = family.phases(Parts(labels, scalars, score, num_processes=1, scorer=scorer))  # may read a schedule
+        with fake, torch.device("cpu"), kernels.use("aten"):
+            yield _Run(family, specs, batch)
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise

@@ -21,6 +21,7 @@ from smartfast.errors import UserError
 from smartfast.run import fitting, memory, opening
 from smartfast.run.fitting import fitting_images
 from smartfast.run.memory import Forecast, check_memory, forecast, peaks
+from smartfast.run.scoring import open_scorer
 from smartfast.scorers import timestep_range
 from smartfast.scorers.analytic import GaussianMixtureScorer
 from smartfast.scorers.schedule import schedule_from_betas
@@ -141,6 +142,15 @@ def test_a_run_keeps_the_images_at_a_time_that_it_began_with(
     assert "batch_gpu" not in said
     assert main(["train", *tiny_options(tmp_path / "new", **changes, run__kimg=0.016)]) == 0
     assert "optim.batch_gpu auto: 8 of 8 images at a time" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset", ["consistency_digits", "toy_ring"])
+def test_families_that_read_the_schedule_of_the_scorer(preset: str) -> None:
+    """A number of it, which a tensor without data does not have."""
+    config = parse_config([f"--config={preset}"])
+    dataset = open_dataset(config.data)
+    found = peaks(config, dataset, 4, *open_scorer(config, dataset, CPU))
+    assert found.scorer_bytes > 0 and min(found.phases.values()) > 0
 
 
 def test_a_dry_run_shows_the_peaks(tiny_options: Callable[..., list[str]], tmp_path: Path, capsys) -> None:
