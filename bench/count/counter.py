@@ -202,12 +202,18 @@ def generated_calls(code: str) -> int:
 
 def _library_traffic(kernel: ir.ExternKernel) -> list[Operation]:
     """By the operation of the graph that the library call stands for; `origins` also holds what was fused into it."""
-    packet = getattr(kernel.op_overload, "overloadpacket", None)
-    *_, node = sorted(node for node in kernel.origins if getattr(node.target, "overloadpacket", None) is packet)
+    name = _name(kernel.op_overload)
+    *_, node = sorted(node for node in kernel.origins if _name(node.target) == name)
     args, kwargs = _values((node.args, node.kwargs))
     with V.fake_mode, Trace() as trace:  # follows the project's own ops, whose bodies are not compiled, into the body
         node.target(*args, **kwargs)
     return trace.traffic
+
+
+def _name(op: Any) -> str:
+    """Of an operation without its overload: Inductor calls in place what a graph does out of place."""
+    name = str(getattr(op, "overloadpacket", None)).removesuffix("_")
+    return name.replace("._unsafe_", ".")
 
 
 def _node_flops(node: Node) -> int:

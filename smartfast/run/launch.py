@@ -120,7 +120,9 @@ def _run(config: Config, accelerator: Accelerator, interruption: Interruption, h
     config = with_saved_images_at_a_time(run_dir, config)
     for line in on_main_process(accelerator, lambda: check_changes(run_dir, config)):
         accelerator.print(line)
-    kimg = on_main_process(accelerator, lambda: completed_kimg(run_dir, config.run.kimg))
+    kimg = on_main_process(
+        accelerator, lambda: completed_kimg(run_dir, config.run.kimg, is_measured=config.metrics.every_ticks > 0)
+    )
     if kimg is not None:
         accelerator.print(f"{config.run.dir} is complete at {kimg:g} kimg; a larger run.kimg goes on from there")
         return True

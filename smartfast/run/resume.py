@@ -13,6 +13,7 @@ from smartfast.config.schema import Config, SmartConfig
 from smartfast.core.checkpoint import find_checkpoint, has_checkpoint
 from smartfast.core.files import write_atomically
 from smartfast.core.plane import PREFIX as PLANE_PREFIX
+from smartfast.core.run_log import read_rows
 from smartfast.errors import UserError
 
 CONFIG_FILE = "config.yaml"
@@ -194,10 +195,11 @@ def absolute(name: str) -> str:
     return f"{kind}{colon}{os.path.abspath(rest)}" if rest and os.path.exists(rest) else name
 
 
-def completed_kimg(run_dir: Path, kimg: float) -> float | None:
+def completed_kimg(run_dir: Path, kimg: float, *, is_measured: bool) -> float | None:
     """How far a run of `kimg` kimg came that needs nothing more, None where there is something left to do.
 
-    Complete is one whose report is younger than its newest checkpoint: the report comes last.
+    Complete is one whose report is younger than its newest checkpoint, and that was measured there if `is_measured`: a
+    run that was meant to be longer has a report of its last snapshot too.
     """
     report = run_dir / "report.html"
     if not report.is_file():
@@ -208,6 +210,9 @@ def completed_kimg(run_dir: Path, kimg: float) -> float | None:
         return None
     images = json.loads(index.read_text())["images"]
     if images < round(kimg * 1000) or report.stat().st_mtime < index.stat().st_mtime:
+        return None
+    rows = read_rows(run_dir / "metrics.jsonl") if is_measured else []
+    if is_measured and not any(row["kind"] == "metrics" and round(1000 * row["kimg"]) == images for row in rows):
         return None
     return images / 1000
 

@@ -1,6 +1,7 @@
 """Resuming under other settings: every difference is said, what shifts the arithmetic is refused, nothing is lost."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,28 @@ def test_a_complete_run_is_left_alone(
     assert tree(run_dir) == before
     assert status == (2 if "optim__batch" in changes else 0)
     assert status or "is complete at 0.032 kimg" in capsys.readouterr().out
+
+
+def test_a_run_that_ended_earlier_than_planned_is_measured_where_it_is_to_end(
+    tiny_options: Options, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """It was stopped at a snapshot, whose report is as young as a complete run's."""
+    changes = dict(metrics__every_ticks=3, metrics__samples=65, run__snapshot_ticks=1, run__tick_kimg=0.016)
+    assert main(["train", *tiny_options(tmp_path, **changes, run__kimg=0.032)]) == 0
+    log = tmp_path / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    *earlier, last = rows
+    assert (last["kind"], last["kimg"]) == ("metrics", 0.032)
+    log.write_text("".join(json.dumps(row) + "\n" for row in earlier))
+    assert main(["train", *tiny_options(tmp_path, **changes, run__kimg=0.032)]) == 0
+    assert "is complete" not in capsys.readouterr().out
+    measured = [json.loads(line) for line in log.read_text().splitlines()][-1]
+    assert (measured["kind"], measured["kimg"]) == ("metrics", 0.032)
+    assert {k: v for k, v in measured.items() if "seconds" not in k} == {
+        k: v for k, v in last.items() if "seconds" not in k
+    }
+    assert main(["train", *tiny_options(tmp_path, **changes, run__kimg=0.032)]) == 0
+    assert "is complete at 0.032 kimg" in capsys.readouterr().out
 
 
 def test_a_dry_run_leaves_a_run_alone(run_dir: Path, tiny_options: Options) -> None:
