@@ -211,9 +211,9 @@ def _library_traffic(kernel: ir.ExternKernel) -> list[Operation]:
 
 
 def _name(op: Any) -> str:
-    """Of an operation without its overload: Inductor calls in place what a graph does out of place."""
-    name = str(getattr(op, "overloadpacket", None)).removesuffix("_")
-    return name.replace("._unsafe_", ".")
+    """Of an operation, without its overload: Inductor calls in place, and more generally, what a graph has."""
+    name = str(getattr(op, "overloadpacket", None)).removesuffix("_").replace("._unsafe_", ".")
+    return name.replace("scatter_add", "scatter_reduce")
 
 
 def _node_flops(node: Node) -> int:
