@@ -1,5 +1,6 @@
 """optim.batch_gpu auto: the most images at a time for which the memory that is free suffices by the forecast."""
 
+import math
 from dataclasses import replace
 
 from smartfast.config.schema import Config
@@ -35,7 +36,7 @@ def fitting_images(
     Raises:
         UserError: Not even the smallest fits.
     """
-    needed = 0
+    needed = math.inf
     for images in (n for n in range(local, 0, -1) if local % n == 0 and _is_taken(config, n)):
         try:
             found = peaks(config, dataset, images, scorer, timesteps)
