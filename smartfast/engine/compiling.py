@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
+from torch._inductor.runtime import cache_dir_utils
 
 from smartfast.core.caches import default_cache_dir
 
-Mode = bool | Literal["max-autotune"]
+Mode = bool | Literal["max-autotune", "background"]
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -21,7 +22,7 @@ class Compiler:
     """Compiles functions where `mode` asks for it, and accounts for the time.
 
     Args:
-        mode: perf.compile.
+        mode: perf.compile; `background` compiles as True does, when is for the caller to decide.
         say: Receives a line before and after each compilation.
 
     Attributes:
@@ -73,8 +74,11 @@ class Compiler:
 
 def compile_cache_dir() -> str:
     """Where compiled code is kept for later runs, in this process: $TORCHINDUCTOR_CACHE_DIR or ours."""
-    # The compiler's own default is a folder for temporary files, which machines empty and containers forget.
-    return os.environ.setdefault(_CACHE_VARIABLE, str(default_cache_dir() / "compiled"))
+    # The compiler's own default is a folder for temporary files, which machines empty and containers forget. To import
+    # a part of it is enough for that to stand in the variable.
+    if os.environ.get(_CACHE_VARIABLE) in (None, os.path.abspath(cache_dir_utils.default_cache_dir())):
+        os.environ[_CACHE_VARIABLE] = str(default_cache_dir() / "compiled")
+    return os.environ[_CACHE_VARIABLE]
 
 
 def _prepare() -> bool:
