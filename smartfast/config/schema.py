@@ -242,9 +242,10 @@ class PerfConfig:
     tune: Literal["auto", "off"] = "auto"
     """Time the ways to compute every op at the run's shapes on this GPU, for at most 30 s, before the first run that
     needs them, and take the fastest of those that are right. auto: where there is a GPU. Default: ours."""
-    compile: bool | Literal["max-autotune"] | None = None
+    compile: bool | Literal["max-autotune", "background"] | None = None
     """torch.compile every phase as one graph: minutes once, seconds in later runs. max-autotune also times variants of
-    kernels while compiling. Unset: as preset says. Default: ours."""
+    kernels while compiling; background begins eagerly while a process of its own compiles, and goes on compiled. Unset:
+    as preset says. Default: ours."""
     cuda_graphs: bool | None = None
     """Capture each phase, with its optimizer step, and replay it as one CUDA graph; with several processes two, around
     the average over processes. Needs a GPU. Unset: as preset says. Default: ours."""

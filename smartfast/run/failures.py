@@ -68,6 +68,7 @@ def explain(error: Exception, config: Config) -> str | None:
     reason = said[:160] or type(error).__name__
     optim, data, perf = config.optim, config.data, config.perf
     part = f"optim.batch_gpu ({optim.batch_gpu or 'unset: all at once'})"
+    part += ", perf.compile true (background has a second training in memory)" * (perf.compile == "background")
     if isinstance(error, torch.OutOfMemoryError) or _GPU_MEMORY.search(said):
         return (
             f"out of GPU memory ({reason}): try a smaller {part}, perf.precision bf16 or fp16 (now {perf.precision}), "

@@ -33,6 +33,7 @@ from smartfast.families import FAMILIES
 from smartfast.kernels import implementation_of, registered_ops, use
 from smartfast.metrics import check_metrics
 from smartfast.run.asking import drop_requests
+from smartfast.run.background import BackgroundCompilation
 from smartfast.run.checks import images_at_a_time
 from smartfast.run.describe import networks_summary, score_share
 from smartfast.run.failures import one_line_failures
@@ -159,7 +160,10 @@ def _train(
     if scorer is not None and timesteps is not None:
         interval = functools.partial(timestep_range, scorer)
         on_main_process(accelerator, lambda: check_interval(run_dir, config, interval))
-    training = _training(dataclasses.replace(config, perf=perf), accelerator, dataset, scorer, timesteps)
+    is_eager_first = perf.compile == "background"
+    training = _training(
+        dataclasses.replace(config, perf=perf), accelerator, dataset, scorer, timesteps, is_eager_first=is_eager_first
+    )
     heartbeat.where = training.whereabouts
     prepare_kernels(training, accelerator)
     checkpoint = restore_newest(training, dataset, run_dir, accelerator.print)
@@ -177,9 +181,19 @@ def _train(
     scored = None if timesteps is None else scorer
     share = on_main_process(accelerator, lambda: _announced_share(training, scored, accelerator.print))
     accelerator.print(f"run: {config.run.dir}{_position(training.images / 1000, config.run.kimg)} on {training.device}")
-    with chosen_kernels(config):
+    compiling = BackgroundCompilation(training, accelerator.process_index) if is_eager_first else nullcontext()
+    with chosen_kernels(config), compiling as compilation:
         warm_up(training, accelerator)
-        trainer = Trainer(training, dataset, accelerator, checkpoint, interruption, lock.check, announced_share=share)
+        trainer = Trainer(
+            training,
+            dataset,
+            accelerator,
+            checkpoint,
+            interruption,
+            lock.check,
+            announced_share=share,
+            compilation=compilation,
+        )
         return trainer.run()
 
 
@@ -222,6 +236,8 @@ def _training(
     dataset: ImageDataset,
     scorer: Scorer | None,
     timesteps: TimestepRange | None,
+    *,
+    is_eager_first: bool = False,
 ) -> Training:
     part, held_out = split(dataset, config.data.holdout)
     return Training(
@@ -233,6 +249,7 @@ def _training(
         device=accelerator.device,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
+        is_eager_first=is_eager_first,
         say=tqdm.write if accelerator.is_main_process else _say_nothing,
     )
 

@@ -13,6 +13,7 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 
 FALLBACKS: dict[Precision, Precision] = {"bf16": "fp16", "fp16": "fp32"}
 """The arithmetic that takes the place of one that a device lacks."""
+_HOW = {False: "eager", True: "compiled", "background": "eager until a process of its own has compiled every phase"}
 
 
 def with_arithmetic(config: Config, device: torch.device) -> tuple[Config, list[str]]:
@@ -82,7 +83,7 @@ def set_up_arithmetic(config: Config, device: torch.device, num_processes: int) 
 
 def performance_line(perf: PerfConfig, device: torch.device) -> str:
     """What is on, in one line; settings with a value each."""
-    how = "eager" if not perf.compile else "compiled" if perf.compile is True else f"compiled with {perf.compile}"
+    how = _HOW.get(perf.compile or False, f"compiled with {perf.compile}")
     graphs = "CUDA graphs" if perf.cuda_graphs else "no CUDA graphs"
     order = "channels_last" if perf.channels_last else "channels_first"
     parts = [how, *([graphs] if device.type == "cuda" else []), order, perf.precision]

@@ -22,11 +22,17 @@ def prepare_kernels(training: Training, accelerator: Accelerator) -> None:
         return
     if perf.verify == "auto":
         switch_off_all(on_main_process(accelerator, lambda: problems_of(training, tqdm.write)), accelerator.print)
-    if perf.tune == "auto" and perf.kernels == "auto":
+    if is_tuned(training):
         decisions = on_main_process(accelerator, lambda: decisions_of(training, tqdm.write))
         decisions.apply()
         for line in lines_of(decisions):
             accelerator.print(line)
+
+
+def is_tuned(training: Training) -> bool:
+    """Whether a training takes the fastest way that was found for each op."""
+    perf = training.config.perf
+    return training.device.type == "cuda" and perf.tune == "auto" and perf.kernels == "auto"
 
 
 def problems_of(training: Training, say: Say) -> dict[str, str]:

@@ -24,6 +24,7 @@ from smartfast.data import ImageDataset
 from smartfast.errors import UserError
 from smartfast.report.build import write_report
 from smartfast.run.asking import Requests, wanted_kinds
+from smartfast.run.background import BackgroundCompilation
 from smartfast.run.evaluations import Evaluations
 from smartfast.run.main_process import on_main_process
 from smartfast.run.profiling import IterationProfiler
@@ -49,6 +50,7 @@ class Trainer:
         check_owner: Called in the main process before anything is written; raises UserError where the run folder has
             become another's, or is gone.
         announced_share: The score term's share of the work as estimated before, None where nothing was.
+        compilation: Compiles beside a training that is eager until then, None = nothing does.
     """
 
     def __init__(
@@ -60,12 +62,13 @@ class Trainer:
         interruption: Interruption | None = None,
         check_owner: Callable[[], None] = lambda: None,
         announced_share: float | None = None,
+        compilation: BackgroundCompilation | None = None,
     ) -> None:
         self.training, self.dataset, self.accelerator = training, dataset, accelerator
         self.config: Config = training.config
         self.run_dir = Path(self.config.run.dir)
         self.is_main, self.check_owner = accelerator.is_main_process, check_owner
-        self.is_resumed = checkpoint is not None
+        self.is_resumed, self.compilation = checkpoint is not None, compilation
         self.interruption = interruption or Interruption()
         self.interruption.may_stop = lambda: training.images in (0, self.saved_images)
         self.agreement = Agreement(training.device)
@@ -238,7 +241,20 @@ class Trainer:
             self._save_now(with_samples=False)  # an evaluation may take an hour
             self._attend(now=True)
             self.evaluations.evaluate()
+        self._take_compiled()
         self._start_tick(maintenance_since_sec=maintenance_since_sec)
+
+    def _take_compiled(self) -> None:
+        """Go on with compiled phases once every process finds them compiled."""
+        compilation = self.compilation
+        if compilation is None or self.ticks.is_last or not compilation.has_ended(self.agreement):
+            return
+        self._save_now(with_samples=False)  # who asks to stop then need not wait for the phases
+        self._attend(now=True)
+        row = compilation.take(self.training, self.accelerator)
+        if row and self.is_main:
+            self._log({"kind": "compiled", "kimg": self.kimg, **row})
+        self.compilation = None
 
     def _log(self, row: dict[str, Any]) -> None:
         self.check_owner()

@@ -38,6 +38,7 @@ class Training:
         held_out: Images kept out of the training, None = none.
         device: Where everything lives.
         process_index, num_processes: This process among those that share a batch.
+        is_eager_first: Nothing is compiled or captured before `hasten` is called.
         say: Receives a line before and after each compilation.
     """
 
@@ -52,9 +53,10 @@ class Training:
         device: torch.device,
         process_index: int = 0,
         num_processes: int = 1,
+        is_eager_first: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.config, self.device, self.num_processes = config, device, num_processes
+        self.config, self.device, self.num_processes, self._say = config, device, num_processes, say
         self.images, self.dataset = 0, dataset
         self.family = FAMILIES[config.gan.family](config, dataset, held_out)
         for module in self.family.modules.values():
@@ -68,15 +70,15 @@ class Training:
         self.moving = MovingBuffers(self.family.modules, device)
         self.networks = {name: self._trained(name) for name in self.family.modules}
         self.ema = AveragedNetwork(self.networks[self.family.averaged], self.scalars.add(self._average_step))
-        self.compiler = Compiler(config.perf.compile or False, say)
         self.timer = PhaseTimer(device, compile_sec=lambda: self.compile_sec)
         self.batch, self.turns = self._static_batch(self._places(process_index))
         self.phases = {spec.name: self._phase(spec) for spec in self.specs}
-        self.graphs = CudaGraphs(device) if config.perf.cuda_graphs else None
-        self.captured: dict[str, list[CapturedStep]] = {name: [] for name in (*self.phases, "ema")}
-        self.turn_steps = {name: self._turn_steps(phase) for name, phase in self.phases.items()}
-        self.steps = {name: _in_turn(steps) for name, steps in self.turn_steps.items()}
-        self.steps["ema"] = self._captured("ema", "ema", self.ema.move)
+        self.compiler = Compiler(False, say)
+        self.graphs: CudaGraphs | None = None
+        if is_eager_first:
+            self._set_up_steps()
+        else:
+            self.hasten()
         self._taken_sec = 0.0
         self._phase_now = "the first iteration"
 
@@ -123,7 +125,22 @@ class Training:
 
     def _phase(self, spec: PhaseSpec) -> Phase:
         network = self.networks[spec.network]
-        return Phase(spec, network, self.compiler(spec.name, with_gradients(spec, network.parameters.parameters)))
+        return Phase(spec, network, with_gradients(spec, network.parameters.parameters))
+
+    def hasten(self) -> None:
+        """Have eager phases compiled and captured at their next runs, as perf.compile and perf.cuda_graphs say."""
+        perf = self.config.perf
+        self.compiler = Compiler(perf.compile or False, self._say)
+        self.graphs = CudaGraphs(self.device) if perf.cuda_graphs else None
+        for phase in self.phases.values():
+            phase.compute = self.compiler(phase.name, phase.compute)
+        self._set_up_steps()
+
+    def _set_up_steps(self) -> None:
+        self.captured: dict[str, list[CapturedStep]] = {name: [] for name in (*self.phases, "ema")}
+        self.turn_steps = {name: self._turn_steps(phase) for name, phase in self.phases.items()}
+        self.steps = {name: _in_turn(steps) for name, steps in self.turn_steps.items()}
+        self.steps["ema"] = self._captured("ema", "ema", self.ema.move)
 
     def _turn_steps(self, phase: Phase) -> list[Step]:
         """What runs a phase on each part of the static batch that it takes a step for."""

@@ -39,7 +39,7 @@ def warm_up(training: Training, accelerator: Accelerator, folder: Path | None = 
     folder: Of the verdicts; None = in the user's cache.
     """
     perf = training.config.perf
-    if not perf.compile and training.graphs is None:
+    if not training.compiler.works and training.graphs is None:
         return
     is_compared = perf.verify == "auto" and training.device.type in COMPARED_DEVICES
     kept = VerdictFile(folder or default_cache_dir() / "kernels", machine(training.device))
@@ -68,7 +68,8 @@ def key_of(training: Training, phase: Phase) -> str:
 
 def _digest(config: Config) -> str:
     """Of a configuration without what only says where, how long and how often."""
-    same = dataclasses.replace(config, run=RunConfig(), metrics=MetricsConfig())
+    perf = dataclasses.replace(config.perf, compile=config.perf.compile == "background" or config.perf.compile)
+    same = dataclasses.replace(config, run=RunConfig(), metrics=MetricsConfig(), perf=perf)
     return hashlib.sha256(config_to_yaml(same).encode()).hexdigest()[:16]
 
 

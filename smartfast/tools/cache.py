@@ -9,8 +9,8 @@ from smartfast.config.parse import parse_config
 from smartfast.core.files import user_path
 from smartfast.engine.portable_cache import export_compiled, import_compiled
 from smartfast.errors import UserError
+from smartfast.run.trial_training import trial_training
 from smartfast.run.warm_up import warm_up
-from smartfast.tools.trial_training import trial_training
 
 USAGE = """usage: smartfast cache export FILE [options of train]
        smartfast cache import FILE

@@ -12,10 +12,10 @@ from smartfast.kernels import INTERPRETED
 from smartfast.kernels.calls import Call
 from smartfast.kernels.odd_calls import odd_calls
 from smartfast.run.preparation import mode_of
+from smartfast.run.trial_training import trial_training
 from smartfast.run.tuning import Mode, export_times, import_times, lines_of, tuned
 from smartfast.run.verification import calls_of, verified
 from smartfast.tools.doctor import DoctorOptions, why_no_gpu
-from smartfast.tools.trial_training import trial_training
 
 Say = Callable[[str], None]
 

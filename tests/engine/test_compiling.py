@@ -23,5 +23,7 @@ def test_compiled_code_outlives_temporary_files(tmp_path: Path, is_chosen: bool)
     environment["SMARTFAST_CACHE"] = str(tmp_path)
     if is_chosen:
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "chosen")
-    done = subprocess.run([sys.executable, "-c", SAY_WHERE], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SAY_WHERE], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == [str(tmp_path / ("chosen" if is_chosen else "compiled"))]
