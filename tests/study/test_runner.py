@@ -17,7 +17,6 @@ import sqlalchemy
 import yaml
 from optuna.trial import TrialState, create_trial
 
-from bench.proofs.make_scorers import SCORERS
 from smartfast.cli import main
 from smartfast.errors import UserError
 from smartfast.scorers.loading import BUNDLED
@@ -257,11 +256,14 @@ def test_one_command_runs_a_study_of_real_trainings(
     assert "flips-0 complete 0.016" in " ".join(capsys.readouterr().out.split())
 
 
-def stand_in_scorers(folder: Path) -> None:
-    """The bundled scorer in place of each that the study `scorers` has made before it, in hours."""
-    for name in SCORERS:
-        (folder / "runs" / "scorers" / name).mkdir(parents=True)
-        (folder / "runs" / "scorers" / name / "scorer").symlink_to(BUNDLED["digits"])
+def stand_in_scorers(plan: Plan, folder: Path) -> bool:
+    """Put the bundled scorer in place of each that a study has made before it; whether there are such."""
+    scorers = [str(arm.settings.get("smart.scorer")) for arm in plan.arms]
+    made = [folder / name for name in scorers if name.startswith("runs/")]
+    for path in made:
+        path.parent.mkdir(parents=True)
+        path.symlink_to(BUNDLED["digits"])
+    return bool(made)
 
 
 @pytest.mark.slow
@@ -271,8 +273,7 @@ def test_the_quick_form_of_every_study_here_runs_and_has_its_values(
 ) -> None:
     if path.stem == "fashion":
         pytest.skip("its images and its scorer have to be made first, which takes hours")
-    if path.stem == "scorers":
-        stand_in_scorers(tmp_path)
+    if stand_in_scorers(load_plan(path), tmp_path):
         monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
         monkeypatch.chdir(tmp_path)
     assert main(["study", "run", path.stem, "--quick", f"--out={tmp_path}"]) == 0
