@@ -208,30 +208,8 @@ def test_who_runs_out_of_memory_hears_of_the_second_training(compile: str, is_na
         assert line is not None and ("perf.compile true" in line) == is_named
 
 
-@pytest.mark.slow
-def test_what_was_compiled_beside_is_not_compiled_again(
-    tmp_path: Path, tiny_options: Options, plain: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Data kept out change shapes inside the phases; numbers are those of the eager run but for rounding."""
-    from torch._dynamo.utils import counters
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    wait_for_it(monkeypatch, 1)
-    torch._dynamo.reset()
-    counters.clear()
-    changes = dict(data__labels="true", data__holdout=100)
-    for name, compile in (("eager", "false"), ("background", "background")):
-        assert main(["train", *tiny_options(tmp_path / name, perf__compile=compile, **changes)]) == 0
-    assert [row["kimg"] for row in rows_of(tmp_path / "background", "compiled")] == [0.016]
-    found = counters["inductor"]
-    assert found["fxgraph_cache_miss"] == 0 and found["fxgraph_cache_hit"] >= len(NAMES)
-    eager, other = (load_newest(tmp_path / name).state for name in ("eager", "background"))
-    for key in ("g/module/mapping.layers.0.weight", *(k for k in eager if k.startswith("ema/"))):
-        torch.testing.assert_close(other[key], eager[key], rtol=1e-3, atol=1e-4)
-
-
-TWO = """
-import sys, torch
+SCRIPT = """
+import sys
 sys.path.insert(0, {here!r})
 from pytest import MonkeyPatch
 from test_background import wait_for_it
@@ -242,21 +220,36 @@ status = main(["train", *{options!r}])
 print("MISSES", counters["inductor"]["fxgraph_cache_miss"], counters["inductor"]["fxgraph_cache_hit"], flush=True)
 sys.exit(status)
 """
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 
 
 @pytest.mark.slow
-def test_each_of_two_processes_has_one(tmp_path: Path, tiny_options: Options) -> None:
-    """With a phase that averages over the processes inside what is compiled."""
-    changes = dict(loss__path_length_weight=2, loss__path_length_interval=4, perf__compile="background")
-    script = tmp_path / "two.py"
-    script.write_text(TWO.format(here=str(Path(__file__).parent), options=tiny_options(tmp_path / "run", **changes)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+@pytest.mark.parametrize(("processes", "phases"), [(1, 3), (2, 4)])
+def test_what_was_compiled_beside_is_not_compiled_again(
+    processes: int, phases: int, tmp_path: Path, tiny_options: Options
+) -> None:
+    """Numbers are those of the eager run but for rounding. Data kept out change shapes inside the phases.
+
+    Each of two processes has its own beside it, and a phase that averages over them inside what is compiled.
+    """
+    changes: dict[str, Any] = dict(data__labels="true", data__holdout=100)
+    if processes == 2:
+        changes |= dict(loss__path_length_weight=2, loss__path_length_interval=4)
+    assert main(["train", *tiny_options(tmp_path / "eager", **changes)]) == 0
+    options = tiny_options(tmp_path / "background", perf__compile="background", **changes)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(here=str(Path(__file__).parent), options=options))
+    launcher = [*TORCHRUN, f"--nproc_per_node={processes}"] if processes > 1 else []
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, *launcher, str(script)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "performance: compiled from 0.016 kimg on" in done.stdout
+    assert done.stdout.count("performance: compiled from 0.016 kimg on") == 1
     counts = [list(map(int, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("MISSES")]
-    assert len(counts) == 2 and all(misses == 0 and hits >= 4 for misses, hits in counts)
+    assert counts == [[0, phases]] * processes
+    eager, other = (load_newest(tmp_path / name).state for name in ("eager", "background"))
+    for key in (key for key in eager if key.startswith("ema/")):
+        torch.testing.assert_close(other[key], eager[key], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
