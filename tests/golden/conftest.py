@@ -62,6 +62,9 @@ SUPPORTED_TOPICS = (
 )
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LARGEST_TOLERANCE = 1e-2
+KINK_TOLERANCE = 1e-3
+"""Of a float32 gradient through ReLUs, which jumps where a rounding turns a sign: on one CPU with two threads a single
+input of -5.6e-7, among inputs up to 5.8, came out positive and moved BigGAN's dz by 3e-4."""
 """No difference that a manifest reports inside its own reference loosens a comparison beyond this."""
 ZERO = 1e-12
 """References below this fraction of the case's scale are zeros with float64 rounding."""
@@ -150,20 +153,22 @@ class Compare:
         self.case = case
         self.errors: dict[str, float] = {}
 
-    def __call__(self, output: str, actual: Tensor | Mapping[str, Tensor]) -> None:
-        expected = self.case.outputs[output]
+    def __call__(self, output: str, actual: Tensor | Mapping[str, Tensor], *, has_kinks: bool = False) -> None:
+        expected, limit = self.case.outputs[output], self.case.tolerance(output)
+        if has_kinks and self.case.dtype == torch.float32:
+            limit = max(limit, KINK_TOLERANCE)
         if not isinstance(expected, dict):
-            self._one(output, output, actual, expected)
+            self._one(output, output, actual, expected, limit)
             return
         for name, tensor in expected.items():
             assert name in actual, f"{output}/{name} is missing"
-            self._one(output, f"{output}/{name}", actual[name], tensor)
+            self._one(output, f"{output}/{name}", actual[name], tensor, limit)
 
     @property
     def worst(self) -> tuple[float, str]:
         return max(((error, name) for name, error in self.errors.items()), default=(0.0, "nothing compared"))
 
-    def _one(self, output: str, name: str, actual: Tensor, expected: Tensor) -> None:
+    def _one(self, output: str, name: str, actual: Tensor, expected: Tensor, limit: float) -> None:
         assert actual.shape == expected.shape, f"{name} has shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
         if not expected.numel():
             return
@@ -173,7 +178,6 @@ class Compare:
             reference = self.case.scale(output)
         difference = (actual - expected).abs().max().item()
         error = difference / reference if reference else difference
-        limit = self.case.tolerance(output)
         self.errors[name] = error
         assert error <= limit, f"{name}: relative error {error:.2e}, allowed {limit:.0e}"
 

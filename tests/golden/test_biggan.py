@@ -85,7 +85,7 @@ def compare_network(case: Any, compare: Any) -> None:
     found = made(x, vectors(t["y"], args))
     compare(*(("image", found) if kind == "G" else ("logits", found)))
     (dx,) = torch.autograd.grad(found, x, t["dimage" if kind == "G" else "dlogits"])
-    compare("dz" if kind == "G" else "dx", dx)
+    compare("dz" if kind == "G" else "dx", dx, has_kinks=True)
     if made.training:
         compare("buffers_after", buffers(made))
     else:
