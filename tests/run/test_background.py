@@ -90,12 +90,13 @@ def assert_same_state(run_dir: Path, expected: dict[str, Tensor]) -> None:
     assert [key for key, value in expected.items() if not torch.equal(value, found[key])] == []
 
 
-def compilers() -> list[psutil.Process]:
-    """Processes that compile beside a training of this machine's."""
+def compilers(folder: Path) -> list[psutil.Process]:
+    """Processes that compile beside a training of a run folder in there."""
     found = []
     for process in psutil.process_iter():
         try:
-            if "processes_here" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+            words = " ".join(process.cmdline())
+            if "processes_here" in words and str(folder) in words and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -172,14 +173,14 @@ def test_the_end_of_a_run_and_a_signal_end_it(
         def called(self: Training, reals: Any) -> None:
             run_iteration(self, reals)
             if self.images == 40:
-                assert len(compilers()) == 1
+                assert len(compilers(tmp_path)) == 1
                 os.kill(os.getpid(), signal.SIGTERM)
 
         patch.setattr(Training, "run_iteration", called)
         assert main(["train", *options]) == 3
-    assert compilers() == [] and load_newest(tmp_path).info["images"] == 40
+    assert compilers(tmp_path) == [] and load_newest(tmp_path).info["images"] == 40
     assert main(["train", *options]) == 0
-    assert compilers() == [] and compiled == {}
+    assert compilers(tmp_path) == [] and compiled == {}
     assert_same_state(tmp_path, plain)
 
 
@@ -261,12 +262,12 @@ def test_a_training_that_is_killed_leaves_nothing_behind(tmp_path: Path, tiny_op
     deadline = time.monotonic() + 300
     while not list((tmp_path / "compiled").rglob("*.cpp")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert compilers() and (tmp_path / "run" / "checkpoints").is_dir()
+    assert compilers(tmp_path) and (tmp_path / "run" / "checkpoints").is_dir()
     training.kill()
     training.wait()
-    while compilers() and time.monotonic() < deadline:
+    while compilers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert compilers() == []
+    assert compilers(tmp_path) == []
     kimg = load_newest(tmp_path / "run").info["images"] / 1000
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
