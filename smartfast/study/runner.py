@@ -21,6 +21,7 @@ _POLL_SEC = 0.2
 _CLAIM_SEC = 2.0  # between two looks at the storage where nothing waited
 _HELD_SEC = 5.0  # before a cell is claimed again whose folder another process still had
 _SAY_SEC = 60.0
+_START_SEC = 10.0  # until a training that was started has its folder, and counts as running
 
 
 @dataclass
@@ -144,7 +145,7 @@ class Worker:
         if outcome == "complete":
             self.claims.complete(job.claim)
             self._say(f"{name}: complete in {format_duration(record.wall_sec)}")
-            self._say_status()
+            self._next_say_sec = min(self._next_say_sec, time.monotonic() + _START_SEC)
         elif outcome == "failed":
             self.claims.fail(job.claim, record.error)
             self._say(f"{name}: failed: {record.error}")

@@ -20,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 from smartfast.cli import main
 from smartfast.errors import UserError
 from smartfast.scorers.loading import BUNDLED
+from smartfast.study import runner
 from smartfast.study.cell import read_record, state_of
 from smartfast.study.claims import BEATS_UNTIL_DEAD, Claims
 from smartfast.study.plan import STUDIES, Plan, folder_of, load_plan
@@ -140,6 +141,21 @@ def test_time_left_is_that_of_the_cells_so_far(make_plan: Callable, tmp_path: Pa
         record = json.loads((tmp_path / "cells" / name / "cell.json").read_text())
         (tmp_path / "cells" / name / "cell.json").write_text(json.dumps(record | {"wall_sec": 100.0}))
     assert status_line(plan, tmp_path) == "2 of 4 cells complete, 2m 30s left"
+
+
+def test_time_left_is_said_once_the_next_cell_runs(
+    make_plan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two cells fewer run than will, and what is left would seem to take longer."""
+    monkeypatch.setattr(runner, "_START_SEC", 1.0)
+    monkeypatch.setenv("STAND_IN_SEC", "1.0")
+    said: list[str] = []
+    assert work(make_plan(), tmp_path, say=said.append, jobs=2)
+    with_time = [place for place, line in enumerate(said) if line.endswith("left")]
+    assert with_time
+    for place in with_time:
+        before = " ".join(said[:place])
+        assert before.count(": started") - before.count(": complete") == 2
 
 
 def in_background(*arguments: object, **options: object) -> multiprocessing.Process:
