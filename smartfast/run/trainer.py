@@ -182,7 +182,11 @@ class Trainer:
         return f"saved {at}"
 
     def _stop(self, name: str | None) -> None:
+        now_sec = time.perf_counter()
         self._save_now(with_samples=False)  # who asked to stop waits for nothing but the state
+        if self.is_main and self.training.images > self.loop_start_images and not self.ticks.has_ended:
+            sec = now_sec - self.tick_start_sec - self.training.take_compile_sec()
+            self._log({"kind": "stopped", "kimg": self.kimg, "since_tick_sec": sec})
         raise Interrupted(name)
 
     @property
@@ -326,13 +330,11 @@ class Trainer:
         if self.is_main:
             self.check_owner()
             self.writer.wait()  # before the copy: there is room for one
-            self._submit(self.training.images, self._snapshot_to_write(with_samples, then))
+            what = f"run.dir {self.run_dir}: the snapshot at {self.kimg:.3f} kimg"
+            self.writer.submit(what, self._snapshot_to_write(with_samples, then))
         if with_samples and self.saved_images != self.training.images:
             self._measure()
         self.saved_images = self.training.images
-
-    def _submit(self, images: int, write: Callable[[], None]) -> None:
-        self.writer.submit(f"run.dir {self.run_dir}: the snapshot at {images / 1000:.3f} kimg", write)
 
     def _measure(self) -> None:
         """A row of what else the family measures of its averaged network."""

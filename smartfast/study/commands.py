@@ -134,7 +134,7 @@ def _opened(options: StudyOptions) -> tuple[Plan, Path]:
 
 
 def _state(plan: Plan, cell: Cell, out: Path) -> str:
-    return state_of(folder_of(cell, out), plan.options(cell, out))
+    return state_of(folder_of(cell, out), plan.options(cell, out), plan.budget.seconds)
 
 
 def _status(arguments: list[str]) -> bool:

@@ -1,6 +1,7 @@
 """One cell's `smartfast train` process, restarted where its budget asks for that, and the record of it."""
 
 import dataclasses
+import math
 import os
 import platform
 import shlex
@@ -16,8 +17,9 @@ from typing import Literal
 import torch
 
 from smartfast.core.interruption import LAUNCHER_PID
-from smartfast.study.cell import LOG, Record, last_line, progress, reached_kimg, read_record, write_record
+from smartfast.study.cell import LOG, Record, fault_of, last_line, progress, reached_kimg, read_record, write_record
 from smartfast.study.plan import Cell
+from smartfast.study.values import Budget
 
 TRAIN = (sys.executable, "-m", "smartfast", "train")
 _INTERRUPTED = 3  # exit status of `smartfast train` that has saved everything and is not done
@@ -33,7 +35,7 @@ class CellProcess:
         cell: Which one.
         folder: Its run folder.
         options: Those of `smartfast train` that the cell is.
-        seconds: Of training after which it is ended and evaluated where it stands; None = it ends by images.
+        budget: Its images, or the seconds of training after which it is ended and evaluated where it stands.
         threads: CPU threads.
         environment: Variables beside this process's own.
         commit: Of the code, for the record.
@@ -46,25 +48,26 @@ class CellProcess:
         folder: Path,
         options: Sequence[str],
         *,
-        seconds: float | None,
+        budget: Budget,
         threads: int,
         environment: Mapping[str, str],
         commit: str,
         train: Sequence[str] = TRAIN,
     ) -> None:
-        self.cell, self.folder, self._seconds, self._train = cell, folder, seconds, train
+        self.cell, self.folder, self._budget, self._train = cell, folder, budget, train
         self._threads, self._environment = threads, environment
         self._is_told_to_end = self._is_last = False
         self._next_look_sec = 0.0
         self.start_sec = time.monotonic()
         before = read_record(folder)
-        self._wall_sec = before.wall_sec if before and before.is_of(options) else 0.0
+        self._wall_sec = before.wall_sec if before and before.is_of(options, budget.seconds) else 0.0
         self.record = Record(
             status="interrupted",
             arm=cell.arm,
             seed=cell.seed,
             options=tuple(options),
             command=shlex.join(["smartfast", "train", *options]),
+            seconds=budget.seconds,
             wall_sec=self._wall_sec,
             commit=commit,
             machine=f"{platform.node()}, {platform.machine()}, {threads} threads",
@@ -75,8 +78,8 @@ class CellProcess:
 
     def _start(self) -> subprocess.Popen:
         command = [*self._train, *self.record.options, f"--perf.cpu_threads={self._threads}"]
-        kimg = reached_kimg(self.folder) if self._is_spent() else None
-        self._is_last = kimg is not None
+        kimg = reached_kimg(self.folder)
+        self._is_last = kimg is not None and self._is_spent(kimg)
         if self._is_last:  # what is left is the evaluation of the images that it has seen
             command.append(f"--run.kimg={kimg}")
         with (self.folder / LOG).open("ab") as log:
@@ -101,7 +104,9 @@ class CellProcess:
         error = ""
         if status != 0 and status != _INTERRUPTED and not self._is_told_to_end:
             error = last_line(self.folder) if status > 0 else f"ended by {signal.Signals(-status).name}"
-        outcome: Outcome = "complete" if status == 0 else "failed" if error else "interrupted"
+        if status == 0:
+            error = fault_of(self.folder, self._budget.kimg)
+        outcome: Outcome = "failed" if error else "complete" if status == 0 else "interrupted"
         wall_sec = self._wall_sec + time.monotonic() - self.start_sec
         self.record = dataclasses.replace(self.record, status=outcome, error=error, wall_sec=round(wall_sec, 2))
         write_record(self.folder, self.record)
@@ -119,14 +124,16 @@ class CellProcess:
             self._process.terminate()
 
     def _look_at_budget(self) -> None:
-        if self._seconds is None or self._is_last or time.monotonic() < self._next_look_sec:
+        if self._is_last or time.monotonic() < self._next_look_sec:
             return
         self._next_look_sec = time.monotonic() + _LOOK_SEC
         if self._is_spent():
             self._process.terminate()  # a second signal changes nothing
 
-    def _is_spent(self) -> bool:
-        return self._seconds is not None and progress(self.folder)[1] >= self._seconds
+    def _is_spent(self, kimg: float = math.inf) -> bool:
+        """Whether the seconds of the budget had gone by at `kimg`; what was trained after a checkpoint may be lost."""
+        seconds = self._budget.seconds
+        return seconds is not None and progress(self.folder, kimg)[1] >= seconds
 
 
 def gpus() -> list[str]:

@@ -57,7 +57,7 @@ def _result(plan: Plan, cell: Cell, out: Path) -> Result:
     rows = read_rows(folder / "metrics.jsonl")
     evaluations = tuple(_evaluation(plan, row, rows) for row in rows if row["kind"] == "metrics")
     numbered = [path for path in folder.glob("fakes*.png") if path.stem.removeprefix("fakes").isdecimal()]
-    state = state_of(folder, plan.options(cell, out))
+    state = state_of(folder, plan.options(cell, out), plan.budget.seconds)
     return Result(cell, state, read_record(folder), trained_sec(rows), evaluations, max(numbered, default=None))
 
 

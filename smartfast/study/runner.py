@@ -122,7 +122,7 @@ class Worker:
             cell,
             folder_of(cell, self.out),
             self.plan.options(cell, self.out),
-            seconds=self.plan.budget.seconds,
+            budget=self.plan.budget,
             threads=self.threads,
             environment={"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {},
             commit=self._commit,
@@ -179,7 +179,7 @@ class Worker:
             self._say(line)
 
     def _state(self, cell: Cell) -> str:
-        return state_of(folder_of(cell, self.out), self.plan.options(cell, self.out))
+        return state_of(folder_of(cell, self.out), self.plan.options(cell, self.out), self.plan.budget.seconds)
 
 
 def status_line(plan: Plan, out: Path) -> str:
@@ -187,7 +187,7 @@ def status_line(plan: Plan, out: Path) -> str:
     states, spent_sec, done, left = [], 0.0, 0.0, 0.0
     for cell in plan.cells:
         folder = folder_of(cell, out)
-        states.append(state_of(folder, plan.options(cell, out)))
+        states.append(state_of(folder, plan.options(cell, out), plan.budget.seconds))
         if states[-1] == "failed":
             continue
         share = 1.0 if states[-1] == "complete" else share_done(plan, folder)

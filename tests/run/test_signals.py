@@ -16,6 +16,7 @@ import torch
 
 from smartfast.cli import main
 from smartfast.core.checkpoint import load_newest
+from smartfast.core.run_log import read_rows
 from smartfast.run import evaluations as evaluations_module
 from smartfast.run import launch as launch_module
 from smartfast.run import opening as opening_module
@@ -122,6 +123,7 @@ def test_a_signal_while_phases_are_compiled_ends_at_once_and_loses_nothing(
     assert capsys.readouterr().err.endswith("smartfast: interrupted\n")
     assert load_newest(tmp_path).info["images"] == 32
     assert main(["train", *options]) == 0
+    assert "stopped" not in {row["kind"] for row in read_rows(tmp_path / "metrics.jsonl")}, "nothing was cut off"
     found = load_newest(tmp_path).state
     assert [key for key, value in uninterrupted.items() if not torch.equal(value, found[key])] == []
 
@@ -146,6 +148,8 @@ def test_a_run_ends_by_the_clock_as_by_a_signal(
         assert main(["train", *tiny_options(tmp_path, **EVALUATED, run__max_hours=1)]) == 3
     assert "run.max_hours: saved at 0.024 kimg" in capsys.readouterr().out.splitlines()[-1]
     assert main(["train", *tiny_options(tmp_path, **EVALUATED)]) == 0
+    (stopped,) = (row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "stopped")
+    assert stopped["kimg"] == 0.024 and stopped["since_tick_sec"] >= 0.1, "the seconds of a tick that was cut off"
     found = load_newest(tmp_path).state
     assert [key for key, value in uninterrupted.items() if not torch.equal(value, found[key])] == []
     before = (tmp_path / "metrics.jsonl").read_bytes()

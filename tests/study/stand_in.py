@@ -1,7 +1,7 @@
 """Stands in for `smartfast train`: a few steps, each a digest of the one before, saved as they are done.
 
 It ends like a training: status 0 when complete, 3 after SIGTERM or when its worker is gone, 2 where the seed or the
-weight is 13.
+weight is 13. Seed 14 is never evaluated.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ if "13" in (options["run.seed"], options["smart.weight"]):
     print("smartfast: error: 13 brings bad luck")
     sys.exit(2)
 done = state.read_text().split() if state.exists() else []
+rows = log.read_text().splitlines() if log.exists() else []
+log.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["kimg"] <= len(done) / 1000))
 while len(done) < steps:
     if os.getppid() != int(os.environ["SMARTFAST_LAUNCHER_PID"]):
         sys.exit(3)
@@ -35,6 +37,8 @@ while len(done) < steps:
     checkpoint = folder / "checkpoints" / f"{len(done):06}"
     checkpoint.mkdir(parents=True)
     (checkpoint / "checkpoint.json").write_text(json.dumps({"images": len(done)}))
+if seed == 14:
+    sys.exit(0)
 with log.open("a") as file:
     row = {"kind": "metrics", "features": "digits", "kimg": len(done) / 1000, "metric/fd_digits": int(done[-1], 16)}
     file.write(json.dumps(row) + "\n")

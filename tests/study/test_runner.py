@@ -21,7 +21,7 @@ from smartfast.cli import main
 from smartfast.errors import UserError
 from smartfast.scorers.loading import BUNDLED
 from smartfast.study import runner
-from smartfast.study.cell import read_record, state_of
+from smartfast.study.cell import progress, read_record, state_of
 from smartfast.study.claims import BEATS_UNTIL_DEAD, Claims
 from smartfast.study.plan import STUDIES, Plan, folder_of, load_plan
 from smartfast.study.results import read_results
@@ -98,7 +98,7 @@ def test_complete_cells_are_not_run_again_and_new_ones_are_added(make_plan: Call
 def test_a_cell_whose_settings_or_length_are_others_now_is_not_complete(make_plan: Callable, tmp_path: Path) -> None:
     work(make_plan(seeds=[0]), tmp_path)
     longer = make_plan(budget={"kimg": 0.004}, seeds=[0])
-    assert {state_of(folder_of(cell, tmp_path), longer.options(cell, tmp_path)) for cell in longer.cells} == {
+    assert {state_of(folder_of(cell, tmp_path), longer.options(cell, tmp_path), None) for cell in longer.cells} == {
         "interrupted"
     }
     assert work(longer, tmp_path)
@@ -126,6 +126,64 @@ def test_seconds_end_a_training_which_is_then_evaluated_where_it_stands(
     rows = [json.loads(line) for line in (tmp_path / "cells/light-0/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["kind"] == "metrics" and rows[-1]["kimg"] == rows[-2]["kimg"] and len(rows) > 4
     assert read_record(tmp_path / "cells/light-0").status == "complete"
+
+
+def test_seconds_that_were_raised_are_trained_to_their_end(
+    make_plan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_SEC", "0.05")
+    steps = []
+    for seconds in (4, 40):
+        plan = make_plan(budget={"seconds": seconds}, seeds=[0], arms={"light": ARMS["light"]})
+        assert work(plan, tmp_path)
+        steps.append(len(results(plan, tmp_path)["light-0"].split()))
+        (found,) = read_results(plan, tmp_path)
+        assert found.state == "complete" and found.evaluations[-1].sec >= seconds
+    assert steps[1] >= 40 > steps[0]
+
+
+def test_images_beyond_the_budget_are_no_result_of_it(make_plan: Callable, tmp_path: Path) -> None:
+    light = {"light": ARMS["light"]}
+    work(make_plan(budget={"kimg": 0.004}, seeds=[0], arms=light), tmp_path)
+    less = make_plan(budget={"kimg": 0.002}, seeds=[0], arms=light)
+    assert work(less, tmp_path)
+    (found,) = read_results(less, tmp_path)
+    assert (found.state, found.values) == ("failed", {}) and found.record is not None
+    assert found.record.error.startswith("trained for 0.004 kimg, expected the budget's 0.002: delete the folder")
+
+
+def test_a_training_without_an_evaluation_at_its_end_has_failed(make_plan: Callable, tmp_path: Path) -> None:
+    plan, said = make_plan(seeds=[14], arms={"light": ARMS["light"]}), []
+    assert work(plan, tmp_path, say=said.append)
+    assert said[-1] == "0 of 1 cells complete, 1 failed"
+    assert read_record(tmp_path / "cells/light-14").error == "no evaluation at its end, 0.003 kimg, only at []"
+
+
+def test_ticks_that_a_stop_cut_off_count_as_trained(tmp_path: Path) -> None:
+    rows = [
+        {"kind": "tick", "kimg": 1.0, "sec_per_tick": 3.0},
+        {"kind": "metrics", "kimg": 1.0, "metric/seconds": 5.0},
+        {"kind": "stopped", "kimg": 1.5, "since_tick_sec": 1.25},
+        {"kind": "tick", "kimg": 2.0, "sec_per_tick": 1.5},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert progress(tmp_path) == (2.0, 5.75) and progress(tmp_path, 1.9) == (1.5, 4.25)
+
+
+def test_seconds_after_the_checkpoint_that_is_left_are_trained_again(
+    make_plan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that is killed between its last tick and its last checkpoint has spent its seconds for nothing."""
+    monkeypatch.setenv("STAND_IN_SEC", "0.02")
+    plan = make_plan(budget={"seconds": 6}, seeds=[0], arms={"light": ARMS["light"]})
+    folder = tmp_path / "cells/light-0"
+    (folder / "checkpoints/000002").mkdir(parents=True)
+    (folder / "checkpoints/000002/checkpoint.json").write_text('{"images": 2}')
+    (folder / "state.txt").write_text("a b")
+    rows = [{"kind": "tick", "kimg": step / 1000, "sec_per_tick": 1.0} for step in range(1, 9)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert work(plan, tmp_path)
+    assert len(results(plan, tmp_path)["light-0"].split()) >= 6
 
 
 def test_time_left_is_that_of_the_cells_so_far(make_plan: Callable, tmp_path: Path) -> None:
@@ -222,7 +280,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(
     os.kill(worker.pid, signal.SIGINT)
     worker.join(30)
     assert worker.exitcode == 0 and not (tmp_path / "cells/completed.txt").exists()
-    found = [state_of(folder_of(cell, tmp_path), plan.options(cell, tmp_path)) for cell in plan.cells]
+    found = [state_of(folder_of(cell, tmp_path), plan.options(cell, tmp_path), None) for cell in plan.cells]
     assert found == ["interrupted", "interrupted", "waiting", "waiting"]
     begun = (tmp_path / "cells/light-0/state.txt").read_text()
     monkeypatch.setenv("STAND_IN_SEC", "0")
