@@ -21,7 +21,7 @@ MEASURES = {
 }
 """What each choice of `metrics.names` measures: the Fréchet and the kernel distance, the classifier score, ..."""
 
-_HIGHER_IS_BETTER = {"cs", "precision", "recall", "diversity", "covered"}
+_HIGHER_IS_BETTER = {"cs", "precision", "recall", "covered"}
 _IN_THE_LITERATURE = {"fd_inception": "fid", "kd_inception": "kid", "cs_inception": "isc"}
 _WITHOUT_FEATURES = {"fid": "fd", "kid": "kd", "isc": "cs", **{m: m for m in ("precision", "recall", "diversity")}}
 
@@ -32,9 +32,15 @@ class Metric(NamedTuple):
     measure: str
     features: str
 
+    def badness(self, value: float) -> float:
+        """A key of which the least is the best value of it."""
+        if self.measure == "diversity":
+            return abs(value - 1)  # 1 is that of the data
+        return -value if self.measure in _HIGHER_IS_BETTER else value
+
     def is_better(self, value: float, than: float) -> bool:
         """Whether one value of it is better than another; nan is better than none."""
-        return value > than if self.measure in _HIGHER_IS_BETTER else value < than
+        return self.badness(value) < self.badness(than)
 
     def __str__(self) -> str:
         name = f"{self.measure}_{self.features}"

@@ -1,6 +1,6 @@
 """The metrics of a run: the first, best and last values, and a panel of each measure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from smartfast.families.base import Panel
@@ -9,31 +9,27 @@ from smartfast.report.curves import drawn
 
 
 class Measure(NamedTuple):
-    """title and unit: of its plot. meaning: what is good, in words, and as a key of which the least is the best."""
+    """title and unit: of its plot. meaning: what is good, in words."""
 
     title: str
     unit: str
     meaning: str
-    badness: Callable[[float], float]
 
 
-_LESS = ("lower is better", lambda value: value)
-_MORE = ("higher is better", lambda value: -value)
-_DISTANCE = ("squared feature distance", *_LESS)
-_FRACTIONS = ("Precision and recall", "fraction", *_MORE)
+_LESS, _MORE = "lower is better", "higher is better"
+_DISTANCE = ("squared feature distance", _LESS)
+_FRACTIONS = ("Precision and recall", "fraction", _MORE)
 _MEASURES = {
     "fd": Measure("Fréchet distance", *_DISTANCE),
     "kd": Measure("Kernel distance", *_DISTANCE),
-    "cs": Measure("Classifier score", "effective classes", "higher is better", lambda value: -value),
+    "cs": Measure("Classifier score", "effective classes", _MORE),
     "precision": Measure(*_FRACTIONS),
     "recall": Measure(*_FRACTIONS),
-    "diversity": Measure(
-        "Within-class diversity", "ratio to real images", "1 = like the data", lambda value: abs(value - 1)
-    ),
-    "off": Measure("Share of samples off the data", "fraction", *_LESS),
-    "distance": Measure("Mean distance to the data", "length", *_LESS),
-    "wasserstein": Measure("Wasserstein distance", "length", *_LESS),
-    "covered": Measure("Share of the data reached", "fraction", *_MORE),
+    "diversity": Measure("Within-class diversity", "ratio to real images", "1 = like the data"),
+    "off": Measure("Share of samples off the data", "fraction", _LESS),
+    "distance": Measure("Mean distance to the data", "length", _LESS),
+    "wasserstein": Measure("Wasserstein distance", "length", _LESS),
+    "covered": Measure("Share of the data reached", "fraction", _MORE),
 }
 _TITLES = {"fid": "Fréchet distance (FID)", "kid": "Kernel distance (KID)", "isc": "Inception score"}
 
@@ -46,11 +42,6 @@ def is_measure(measure: str) -> bool:
 def meaning(measure: str) -> str:
     """What is good in a measure such as fd, in a few words."""
     return _MEASURES[measure].meaning
-
-
-def badness(measure: str, value: float) -> float:
-    """A key of which the least is the best value of a measure such as fd."""
-    return _MEASURES[measure].badness(value)
 
 
 def quality(evaluations: Sequence[Mapping[str, Any]], features: str) -> dict[str, Any]:
@@ -69,10 +60,9 @@ def quality(evaluations: Sequence[Mapping[str, Any]], features: str) -> dict[str
 
 
 def _cells(metric: Metric, values: Sequence[tuple[float, float]]) -> list[str]:
-    measure = _MEASURES[metric.measure]
-    best, best_kimg = min(values, key=lambda point: measure.badness(point[0]))
+    best, best_kimg = min(values, key=lambda point: metric.badness(point[0]))
     return [
-        f"{metric} ({measure.meaning})",
+        f"{metric} ({meaning(metric.measure)})",
         f"{values[0][0]:.4g}",
         f"{best:.4g} (at {best_kimg:g} kimg)",
         f"{values[-1][0]:.4g}",

@@ -4,7 +4,6 @@ Whatever a run folder lacks is left out or said in its place.
 """
 
 import json
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.config.schema import MetricsConfig
 from smartfast.core.checkpoint import newest_info
 from smartfast.core.run_log import read_rows
+from smartfast.core.run_pictures import is_of_a_moment, pictures_of
 from smartfast.core.text import format_duration
 from smartfast.families import FAMILIES
 from smartfast.families.base import Family
@@ -30,7 +30,6 @@ Show = Callable[[Path], dict[str, str]]
 LOG, CONFIG = "metrics.jsonl", "config.yaml"
 REALS, FIRST_FAKES = "reals.png", "fakes_init.png"
 _TIMES = ("time_sec", "sec_per_tick", "sec_per_kimg", "images_per_sec")  # what is needed of a tick
-_SHEET = re.compile(r"(fakes|interpolation)(\d+(?:\.\d{3})?)\.png")
 
 
 def is_run(folder: Path) -> bool:
@@ -40,7 +39,7 @@ def is_run(folder: Path) -> bool:
 
 def is_picture(name: str) -> bool:
     """Whether a file of a run folder is a picture that a page may show."""
-    return name in (REALS, FIRST_FAKES) or _SHEET.fullmatch(name) is not None
+    return name in (REALS, FIRST_FAKES) or is_of_a_moment(name)
 
 
 def run_data(run_dir: Path, show: Show, *, most_sheets: int | None = None) -> dict[str, Any]:
@@ -128,14 +127,10 @@ def _panels(rows: Sequence[Row], name: Any) -> dict[str, Any]:
 
 
 def _pictures(run_dir: Path, show: Show, most_sheets: int | None) -> dict[str, Any]:
-    found: dict[str, list[tuple[float, Path]]] = {"fakes": [], "interpolation": []}
-    for path in run_dir.glob("*.png"):
-        if match := _SHEET.fullmatch(path.name):
-            found[match[1]].append((float(match[2]), path))
-    sheets = spread(sorted(found["fakes"]), most_sheets)
+    sheets = spread(pictures_of(run_dir, "fakes"), most_sheets)
     if (run_dir / FIRST_FAKES).is_file():
         sheets = [(None, run_dir / FIRST_FAKES), *sheets]
-    strips = sorted(found["interpolation"])[-1:]
+    strips = pictures_of(run_dir, "interpolation")[-1:]
     return {
         "reals": show(run_dir / REALS) if (run_dir / REALS).is_file() else None,
         "sheets": [{"kimg": kimg, **show(path)} for kimg, path in sheets],

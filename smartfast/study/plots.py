@@ -12,7 +12,8 @@ from smartfast.study.results import Result, values_by_seed
 from smartfast.study.values import point_name
 
 _WIDTH, _HEIGHT = 5.2, 3.1  # inches of one plot
-_MOST_ARMS = len(COLORS)
+MOST_ARMS = len(COLORS)
+"""That can be told apart in one plot."""
 
 
 def draw_curves(plan: Plan, results: Sequence[Result], metric: str) -> bytes | None:
@@ -21,18 +22,19 @@ def draw_curves(plan: Plan, results: Sequence[Result], metric: str) -> bytes | N
     Returns:
         None without evaluations, or with more arms than can be told apart.
     """
-    if len(plan.arms) > _MOST_ARMS or not any(metric in e.values for r in results for e in r.evaluations):
+    if len(plan.arms) > MOST_ARMS or not any(metric in e.values for r in results for e in r.evaluations):
         return None
     drawing = Figure(figsize=(2 * _WIDTH, _HEIGHT), layout="constrained")
     by_images, by_seconds = drawing.subplots(1, 2, sharey=True)
     for arm, color in zip(plan.arms, COLORS, strict=False):
-        points = [_points(result, metric) for result in results if result.cell.arm == arm.name]
-        points = [array for array in points if len(array)]
+        own = [result for result in results if result.cell.arm == arm.name]
+        points = [array for result in own if len(array := _points(result, metric))]
         for array in points:
             by_images.plot(array[:, 0], array[:, 2], color=color, alpha=0.25, linewidth=0.8)
             by_seconds.plot(array[:, 1], array[:, 2], color=color, alpha=0.25, linewidth=0.8)
         if points:
-            mean = _mean(points)
+            ends = [_points(result, metric)[-1] for result in own if metric in result.values]
+            mean = _mean(points, ends if plan.budget.seconds is not None else [])
             style = {"color": color, "linewidth": 1.6, "marker": "o", "markersize": 3, "label": arm.name}
             by_images.plot(mean[:, 0], mean[:, 2], **style)
             by_seconds.plot(mean[:, 1], mean[:, 2], **style)
@@ -73,8 +75,10 @@ def _points(result: Result, metric: str) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def _mean(points: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over the seeds at the numbers of images at which all of them were evaluated."""
+def _mean(points: Sequence[np.ndarray], ends: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over the seeds at the numbers of images that all were evaluated at, and of `ends` where they differ."""
     shared = sorted(set.intersection(*(set(array[:, 0]) for array in points)))
     rows = [[array[array[:, 0] == kimg][-1] for array in points] for kimg in shared]
-    return np.array(rows).reshape(-1, len(points), 3).mean(axis=1)
+    means = np.array(rows).reshape(-1, len(points), 3).mean(axis=1)
+    differ = len({end[0] for end in ends}) > 1
+    return np.concatenate([means, np.mean(ends, axis=0, keepdims=True)]) if differ else means

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smartfast.core.run_log import read_rows
+from smartfast.core.run_pictures import pictures_of
 from smartfast.metrics.names import metric_of, values_of_row
 from smartfast.study.cell import Record, State, read_record, state_of, trained_sec
 from smartfast.study.plan import Cell, Plan, folder_of
@@ -26,7 +27,7 @@ class Result:
         record: Of the study, None where the cell was never started.
         sec: Of training, without evaluations, snapshots and compiling.
         evaluations: In their order.
-        sheet: The newest sample sheet.
+        sheet: The newest sample sheet, and its thousands of images.
     """
 
     cell: Cell
@@ -34,7 +35,7 @@ class Result:
     record: Record | None
     sec: float
     evaluations: tuple[Evaluation, ...]
-    sheet: Path | None
+    sheet: tuple[float, Path] | None
 
     @property
     def values(self) -> dict[str, float]:
@@ -56,9 +57,9 @@ def _result(plan: Plan, cell: Cell, out: Path) -> Result:
     folder = folder_of(cell, out)
     rows = read_rows(folder / "metrics.jsonl")
     evaluations = tuple(_evaluation(plan, row, rows) for row in rows if row["kind"] == "metrics")
-    numbered = [path for path in folder.glob("fakes*.png") if path.stem.removeprefix("fakes").isdecimal()]
     state = state_of(folder, plan.options(cell, out), plan.budget.seconds)
-    return Result(cell, state, read_record(folder), trained_sec(rows), evaluations, max(numbered, default=None))
+    sheet = max(pictures_of(folder, "fakes"), default=None)
+    return Result(cell, state, read_record(folder), trained_sec(rows), evaluations, sheet)
 
 
 def _evaluation(plan: Plan, row: dict[str, Any], rows: list[dict[str, Any]]) -> Evaluation:

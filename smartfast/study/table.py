@@ -10,7 +10,7 @@ from smartfast.study.cell import read_record
 from smartfast.study.document import Block, Lines, Plot, Section, Sheets, Table, Text, write_document
 from smartfast.study.hypothesis import Hypothesis
 from smartfast.study.plan import Plan, folder_of, option_text
-from smartfast.study.plots import draw_curves, draw_map
+from smartfast.study.plots import MOST_ARMS, draw_curves, draw_map
 from smartfast.study.provenance import (
     commands_to_repeat,
     describe_runs,
@@ -27,9 +27,9 @@ _HOW_TO_READ = (
     "Values are those of the last evaluation of each cell that is complete, never the best one. Arms: mean over the "
     "seeds ± standard deviation, and in brackets a 95 % bootstrap interval of the mean (BCa, 9999 resamples), from "
     "three seeds on; of five values such an interval holds the true mean about 85 times in 100, of ten about 90 times. "
-    "Differences are paired by seed; p is that of all sign flips of the pairs, two-sided, and p (Holm) is adjusted for "
-    "all rows of its table. Hypotheses state a direction, so their p is one-sided and not adjusted. Seconds are of "
-    "training, without evaluations, snapshots and compiling."
+    "Differences are paired by seed; p is that of all sign flips of the pairs (of 9999 if they are more), two-sided, "
+    "and p (Holm) is adjusted for all rows of its table. Hypotheses state a direction, so their p is one-sided and "
+    "not adjusted. Seconds are of training, without evaluations, snapshots and compiling."
 )
 
 
@@ -60,7 +60,8 @@ def expectations(plan: Plan, results: list[Result], out: Path) -> Section:
         found = _tested(hypothesis, results)
         test = f"{hypothesis.metric}: {hypothesis.test}"
         numbers = ["", "", ""] if found is None else [_mean_interval(found), f"{found.p_value:.3g}", str(found.size)]
-        rows.append([hypothesis.text, test, verdict(found, hypothesis.sign), *numbers, when_decided(hypothesis, out)])
+        outcome = verdict(found, _tested(hypothesis, results, is_reversed=True))
+        rows.append([hypothesis.text, test, outcome, *numbers, when_decided(hypothesis, out)])
     blocks: list[Block] = []
     if rows:
         blocks.append(
@@ -96,16 +97,13 @@ def trials(found: Searched, out: Path) -> Section:
     return Section("Search", [Text(how), Table(header, rows), Lines("The command of each training", commands)])
 
 
-def verdict(found: Difference | None, sign: int) -> str:
-    """What the test of a hypothesis says, in words.
-
-    sign: -1 where the difference is expected to be below 0.
-    """
-    if found is None or smallest_p(found.size, "less") > LEVEL:
+def verdict(found: Difference | None, reverse: Difference | None) -> str:
+    """What the test of a hypothesis and that of its reverse say, in words."""
+    if found is None or reverse is None or smallest_p(found.size, "less") > LEVEL:
         return "undecided, too few seeds"
     if found.p_value <= LEVEL:
         return "holds"
-    return "not shown" if found.mean * sign > 0 else "does not hold: the other way round"
+    return "does not hold: the other way round" if reverse.p_value <= LEVEL else "not shown"
 
 
 def arms(plan: Plan, results: list[Result]) -> Section:
@@ -162,7 +160,7 @@ def differences(plan: Plan, results: list[Result]) -> Section:
                 _mean_interval(d),
                 f"{d.p_value:.3g}",
                 f"{adjusted[pair]:.3g}",
-                _claim(d, adjusted[pair]),
+                _claim(d, adjusted[pair], len(known)),
             ]
             for pair, d in known.items()
         ]
@@ -171,9 +169,9 @@ def differences(plan: Plan, results: list[Result]) -> Section:
     return Section("Differences", blocks)
 
 
-def _claim(difference: Difference, adjusted: float) -> str:
-    if smallest_p(difference.size) > LEVEL:
-        return "none, too few seeds"
+def _claim(difference: Difference, adjusted: float, rows: int) -> str:
+    if smallest_p(difference.size) * rows > LEVEL:
+        return "none, too few seeds" + (f" for {rows} rows" if smallest_p(difference.size) <= LEVEL else "")
     if adjusted > LEVEL:
         return "none"
     return "lower" if difference.mean < 0 else "higher"
@@ -181,6 +179,8 @@ def _claim(difference: Difference, adjusted: float) -> str:
 
 def _curves(plan: Plan, results: list[Result]) -> Section:
     blocks: list[Block] = []
+    if len(plan.arms) > MOST_ARMS:
+        blocks.append(Text(f"No curves: {len(plan.arms)} arms, of which {MOST_ARMS} can be told apart."))
     for metric in plan.metrics:
         drawing = draw_curves(plan, results, metric)
         if drawing is not None:
@@ -197,8 +197,8 @@ def _samples(plan: Plan, results: list[Result]) -> Section:
         own = [r for r in results if r.cell.arm == arm.name and r.sheet is not None]
         shown = next((r for r in own if r.state == "complete"), next(iter(own), None))
         if shown is not None and shown.sheet is not None:
-            kimg = int(shown.sheet.stem.removeprefix("fakes"))
-            pictures.append((shown.sheet, f"{arm.name}, seed {shown.cell.seed}, at {kimg} kimg"))
+            kimg, path = shown.sheet
+            pictures.append((path, f"{arm.name}, seed {shown.cell.seed}, at {kimg:g} kimg"))
     return Section("Samples", [Sheets(pictures)] if pictures else [])
 
 
@@ -218,12 +218,12 @@ def cells(plan: Plan, results: list[Result], out: Path) -> Section:
     return Section("Cells", [Table(header, rows), Lines("The command of each cell", commands), repeat])
 
 
-def _tested(hypothesis: Hypothesis, results: list[Result]) -> Difference | None:
+def _tested(hypothesis: Hypothesis, results: list[Result], *, is_reversed: bool = False) -> Difference | None:
     return paired_difference(
         values_by_seed(results, hypothesis.left, hypothesis.metric),
         values_by_seed(results, hypothesis.right, hypothesis.metric),
         factor=hypothesis.factor,
-        alternative="less" if hypothesis.sign < 0 else "greater",
+        alternative="less" if (hypothesis.sign < 0) != is_reversed else "greater",
     )
 
 

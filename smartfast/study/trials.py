@@ -117,18 +117,14 @@ def stage_lines(found: Searched) -> list[str]:
 
 
 def _history(search: Search, trials: Sequence[Trial]) -> list[tuple[Mapping[str, Any], float | None]]:
-    return [(trial.point, None if trial.value is None else _badness(search, trial.value)) for trial in trials]
-
-
-def _badness(search: Search, value: float) -> float:
-    from smartfast.report.quality import badness  # it draws, which a study without a search does in its report only
-
-    return badness(metric_of(search.metric).measure, value)
+    metric = metric_of(search.metric)
+    return [(trial.point, None if trial.value is None else metric.badness(trial.value)) for trial in trials]
 
 
 def _best(search: Search, trials: Sequence[Trial]) -> Trial | None:
     """The first of the best."""
-    complete = [(_badness(search, trial.value), trial.number, trial) for trial in trials if trial.value is not None]
+    metric = metric_of(search.metric)
+    complete = [(metric.badness(trial.value), trial.number, trial) for trial in trials if trial.value is not None]
     return min(complete)[2] if complete else None
 
 

@@ -16,7 +16,7 @@ from smartfast.run import evaluations as evaluations_module
 
 Options = Callable[..., list[str]]
 EVALUATED = dict(metrics__every_ticks=1, metrics__samples=65, run__snapshot_ticks=4, run__keep_checkpoints=1)
-NAMES = dict(metrics__names="[fid,prc]")
+NAMES = dict(metrics__names="[fid,prc,diversity]")
 
 
 def values(patch: pytest.MonkeyPatch, name: str, *of_name: float) -> None:
@@ -34,6 +34,7 @@ def values(patch: pytest.MonkeyPatch, name: str, *of_name: float) -> None:
         ("recall_digits", "recall_digits", [0.9, 0.1, 0.3, 0.2, math.inf], 0.064),
         ("precision_digits", "precision_digits", [0.9, 0.4, 0.3, 0.4, 0.2], 0.016),
         ("fid", "fd_digits", [0.1, math.nan, math.nan, math.nan, math.nan], None),
+        ("diversity_digits", "diversity_digits", [1.0, 1.5, 1.1, 0.8, 0.5], 0.032),
     ],
 )
 def test_the_best_of_the_trained_ones_is_kept(

@@ -1,5 +1,6 @@
 """The report of a study from made run folders: every number, failures as rows, what was expected and when."""
 
+import html
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -14,12 +15,14 @@ from PIL import Image
 from smartfast.cli import main
 from smartfast.study.cell import Record, write_record
 from smartfast.study.hypothesis import Hypothesis
-from smartfast.study.plan import Cell, Plan, folder_of, load_plan
+from smartfast.study.plan import STUDIES, Cell, Plan, folder_of, load_plan
+from smartfast.study.plots import _mean, _points, draw_curves
 from smartfast.study.registered import register, when_decided, withdrawn
 from smartfast.study.results import Evaluation, Result, read_results, values_by_seed
 from smartfast.study.statistics import Difference
 from smartfast.study.table import arms, cells, differences, expectations, verdict, write_study_report
 
+PUBLISHED = Path(__file__).parents[2] / "docs" / "studies"
 SEEDS = range(6)
 VALUES = {
     "plain": [5.0, 6.0, 5.5, 5.2, 5.8, 6.1],
@@ -126,7 +129,7 @@ def test_differences_are_paired_with_the_first_arm_and_claimed_where_they_are_su
     mean = np.mean(VALUES["score"]) - np.mean(VALUES["plain"])
     assert rows["score - plain"][1] == "6" and rows["score - plain"][2].startswith(f"{mean:+.3g} [")
     assert rows["score - plain"][3:5] == ["0.0312", "0.0625"]  # 2 / 2^6, and twice that: two rows
-    assert rows["score - plain"][5] == "none"
+    assert rows["score - plain"][5] == "none, too few seeds for 2 rows"
     assert rows["odd - plain"][1] == "4" and rows["odd - plain"][5] == "none, too few seeds"
 
 
@@ -154,6 +157,62 @@ def test_reports_of_equal_arms_claim_a_difference_in_one_of_twenty_at_most(make_
         assert len(tables) == 2 and all(len(table.rows) == 2 for table in tables)
         claims += sum(any(row[-1] != "none" for row in table.rows) for table in tables)
     assert claims < 11
+
+
+def test_the_curves_of_a_budget_of_seconds_end_at_the_mean_of_the_ends(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """Cells that end by the clock end at different images, which no mean over equal images has."""
+    plan = make_plan(arms={"plain": {}}, seeds=[0, 1], budget={"seconds": 20}, hypotheses=[])
+    for cell, kimg in zip(plan.cells, (2.5, 3.5), strict=True):
+        folder = write_cell(plan, cell, tmp_path, 4.0, seconds=20.0)
+        rows = [
+            {"kind": "tick", "kimg": kimg, "sec_per_tick": 5.0},
+            {"kind": "metrics", "features": "digits", "kimg": kimg, "metric/fd_digits": kimg},
+        ]
+        with (folder / "metrics.jsonl").open("a") as log:
+            log.writelines(json.dumps(row) + "\n" for row in rows)
+    ends = [_points(result, "fd_digits") for result in read_results(plan, tmp_path)]
+    mean = _mean(ends, [points[-1] for points in ends])
+    assert mean[:, 0].tolist() == [0, 1, 2, 3.0] and mean[-1].tolist() == [3.0, 26.0, 3.0]
+    assert len(_mean(ends, [])) == 3 and draw_curves(plan, read_results(plan, tmp_path), "fd_digits")
+
+
+def test_the_same_values_are_the_same_pictures(made: tuple[Plan, Path]) -> None:
+    plan, out = made
+    first, second = (draw_curves(plan, read_results(plan, out), "fd_digits") for _ in range(2))
+    assert first == second
+
+
+def test_arms_that_cannot_be_told_apart_have_no_curves_and_it_is_said(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = make_plan(arms={f"weight_{i}": {"smart.weight": i + 1} for i in range(9)}, seeds=[0], hypotheses=[])
+    for cell in plan.cells:
+        write_cell(plan, cell, tmp_path, 4.0)
+    _, text = (path.read_text() for path in write_study_report(plan, tmp_path, tmp_path / "report"))
+    assert "No curves: 9 arms, of which 8 can be told apart." in text
+
+
+@pytest.mark.parametrize("name", ["fakes000000.064.png", "fakes000003.png"])
+def test_the_newest_sheet_is_shown_however_near_the_snapshots_are(
+    name: str, make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = make_plan(arms={"plain": {}}, seeds=[0], hypotheses=[])
+    folder = write_cell(plan, plan.cells[0], tmp_path, 4.0)
+    (folder / "fakes000002.png").rename(folder / name)
+    (folder / "fakes_init.png").write_bytes(b"")
+    (result,) = read_results(plan, tmp_path)
+    assert result.sheet is not None and result.sheet[1].name == name
+    _, text = (path.read_text() for path in write_study_report(plan, tmp_path, tmp_path / "report"))
+    assert f"plain, seed 0, at {'0.064' if '64' in name else '3'} kimg" in text
+
+
+@pytest.mark.parametrize("report", sorted(PUBLISHED.glob("*/report.md")), ids=lambda path: path.parent.name)
+def test_a_published_report_ends_with_the_conclusion_of_its_study(report: Path) -> None:
+    paragraphs = [line for line in load_plan(STUDIES / f"{report.parent.name}.yaml").conclusion.splitlines() if line]
+    written = html.unescape(report.read_text().split("\n## Conclusion\n")[1]).replace("\\", "")
+    assert paragraphs and written.strip().split("\n\n") == paragraphs
 
 
 def test_expectations_hold_or_not_and_say_when_they_were_written_down(made: tuple[Plan, Path]) -> None:
@@ -185,11 +244,14 @@ def test_expectations_that_come_or_go_after_results_are_told(make_plan: Callable
         (Difference(4, -1.0, None, 1 / 16), "undecided, too few seeds"),
         (Difference(5, -1.0, None, 1 / 32), "holds"),
         (Difference(5, -1.0, None, 0.2), "not shown"),
-        (Difference(5, 1.0, None, 0.9), "does not hold: the other way round"),
+        (Difference(5, 1.0, None, 0.9), "not shown"),
+        (Difference(5, 1.0, None, 1.0), "does not hold: the other way round"),
     ],
 )
 def test_verdicts(found: Difference | None, words: str) -> None:
-    assert verdict(found, -1) == words
+    """The reverse of a test of five pairs has what is missing to 1, and the one case that both of them count."""
+    reverse = found and found._replace(p_value=1 - found.p_value + 1 / 32)
+    assert verdict(found, reverse) == words
 
 
 def test_every_cell_is_a_row_with_its_command(made: tuple[Plan, Path]) -> None:
