@@ -4,8 +4,9 @@ The owner's `run.lock` says host, pid and when that process started. It is creat
 systems honour too, where flock may be local or missing. A lock whose owner is dead is taken over:
 
 - on this machine (same host name, same boot, same pid namespace) when no process of that pid and start time runs;
-- on any other, whose processes nobody here can see, when the file's time is STALE_SEC old. Its owner renews it every
-  BEAT_SEC from a thread, whatever else it does. Ages are taken by the clock of the file system, not by this machine's.
+- on any other, whose processes nobody here can see (a container that was started again is one), when the file's time is
+  STALE_SEC old. Its owner renews it every BEAT_SEC from a thread, whatever else it does, so who wants the folder waits
+  until the time moves, or is old enough. Ages are taken by the clock of the file system, not by this machine's.
 
 An owner that was away for so long (asleep, cut off from the file system) finds another's lock at its next `check`.
 """
@@ -28,6 +29,7 @@ from smartfast.errors import UserError
 
 BEAT_SEC = 30.0
 STALE_SEC = 300.0  # ten beats: network file systems may show a time that is a minute old
+_LOOK_SEC = 1.0  # between two looks for a sign of life
 _SETTLE_SEC = 0.2  # between two processes that take over the same lock, the last one to write has it
 _START_TOLERANCE_SEC = 1.0
 
@@ -52,7 +54,7 @@ class RunLock:
         self._owner = _this_process()
 
     def acquire(self) -> None:
-        """Make this process the owner.
+        """Make this process the owner; may wait as long as STALE_SEC for one whose process cannot be seen from here.
 
         Raises:
             UserError: Another process is, or the folder cannot be written.
@@ -116,9 +118,9 @@ class RunLock:
 
     def _take_over(self) -> None:
         """Replace a dead owner's lock by this process's; raises UserError where the owner lives."""
-        owner = _read(self.path)
         try:
-            reason = _why_dead(self.path, owner)
+            owner, seen_sec = _read(self.path), self.path.stat().st_mtime
+            reason = self._wait_until_dead(owner, seen_sec)
         except FileNotFoundError:  # released in this moment
             return
         self._say(f"run.dir {self.run_dir}: the lock of {_name(owner)}, {reason}, is taken over")
@@ -127,6 +129,23 @@ class RunLock:
             mine.write_text(json.dumps(self._owner))
             os.replace(mine, self.path)
         time.sleep(_SETTLE_SEC)
+
+    def _wait_until_dead(self, owner: dict[str, Any] | None, seen_sec: float) -> str:
+        is_said = False
+        while True:
+            try:
+                return _why_dead(self.path, owner)
+            except _CannotBeSeen:
+                if self.path.stat().st_mtime != seen_sec:
+                    raise
+            if not is_said:
+                name, most_sec = _name(owner), STALE_SEC - _age_sec(self.path)
+                self._say(
+                    f"run.dir {self.run_dir}: {name} may be using it, which nobody here can see: waiting for a sign "
+                    f"of life, at most {most_sec:.0f} s"
+                )
+                is_said = True
+            time.sleep(_LOOK_SEC)
 
     def _is_mine(self) -> bool:
         return (_read(self.path) or {}).get("token") == self._owner["token"]
@@ -138,6 +157,10 @@ class RunLock:
                     os.utime(self.path)
                 except OSError:  # the next one may do better
                     continue
+
+
+class _CannotBeSeen(UserError):
+    """The owner of a lock may live, on another machine or in another container."""
 
 
 def is_held(run_dir: Path) -> bool:
@@ -215,7 +238,7 @@ def _name(owner: dict[str, Any] | None) -> str:
 
 
 def _why_dead(path: Path, owner: dict[str, Any] | None) -> str:
-    """Why the owner of a lock is dead, in a few words; raises UserError where it lives."""
+    """Why the owner of a lock is dead, in a few words; raises UserError where it lives, or may."""
     hint = "expected a folder that no other training uses; stop that one or choose another run.dir"
     held = f"run.dir {path.parent}: {_name(owner)} is using it"
     if owner and (owner["host"], owner["machine"]) == (socket.gethostname(), _machine()):
@@ -224,7 +247,7 @@ def _why_dead(path: Path, owner: dict[str, Any] | None) -> str:
         return "which no longer runs"
     age_sec = _age_sec(path)
     if age_sec < STALE_SEC:
-        raise UserError(
+        raise _CannotBeSeen(
             f"{held} (last sign of life {age_sec:.0f} s ago, it counts as dead after {STALE_SEC:g} s), {hint}"
         )
     return f"without a sign of life for {age_sec:.0f} s"
@@ -240,5 +263,11 @@ def _runs(owner: dict[str, Any]) -> bool:
 
 
 def _age_sec(path: Path) -> float:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as now:
-        return os.stat(now.name).st_mtime - path.stat().st_mtime
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as now:
+            now_sec = os.stat(now.name).st_mtime
+    except FileNotFoundError:
+        raise
+    except OSError:  # who may only read has no clock but his own
+        now_sec = time.time()
+    return now_sec - path.stat().st_mtime

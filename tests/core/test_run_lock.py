@@ -1,5 +1,6 @@
 """A run folder has one owner at a time, whoever dies and however."""
 
+import errno
 import json
 import os
 import resource
@@ -7,14 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from smartfast.core.run_lock import STALE_SEC, RunLock
+from smartfast.core import run_lock
+from smartfast.core.run_lock import STALE_SEC, RunLock, is_held
 from smartfast.errors import UserError
 
 HOLD = """
@@ -71,6 +76,25 @@ def change(run_dir: Path, **entries: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
+@contextmanager
+def beaten(run_dir: Path) -> Iterator[None]:
+    """Somebody gives signs of life."""
+    (path,) = run_dir.iterdir()
+    is_over = threading.Event()
+
+    def beat() -> None:
+        while not is_over.wait(0.05):
+            os.utime(path)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def make_old(run_dir: Path) -> None:
     (path,) = run_dir.iterdir()
     os.utime(path, (time.time() - STALE_SEC - 1,) * 2)
@@ -96,12 +120,54 @@ def test_on_another_machine_signs_of_life_decide(
     os.kill(holder.pid, signal.SIGKILL)  # a number that says nothing here
     change(tmp_path, **entries)
     lock = RunLock(tmp_path)
-    with pytest.raises(UserError, match=f"last sign of life .* counts as dead after {STALE_SEC:g} s"):
+    with beaten(tmp_path), pytest.raises(UserError, match=f"last sign of life .* counts as dead after {STALE_SEC:g} s"):
         lock.acquire()
+    assert "waiting for a sign of life, at most 300 s" in capsys.readouterr().out
     make_old(tmp_path)
     lock.acquire()
     assert "without a sign of life" in capsys.readouterr().out
     lock.release()
+
+
+def test_a_container_that_is_started_again_waits_for_its_own_lock_to_be_old(
+    tmp_path: Path, holder: subprocess.Popen, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal would count against the restarts of who supervises it."""
+    os.kill(holder.pid, signal.SIGKILL)
+    change(tmp_path, machine="another pid namespace")
+    monkeypatch.setattr(run_lock, "STALE_SEC", 1.5)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    waiting, taken = capsys.readouterr().out.splitlines()
+    assert "waiting for a sign of life" in waiting and "is taken over" in taken
+    lock.release()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_who_may_only_read_a_folder_learns_whether_it_is_held(tmp_path: Path) -> None:
+    check_read_only(tmp_path)
+
+
+def test_a_folder_on_a_read_only_file_system_can_be_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    check_read_only(tmp_path)
+
+
+def check_read_only(run_dir: Path) -> None:
+    lock = RunLock(run_dir)
+    lock.acquire()
+    lock._released.set()
+    change(run_dir, host="elsewhere")
+    run_dir.chmod(0o555)
+    try:
+        assert is_held(run_dir)
+        os.utime(run_dir / "run.lock", (0, 0))
+        assert not is_held(run_dir)
+    finally:
+        run_dir.chmod(0o755)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
@@ -112,7 +178,7 @@ def test_a_lock_that_cannot_be_read_holds_until_it_is_old(content: str, tmp_path
     (path,) = tmp_path.iterdir()
     path.write_text(content)
     other = RunLock(tmp_path)
-    with pytest.raises(UserError, match="unknown process"):
+    with beaten(tmp_path), pytest.raises(UserError, match="unknown process"):
         other.acquire()
     make_old(tmp_path)
     other.acquire()
