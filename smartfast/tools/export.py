@@ -17,6 +17,7 @@ import yaml
 
 from smartfast.config.families import DEFAULT_FAMILY
 from smartfast.config.ranges import FilePath, Truncation, in_range
+from smartfast.core import best
 from smartfast.core.checkpoint import CONVERSION, FOLDER, find_weights
 from smartfast.core.draws import are_vectors
 from smartfast.core.files import appear_complete, sha256
@@ -82,11 +83,12 @@ def export(options: ExportOptions) -> Path | None:
     out = None if options.out is None else Path(options.out)
     if out is not None:
         _check_replaceable(out)
-    sampler = open_sampler(options.checkpoint)
+    weights = find_weights(Path(options.checkpoint))
+    sampler = open_sampler(weights)
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary) / "export"
         with writing(f"out: {folder}"):
-            _write(sampler, find_weights(Path(options.checkpoint)), options, folder)
+            _write(sampler, weights, options, folder)
         print(f"{sum(1 for _ in folder.iterdir())} files: {folder}" if out else f"made for {options.push}")
         if options.push is not None:
             print(f"pushed: {push_folder(folder, options.push, private=options.private)}")
@@ -104,7 +106,7 @@ def _check_replaceable(out: Path) -> None:
 
 def _write(sampler: Sampler, weights: Path, options: ExportOptions, out: Path) -> None:
     known = _Known.of(weights)
-    with appear_complete(out) as partial:
+    with appear_complete(out.resolve()) as partial:
         shutil.copyfile(weights, partial / _WEIGHTS)
         shutil.copyfile(weights.with_suffix(".json"), partial / _OPTIONS)
         (partial / "config.json").write_text(json.dumps(known.settings, indent=2) + "\n")
@@ -133,6 +135,9 @@ def _write(sampler: Sampler, weights: Path, options: ExportOptions, out: Path) -
             address=options.push or out.name,
         )
         (partial / "README.md").write_text(model_card(facts))
+    for file in FILES.values():
+        if file not in files:  # of an earlier export, of other weights
+            (out / file).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,9 @@ class _Known:
         )
         if _MARK in index:
             return cls(index, dataset, _json(weights.with_name("config.json")), index.get("metrics", []), origin)
-        run_dir = weights.parent.parent.parent  # of checkpoints/<kimg>/
-        settings = _settings(run_dir / "config.yaml") if weights.parent.parent.name == FOLDER else {}
+        run_dir = weights.parent.parent.parent  # of checkpoints/<kimg>/ or best/<kimg>/
+        is_of_run = weights.parent.parent.name in (FOLDER, best.FOLDER)
+        settings = _settings(run_dir / "config.yaml") if is_of_run else {}
         metrics = _metrics(run_dir / "metrics.jsonl", index.get("kimg", 0.0), settings) if settings else []
         return cls(index, dataset, settings, metrics, origin)
 
@@ -188,7 +194,8 @@ def _metrics(log: Path, kimg: float, settings: Mapping[str, Any]) -> list[list[s
     for row in read_rows(log):
         if row["kind"] == "metrics" and row["kimg"] <= kimg:
             for metric, value in values_of_row(row, features).items():
-                found[metric] = [str(metric), f"{value:.4g}", metric.features, f"{row['kimg']:g}", samples]
+                of_row = str(row.get("samples", samples))
+                found[metric] = [str(metric), f"{value:.4g}", metric.features, f"{row['kimg']:g}", of_row]
     return [[*cells, meaning(metric.measure)] for metric, cells in found.items() if is_measure(metric.measure)]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 import smartfast
 from smartfast.cli import main
+from smartfast.core.best import keep_best
 from smartfast.core.checkpoint import save_checkpoint
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look
@@ -24,6 +26,7 @@ from smartfast.networks.r3gan import R3GanOptions
 from smartfast.tools.card import Facts, model_card
 from smartfast.tools.export import ExportOptions, export
 from smartfast.tools.generate import Request, drawn
+from smartfast.tools.programs import FILES
 from smartfast.tools.share import check_address
 
 EVIL = "</td><script>alert(1)</script> | ![x](y) `z`"
@@ -59,7 +62,7 @@ def run_dir(make_checkpoint: Callable, tmp_path: Path) -> Path:
     return folder
 
 
-def exported(run_dir: Path, out: Path, **changes: object) -> Path:
+def exported(run_dir: Path | str, out: Path, **changes: object) -> Path:
     assert export(ExportOptions(str(run_dir), str(out), **changes)) == out
     return out
 
@@ -83,6 +86,38 @@ def test_the_folder_has_what_others_need_and_nothing_of_this_machine(run_dir: Pa
     assert index["metrics"] == [["fd_digits", "4.125", "digits", "2", "500", "lower is better"]]  # not of 3 kimg
     for path in out.iterdir():
         assert b"somebody" not in path.read_bytes(), path.name
+
+
+def test_the_best_checkpoint_has_its_settings_and_metrics_too(run_dir: Path, tmp_path: Path) -> None:
+    keep_best(run_dir, run_dir / "checkpoints/000002.000", metric="fd_digits", value=4.125, kimg=2.0)
+    shutil.rmtree(run_dir / "checkpoints")
+    out = exported(f"{run_dir}@best", tmp_path / "out")
+    index = json.loads((out / "checkpoint.json").read_text())
+    assert index["metrics"] == [["fd_digits", "4.125", "digits", "2", "500", "lower is better"]]
+    assert json.loads((out / "config.json").read_text())["run.seed"] == 3
+
+
+def test_metrics_have_the_number_of_samples_that_they_were_made_with(run_dir: Path, tmp_path: Path) -> None:
+    rows = [ROWS[0], ROWS[1] | {"samples": 2000}, ROWS[2]]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (metric,) = json.loads((exported(run_dir, tmp_path / "out") / "checkpoint.json").read_text())["metrics"]
+    assert metric[4] == "2000", "metrics.samples is 500 by now"
+
+
+def test_programs_of_an_earlier_export_go_with_its_weights(run_dir: Path, tmp_path: Path) -> None:
+    out = exported(run_dir, tmp_path / "out")
+    for file in FILES.values():
+        (out / file).write_bytes(b"of other weights")
+    exported(run_dir, out)
+    assert not [file for file in FILES.values() if (out / file).exists()]
+
+
+def test_the_folder_may_be_the_one_that_we_are_in(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert (exported(run_dir, Path(".")) / "README.md").read_text().count("# here\n") == 1
 
 
 def test_every_command_takes_the_folder(run_dir: Path, tmp_path: Path) -> None:
