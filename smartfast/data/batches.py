@@ -10,11 +10,11 @@ from itertools import count
 from typing import Literal, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from smartfast.core.draws import Purpose
+from smartfast.core.main_memory import main_memory_bytes
 from smartfast.core.pixels import to_float
 from smartfast.data.holdout import TrainingImages
 from smartfast.data.streaming import stream_batches, to_device
@@ -181,7 +181,7 @@ def _fits_on_device(dataset: TrainingImages, device: torch.device, cache: str) -
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
     else:
-        free_bytes = psutil.virtual_memory().available
+        _, free_bytes = main_memory_bytes()
     if cache == "device" and need_bytes > free_bytes:
         sizes = f"{need_bytes / _GIB:.1f} GiB of images and {free_bytes / _GIB:.1f} GiB free on {device}"
         raise UserError(f"data.cache: device, but {sizes}, expected auto or stream")

@@ -39,23 +39,25 @@ class EvaluationQueue:
     Args:
         run_dir: Run folder.
         images: Of the run, so far: requests of an earlier training up to there are taken up.
+        request: For the processes that evaluate those, in place of theirs: devices may be others by now.
         say: Receives a line about each request that is dropped or cannot be made.
     """
 
-    def __init__(self, run_dir: Path, *, images: int, say: Callable[[str], None]) -> None:
+    def __init__(self, run_dir: Path, *, images: int, request: dict[str, Any], say: Callable[[str], None]) -> None:
         self._folder, self._say = run_dir / FOLDER, say
         self._arrived: deque[int] = deque()  # from any thread
         self._waiting: int | None = None
         self._running: tuple[int, subprocess.Popen] | None = None
-        self._take_up(images)
+        self._take_up(images, request)
 
-    def _take_up(self, images: int) -> None:
+    def _take_up(self, images: int, request: dict[str, Any]) -> None:
         """Requests of an earlier training; what it was still writing, and what lies ahead of this one, goes."""
         found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         for folder in found:
             with contextlib.suppress(ValueError):
                 of_folder = round(float(folder.name) * 1000)
                 if of_folder <= images and (folder / REQUEST).is_file():
+                    write_atomically(folder / REQUEST, json.dumps(request).encode())
                     self._arrived.append(of_folder)
                     continue
             shutil.rmtree(folder, ignore_errors=True)
@@ -134,6 +136,14 @@ class EvaluationQueue:
 
     def _of(self, images: int) -> Path:
         return self._folder / f"{images / 1000:010.3f}"
+
+
+def drop_evaluations(run_dir: Path, say: Callable[[str], None]) -> None:
+    """Delete what an earlier training left to be evaluated beside it: this one evaluates nothing beside itself."""
+    found = sorted((run_dir / FOLDER).glob(f"*/{REQUEST}"))
+    shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
+    for request in found:
+        say(f"metrics: the evaluation at {float(request.parent.name):.3f} kimg is dropped: metrics.where is not beside")
 
 
 def _reason(folder: Path, status: int) -> str:

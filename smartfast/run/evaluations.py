@@ -19,7 +19,7 @@ from smartfast.data import ImageDataset
 from smartfast.kernels import switched_off
 from smartfast.metrics import MetricUnavailable, evaluate
 from smartfast.metrics.names import computed_metrics, provenance
-from smartfast.run.beside import EvaluationQueue
+from smartfast.run.beside import EvaluationQueue, drop_evaluations
 from smartfast.run.main_process import on_main_process
 from smartfast.run.ticks import Ticks
 from smartfast.run.training import Training
@@ -54,8 +54,11 @@ class Evaluations:
         self._config, self._run_dir = training.config.metrics, Path(training.config.run.dir)
         self._queue: EvaluationQueue | None = None
         self._next_look_sec, self._processes = 0.0, processes_on_this_machine()
-        if self.are_beside and accelerator.is_main_process:
-            self._queue = EvaluationQueue(self._run_dir, images=training.images, say=tqdm.write)
+        if accelerator.is_main_process and self.are_beside:
+            request = self._request()
+            self._queue = EvaluationQueue(self._run_dir, images=training.images, request=request, say=tqdm.write)
+        elif accelerator.is_main_process:
+            drop_evaluations(self._run_dir, tqdm.write)
         last = -1 if last_kimg is None else round(last_kimg * 1000)
         self._done_images = on_main_process(accelerator, lambda: max(last, self._queue.newest if self._queue else -1))
 
@@ -124,13 +127,16 @@ class Evaluations:
         if queue is None:
             return lambda: None
         checkpoint = checkpoint_folder(self._run_dir, images)
-        request = {"device": self._device(), "processes": self._processes, "switched_off": switched_off()}
+        request = self._request()
         if images:
             return lambda: queue.add(images, lambda folder: link_files(checkpoint, folder), request)
         training = self._training  # of networks that saw no image there is no checkpoint
         weights = {name: value.cpu() for name, value in training.averaged_weights(training.state()).items()}
         options = {"family": training.family.name, **training.family.options()}
         return lambda: queue.add(images, lambda folder: write_weights(folder, weights, options), request)
+
+    def _request(self) -> dict[str, Any]:
+        return {"device": self._device(), "processes": self._processes, "switched_off": switched_off()}
 
     def _device(self) -> str:
         """A GPU that no process of the run uses, where this machine has one, else the run's device."""

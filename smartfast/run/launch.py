@@ -7,18 +7,20 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from tqdm import tqdm
 
 from smartfast.config.parse import config_to_dict, config_to_yaml
 from smartfast.config.schema import Config, PerfConfig
+from smartfast.core import best
 from smartfast.core.checkpoint import Checkpoint, has_checkpoint, set_aside_newer
 from smartfast.core.distributed import meeting_place
-from smartfast.core.files import write_atomically
+from smartfast.core.files import set_aside, write_atomically
 from smartfast.core.heartbeat import Heartbeat
 from smartfast.core.interruption import Interruption, watch_launcher
 from smartfast.core.output import hang_up_when_closed
@@ -60,6 +62,9 @@ from smartfast.run.training import Training, real_batches
 from smartfast.run.warm_up import warm_up
 from smartfast.scorers import Scorer, TimestepRange, timestep_range
 
+_LONGEST_WAIT_SEC = 3600.0
+"""Of the other processes, while the main one verifies kernels; who hangs is found by the heartbeat, long before."""
+
 
 def launch(config: Config, interruption: Interruption | None = None) -> bool:
     """Train as configured, resuming from the newest checkpoint in run.dir, or only describe the run (run.dry_run).
@@ -93,6 +98,7 @@ def launch(config: Config, interruption: Interruption | None = None) -> bool:
 def _launch(config: Config, interruption: Interruption) -> bool:
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=_LONGEST_WAIT_SEC))],
         log_with=None if config.run.tracker == "none" else config.run.tracker,
         project_dir=config.run.dir,
     )
@@ -118,7 +124,7 @@ def _run(config: Config, accelerator: Accelerator, interruption: Interruption, h
         accelerator.print("\n" + describe_peaks(peaks(config, dataset, images, scorer, timesteps), images))
         return True
     run_dir = Path(config.run.dir)
-    config = with_saved_images_at_a_time(run_dir, config)
+    config = with_saved_images_at_a_time(run_dir, config, accelerator.num_processes)
     for line in on_main_process(accelerator, lambda: check_changes(run_dir, config)):
         accelerator.print(line)
     kimg = on_main_process(
@@ -297,6 +303,9 @@ def _prepare_folder(run_dir: Path, config: Config, checkpoint: Checkpoint | None
     try:
         for name in set_aside_newer(run_dir, checkpoint):
             print(f"checkpoints: a damaged one is set aside as {name}")
+        if checkpoint is None and (run_dir / best.FOLDER).is_dir():  # the run begins anew, its checkpoints are gone
+            aside = set_aside(run_dir / best.FOLDER, ".old").name
+            print(f"run.keep_best: what an earlier run in this folder kept is set aside as {aside}")
         write_config(run_dir, config, images=checkpoint.info["images"] if checkpoint else 0)
         if start is not None:
             write_atomically(run_dir / TABLE_FILE, start.encode())

@@ -8,10 +8,8 @@ top. Who asks for it gets the peak of each phase, which takes as many seconds ag
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from smartfast import kernels
 from smartfast.config.schema import Config
 from smartfast.core.live_bytes import LiveBytes
+from smartfast.core.main_memory import main_memory_bytes
 from smartfast.core.text import format_bytes, format_table
 from smartfast.data import ImageDataset
 from smartfast.engine.phase import PhaseSpec, with_gradients
@@ -29,7 +28,6 @@ from smartfast.families.base import Family, Parts
 from smartfast.families.rounds import Round
 from smartfast.scorers import Scorer, TimestepRange
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _BYTES_PER_WEIGHT = 4
 _PEAK = 2
 """Of a run, as a multiple of what is counted: imagenet64 in fp32 on a CPU had 22.9 GB where 13.0 are."""
@@ -217,7 +215,4 @@ def memory_bytes(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total, free
-    memory = psutil.virtual_memory()
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
-    total = memory.total if limit == "max" else min(memory.total, int(limit))
-    return total, min(memory.available, total)
+    return main_memory_bytes()

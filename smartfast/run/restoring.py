@@ -13,7 +13,8 @@ from smartfast.run.training import Training
 def restore_newest(
     training: Training, dataset: ImageDataset, run_dir: Path, say: Callable[[str], None]
 ) -> Checkpoint | None:
-    """Put a run where its newest checkpoint was; returns that, None where there is none.
+    """Put a run where its newest checkpoint was; returns that without its state, whose files are held open as long as
+    it is there, or None where there is none.
 
     Raises:
         UserError: All are damaged, or the newest is of other data or networks.
@@ -36,7 +37,7 @@ def restore_newest(
         raise UserError(
             f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
         ) from error
-    return checkpoint
+    return checkpoint._replace(state={})
 
 
 def _fingerprint(checkpoint: Checkpoint) -> str:

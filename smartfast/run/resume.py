@@ -109,8 +109,9 @@ def check_changes(run_dir: Path, config: Config) -> list[str]:
     return lines
 
 
-def with_saved_images_at_a_time(run_dir: Path, config: Config) -> Config:
-    """The configuration with the optim.batch_gpu of the run that it resumes, where it leaves the choice to the memory.
+def with_saved_images_at_a_time(run_dir: Path, config: Config, processes: int) -> Config:
+    """The configuration with the optim.batch_gpu of the run that it resumes, where it leaves the choice to the memory
+    and that number still divides the share of a process.
 
     Raises:
         UserError: The run's settings cannot be read.
@@ -118,8 +119,10 @@ def with_saved_images_at_a_time(run_dir: Path, config: Config) -> Config:
     saved_file = run_dir / CONFIG_FILE
     if config.optim.batch_gpu != "auto" or not has_checkpoint(run_dir) or not os.path.lexists(saved_file):
         return config
-    optim = dataclasses.replace(config.optim, batch_gpu=_load(saved_file).optim.batch_gpu)
-    return dataclasses.replace(config, optim=optim)
+    saved = _load(saved_file).optim.batch_gpu
+    if isinstance(saved, int) and config.optim.batch // processes % saved:
+        return config
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, batch_gpu=saved))
 
 
 def check_interval(run_dir: Path, config: Config, interval_of: Callable[[SmartConfig], object]) -> None:

@@ -25,7 +25,11 @@ class Ticks:
     @property
     def has_ended(self) -> bool:
         """Whether the last iteration was the last one of a tick."""
-        return self.number > (self._training.images - self._training.images_per_iteration) // self.tick_images
+        return self.number > self._number_before
+
+    @property
+    def _number_before(self) -> int:
+        return (self._training.images - self._training.images_per_iteration) // self.tick_images
 
     @property
     def is_last(self) -> bool:
@@ -33,5 +37,8 @@ class Ticks:
         return self._training.images >= self.total_images
 
     def is_due(self, every_ticks: int) -> bool:
-        """Whether this is the end of a tick whose number is a multiple of `every_ticks`, 0 = never."""
-        return every_ticks > 0 and self.has_ended and self.number % every_ticks == 0
+        """Whether the last iteration ended a tick whose number is a multiple of `every_ticks`, 0 = never.
+
+        An iteration may be longer than a tick and end several.
+        """
+        return every_ticks > 0 and self.number // every_ticks > self._number_before // every_ticks

@@ -69,6 +69,7 @@ class Trainer:
         self.run_dir = Path(self.config.run.dir)
         self.is_main, self.check_owner = accelerator.is_main_process, check_owner
         self.is_resumed, self.compilation = checkpoint is not None, compilation
+        self.saved_images = training.images if checkpoint else -1
         self.interruption = interruption or Interruption()
         self.interruption.may_stop = lambda: training.images in (0, self.saved_images)
         self.agreement = Agreement(training.device)
@@ -79,9 +80,9 @@ class Trainer:
         self.earlier_sec = checkpoint.info["time_sec"] if checkpoint else 0.0
         self.start_sec = time.perf_counter()
         self.loop_start_sec, self.loop_start_images = self.start_sec, training.images
+        self.tick_start_images = training.images
         self.remarks = Remarks(SlownessWatch(training.device).remark, training.family.remark)
         self.first_tick = FirstTickWatch(training.images, self.ticks.tick_images, self.ticks.total_images)
-        self.saved_images = training.images if checkpoint else -1
         self.writer, self.requests = SnapshotWriter(check_owner), Requests(self.run_dir, is_taken=self.is_main)
         self.profiler = IterationProfiler(
             self.config.perf.profile,
@@ -140,7 +141,7 @@ class Trainer:
                     training.run_iteration(batch)
                 progress.update(training.images_per_iteration)
                 self._say_pace(progress)
-                if self.ticks.has_ended:
+                if self.ticks.has_ended or self.ticks.is_last:
                     self._end_tick(progress)
 
     def _say_pace(self, progress: tqdm) -> None:
@@ -182,11 +183,10 @@ class Trainer:
         return f"saved {at}"
 
     def _stop(self, name: str | None) -> None:
-        now_sec = time.perf_counter()
-        self._save_now(with_samples=False)  # who asked to stop waits for nothing but the state
-        if self.is_main and self.training.images > self.loop_start_images and not self.ticks.has_ended:
-            sec = now_sec - self.tick_start_sec - self.training.take_compile_sec()
+        if self.is_main and self.training.images > self.tick_start_images:
+            sec = time.perf_counter() - self.tick_start_sec - self.training.take_compile_sec()
             self._log({"kind": "stopped", "kimg": self.kimg, "since_tick_sec": sec})
+        self._save_now(with_samples=False)  # who asked to stop waits for nothing but the state
         raise Interrupted(name)
 
     @property
@@ -223,7 +223,7 @@ class Trainer:
         self.maintenance_sec = self.tick_start_sec - maintenance_since_sec
 
     def _end_tick(self, progress: tqdm) -> None:
-        row = self._tick_row()
+        row, self.tick_start_images = self._tick_row(), self.training.images
         if self.is_main:
             warnings = self.watch.look(row)
             row["warnings"] = len(self.watch.told)
@@ -381,11 +381,9 @@ class Trainer:
         return options | {"keep": self.config.run.keep_checkpoints}
 
     def _evaluations_go_on(self) -> bool:
-        """Whether the main process waits for one beside training; a signal ends the waiting."""
-        number, is_busy = self.agreement.on(self.interruption.number, self.evaluations.look(now=True), now=True)
-        if number:
-            self._stop(self.interruption.name_of(number))
-        return bool(is_busy)
+        """Whether the main process waits for one beside training; signals and requests are taken meanwhile."""
+        self._attend(now=True)
+        return on_main_process(self.accelerator, lambda: self.evaluations.look(now=True))
 
     def _finish(self) -> None:
         self._save_now(with_samples=True)

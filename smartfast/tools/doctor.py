@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from smartfast.config.ranges import FilePath, KimgOrZero
+from smartfast.core.main_memory import main_memory_bytes
 
 PACKAGES = (
     "smartfast",
@@ -93,11 +94,11 @@ def _version(package: str) -> str | None:
 
 
 def _devices() -> list[str]:
-    memory = psutil.virtual_memory()
+    total_bytes, free_bytes = main_memory_bytes()
     lines = [
         f"cpu: {psutil.cpu_count(logical=False)} cores, {torch.get_num_threads()} threads used, "
         f"{torch.backends.cpu.get_cpu_capability()} instructions, "
-        f"{memory.total / _GIB:.1f} GiB memory, {memory.available / _GIB:.1f} GiB free"
+        f"{total_bytes / _GIB:.1f} GiB memory, {free_bytes / _GIB:.1f} GiB free"
     ]
     if not torch.cuda.is_available():
         return [*lines, f"no GPU: {why_no_gpu()}"]

@@ -14,6 +14,7 @@ from PIL import Image
 from smartfast.config.schema import DataConfig
 from smartfast.core.draws import Purpose
 from smartfast.data import ImageDataset, RealBatch, iterate_batches, open_dataset, sample_indices
+from smartfast.data import batches as batches_module
 from smartfast.errors import UserError
 from smartfast.kernels import philox_uniform
 
@@ -160,15 +161,14 @@ def test_auto_caches_what_fits_in_a_quarter_of_the_free_memory(
     monkeypatch.setattr(dataset, "all_images", lambda: decoded_at_once.append(1) or torch.zeros(SIZE, 3, 8, 8).byte())
     need_bytes = SIZE * 3 * 8 * 8
     for free_bytes, cached in ((4 * need_bytes, 1), (4 * need_bytes - 1, 0)):
-        memory = type("Memory", (), {"available": free_bytes})
-        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(batches_module, "main_memory_bytes", lambda free=free_bytes: (free, free))
         decoded_at_once.clear()
         batches(dataset, 1, cache="auto")
         assert len(decoded_at_once) == cached
 
 
 def test_cache_that_does_not_fit_is_refused(dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 100}))
+    monkeypatch.setattr(batches_module, "main_memory_bytes", lambda: (100, 100))
     with pytest.raises(UserError, match=r"^data\.cache: device, but .* GiB free on cpu, expected auto or stream$"):
         batches(dataset, 1, cache="device")
 

@@ -198,16 +198,48 @@ def test_the_best_outlives_its_pruned_checkpoint(
 
 
 def test_requests_of_an_earlier_training_are_taken_up_and_the_rest_goes(tmp_path: Path) -> None:
-    queue = EvaluationQueue(tmp_path, images=0, say=print)
+    queue = EvaluationQueue(tmp_path, images=0, request={}, say=print)
     for images in (8000, 16000, 24000):
-        queue.add(images, lambda folder: folder.mkdir(), {"device": "cpu"})
+        queue.add(images, lambda folder: folder.mkdir(), {"device": "cuda:7"})
     folder = tmp_path / beside.FOLDER
     (folder / "000032.000.partial").mkdir()
     (folder / "notes").mkdir()
     (folder / "000004.000").mkdir()  # without a request
-    taken = EvaluationQueue(tmp_path, images=16000, say=print)
+    taken = EvaluationQueue(tmp_path, images=16000, request={"device": "cpu"}, say=print)
     assert taken.newest == 16000 and taken.is_busy
     assert sorted(path.name for path in folder.iterdir()) == ["000008.000", "000016.000"]
+    for path in folder.iterdir():
+        assert json.loads((path / beside.REQUEST).read_text()) == {"device": "cpu"}, "the devices of now"
+
+
+def test_a_training_that_evaluates_inline_drops_what_was_left_to_be_evaluated_beside(
+    tmp_path: Path, tiny_options: Options, capsys: pytest.CaptureFixture
+) -> None:
+    queue = EvaluationQueue(tmp_path, images=0, request={}, say=print)
+    queue.add(8000, lambda folder: folder.mkdir(), {"device": "cpu"})
+    settings = BESIDE | dict(metrics__where="inline", metrics__every_ticks=0)
+    assert main(["train", *tiny_options(tmp_path, **settings)]) == 0
+    assert not (tmp_path / beside.FOLDER).exists()
+    assert "metrics: the evaluation at 8.000 kimg is dropped: metrics.where is not beside" in capsys.readouterr().out
+
+
+def test_requests_are_answered_while_the_end_of_the_run_waits(
+    tmp_path: Path, tiny_options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who evaluates asks for a save, and goes on once it has the answer."""
+    requests, told = tmp_path / "requests", tmp_path / "told"
+    asks = f"""
+if kimg:
+    requests, answer = pathlib.Path({str(requests)!r}), pathlib.Path({str(requests)!r}) / "mine.answer"
+    requests.mkdir(exist_ok=True)
+    (requests / "mine.ask").write_text("save")
+    while not answer.is_file():
+        time.sleep(0.01)
+    pathlib.Path({str(told)!r}).write_text(answer.read_text())
+"""
+    stub(monkeypatch, asks)
+    assert main(["train", *tiny_options(tmp_path, **BESIDE | dict(metrics__every_ticks=4))]) == 0
+    assert told.read_text() == "saved at 0.064 kimg"
 
 
 def test_a_request_that_cannot_be_made_is_said(tmp_path: Path) -> None:
@@ -215,7 +247,7 @@ def test_a_request_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     lines: list[str] = []
-    queue = EvaluationQueue(tmp_path, images=0, say=lines.append)
+    queue = EvaluationQueue(tmp_path, images=0, request={}, say=lines.append)
     queue.add(8000, full, {})
     (line,) = lines
     assert "no evaluation at 8.000 kimg ([Errno 28] No space left on device)" in line and not queue.is_busy

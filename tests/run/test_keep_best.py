@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,19 @@ def test_it_is_what_run_at_best_names_and_resuming_knows_nothing_of_it(
     begun = tiny_options(tmp_path / "begun", run__init_from=f"{run}@best", run__kimg=0.016)
     assert main(["train", *begun]) == 0
     assert f"{run}/best/000000.016" in (tmp_path / "begun" / "start.txt").read_text() + capsys.readouterr().out
+
+
+def test_a_run_that_begins_anew_in_a_folder_does_not_hold_itself_against_the_best_of_the_old_one(
+    tmp_path: Path, tiny_options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        values(patch, "fd_digits", 9.0, 1.0, 1.0, 1.0, 1.0)
+        assert main(["train", *tiny_options(tmp_path, **EVALUATED, run__keep_best="fid")]) == 0
+    shutil.rmtree(tmp_path / "checkpoints")
+    values(monkeypatch, "fd_digits", 9.0, 5.0, 5.0, 4.0, 5.0)
+    assert main(["train", *tiny_options(tmp_path, **EVALUATED, run__keep_best="fid")]) == 0
+    assert "what an earlier run in this folder kept is set aside as best.old" in capsys.readouterr().out
+    assert best_of(tmp_path).value == 4.0 and (tmp_path / "best.old").is_dir()
 
 
 @pytest.mark.parametrize(

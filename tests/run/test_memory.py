@@ -21,6 +21,7 @@ from smartfast.errors import UserError
 from smartfast.run import fitting, memory, opening
 from smartfast.run.fitting import fitting_images
 from smartfast.run.memory import Forecast, check_memory, forecast, peaks
+from smartfast.run.resume import with_saved_images_at_a_time
 from smartfast.run.scoring import open_scorer
 from smartfast.scorers import timestep_range
 from smartfast.scorers.analytic import GaussianMixtureScorer
@@ -136,6 +137,9 @@ def test_a_run_keeps_the_images_at_a_time_that_it_began_with(
     assert main(["train", *tiny_options(tmp_path / "run", **changes, run__kimg=0.016)]) == 0
     assert "optim.batch_gpu auto: 4 of 8 images at a time" in capsys.readouterr().out
     assert parse_config(["--config", str(tmp_path / "run" / "config.yaml")]).optim.batch_gpu == 4
+    asked = parse_config(tiny_options(tmp_path / "run", **changes))
+    kept = [with_saved_images_at_a_time(tmp_path / "run", asked, processes).optim.batch_gpu for processes in (1, 2, 4)]
+    assert kept == [4, 4, "auto"], "of four processes each has two images"
     monkeypatch.setattr(opening, "memory_bytes", lambda device: (2**40, 2**40))
     assert main(["train", *tiny_options(tmp_path / "run", **changes, run__kimg=0.032)]) == 0
     said = capsys.readouterr().out
