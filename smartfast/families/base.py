@@ -167,6 +167,11 @@ class Family(ABC):
         """
 
     @classmethod
+    def depends_on_length(cls, config: Config) -> bool:
+        """Whether numbers of a run follow from run.kimg, such as a learning rate that falls until its end."""
+        return False
+
+    @classmethod
     def has_score_term(cls) -> bool:
         """Whether a run's scorer is that of a score term, and not the teacher of another scorer."""
         return SCORE_PANEL in cls.panels

@@ -275,12 +275,13 @@ def column_class(cells: Tensor, shape: GridShape, num_classes: int) -> Tensor:
 
 
 def real_grid(dataset: TrainingImages, shape: GridShape) -> Tensor:
-    """uint8 [cells, C, H, W] of evenly spaced training images; with classes each column is one class."""
+    """uint8 [cells, C, H, W] of evenly spaced training images; with classes each column is one, or black."""
     if dataset.labels is None or are_vectors(dataset.labels):
         indices = torch.arange(shape.cells) * len(dataset) // shape.cells
     else:
         members = [torch.nonzero(dataset.labels == label)[:, 0] for label in range(dataset.num_classes)]
         classes = column_class(torch.arange(shape.cells), shape, dataset.num_classes).tolist()
         of_class = [members[label] for label in classes]
-        indices = torch.stack([m[cell // shape.columns % len(m)] for cell, m in enumerate(of_class) if len(m)])
-    return torch.stack([dataset.image(int(i)) for i in indices])
+        indices = torch.tensor([m[i // shape.columns % len(m)] if len(m) else -1 for i, m in enumerate(of_class)])
+    black = torch.zeros_like(dataset.image(0))
+    return torch.stack([dataset.image(int(i)) if i >= 0 else black for i in indices])

@@ -20,6 +20,8 @@ from smartfast.families import FAMILIES
 from smartfast.metrics.extractors import check_features
 from smartfast.metrics.names import computed_metrics
 
+_OF_ADA = ("target", "kimg", "interval", "max_p")
+
 
 def check_settings(config: Config, *, num_processes: int) -> None:
     """Raise UserError, one line, for the first setting that cannot work whatever the data."""
@@ -47,18 +49,30 @@ def _check_best(config: Config) -> None:
 
 def _check_augmentation(augment: AugmentConfig, family: str) -> None:
     if augment.mode == "off":
-        usual = AugmentConfig(kimg=ADA_KIMG if augment.kimg == ADA_KIMG else None)  # which unset means
-        changed = [
-            field.name for field in fields(augment) if getattr(augment, field.name) != getattr(usual, field.name)
-        ]
+        changed = _changed(augment)
         if changed:
-            raise UserError(f"augment.{changed[0]} is set but augment.mode is off, expected fixed or ada")
+            unset = " ".join(f"--augment.{name} {_word(getattr(AugmentConfig(), name))}" for name in changed)
+            raise UserError(
+                f"augment.{changed[0]} is set but augment.mode is off, expected fixed or ada, or with it {unset}"
+            )
     elif not FAMILIES[family].augments:
         raise UserError(f"augment.mode is {augment.mode}, expected off: {family} has no discriminator that sees images")
+    elif augment.mode == "fixed" and (changed := [name for name in _changed(augment) if name in _OF_ADA]):
+        raise UserError(f"augment.{changed[0]} is set but augment.mode is fixed, expected ada")
     elif augment.mode == "fixed" and augment.p is None and augment.pipe != "diff":
         raise UserError("augment.p is unset, expected a probability with augment.mode fixed")
     elif augment.mode == "ada" and isinstance(augment.p, Schedule):
         raise UserError("augment.p is a schedule, expected a number with augment.mode ada, or augment.mode fixed")
+
+
+def _changed(augment: AugmentConfig) -> list[str]:
+    """What is not its default, the mode aside."""
+    usual = AugmentConfig(augment.mode, kimg=ADA_KIMG if augment.kimg == ADA_KIMG else None)  # which unset means
+    return [field.name for field in fields(augment) if getattr(augment, field.name) != getattr(usual, field.name)]
+
+
+def _word(value: object) -> str:
+    return "null" if value is None else str(value)
 
 
 def _check_balance(smart: SmartConfig) -> None:

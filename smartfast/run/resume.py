@@ -15,6 +15,7 @@ from smartfast.core.files import write_atomically
 from smartfast.core.plane import PREFIX as PLANE_PREFIX
 from smartfast.core.run_log import read_rows
 from smartfast.errors import UserError
+from smartfast.families import FAMILIES
 
 CONFIG_FILE = "config.yaml"
 _BUNDLED = ("digits",)  # data and a scorer; they come before a folder of that name
@@ -71,6 +72,8 @@ class Change(NamedTuple):
 def changes(saved: Config, config: Config) -> list[Change]:
     """Every setting in which two configurations differ, in the order of `TABLE`."""
     rules = {name: rule for rule, names in TABLE.items() for name in names}
+    if FAMILIES[saved.gan.family].depends_on_length(saved):
+        rules["run.kimg"] = Rule.SAID
     order = {name: place for place, name in enumerate(rules)}  # what is not in the table, the networks, comes first
     old, new = (_flat(with_absolute_paths(one)) for one in (saved, config))
     found = [

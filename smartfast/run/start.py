@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smartfast.config.augment import ADA_KIMG, ADA_TRANSFER_KIMG
 from smartfast.config.families import DEFAULT_FAMILY
+from smartfast.config.schedule import Schedule
 from smartfast.config.schema import Config
 from smartfast.core.best import named
 from smartfast.core.checkpoint import CONVERSION, find_checkpoint, load_tensors
@@ -40,15 +41,16 @@ _TRAINED = "/module/"  # in the names of a checkpoint's tensors, between a netwo
 def with_transfer_values(config: Config) -> Config:
     """The same configuration with the values that stylegan2-ada-pytorch sets in a transfer, where it is one.
 
-    The average must not ramp up: it would forget at the first step what it starts from. ada moves faster, where
-    augment.kimg is not set.
+    The average must not ramp up, nor its half-life: it would forget at the first step what it starts from. ada moves
+    faster, where augment.kimg is not set.
     """
     is_transfer, augment, optim = config.run.init_from is not None, config.augment, config.optim
     kimg = augment.kimg or (ADA_TRANSFER_KIMG if is_transfer and augment.mode == "ada" else ADA_KIMG)
+    ema_kimg = optim.ema_kimg.values[-1] if isinstance(optim.ema_kimg, Schedule) else optim.ema_kimg
     return dataclasses.replace(
         config,
         augment=dataclasses.replace(augment, kimg=kimg),
-        optim=dataclasses.replace(optim, ema_rampup=None) if is_transfer else optim,
+        optim=dataclasses.replace(optim, ema_rampup=None, ema_kimg=ema_kimg) if is_transfer else optim,
     )
 
 

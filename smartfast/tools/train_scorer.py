@@ -155,6 +155,10 @@ def train_scorer(options: TrainScorerOptions, interruption: Interruption | None 
     if (options.teacher is None) != (options.interval is None):
         unset, given = ("teacher", "interval") if options.teacher is None else ("interval", "teacher")
         raise UserError(f"{unset} is not set, expected one with {given}")
+    of_teacher = {"teacher_options": options.teacher_options, "teacher_null_class": options.teacher_null_class}
+    for name, value in of_teacher.items():
+        if options.teacher is None and value != getattr(TrainScorerOptions(), name):
+            raise UserError(f"{name} is set, expected one with teacher")
     folder = Path(options.dir)
     if (folder / "state.safetensors").exists():
         raise UserError(
@@ -186,8 +190,8 @@ STUDENT = UNetOptions(block_out_channels=(64, 128, 128, 128), layers_per_block=1
 
 def _in_own_words(message: str) -> str:
     """A message about settings of `smartfast train`, with this command's names for them."""
-    for theirs, ours in _OWN_WORDS.items():
-        message = message.replace(theirs, ours)
+    for theirs, ours in _OWN_WORDS.items():  # the names may be parts of paths too
+        message = re.sub(rf"(?<![\w./\\~-]){re.escape(theirs)}", ours, message)
     message = re.sub(r" \(smart\.downscale \d+ makes it fit\)", "", message)
     names = "|".join(field.name for field in dataclasses.fields(TrainScorerOptions))
     return re.sub(rf"\b(?:run|data|loss|optim)\.({names})\b", r"\1", message)

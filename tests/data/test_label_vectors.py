@@ -51,6 +51,16 @@ def test_vectors_of_a_label_file(random_image: Maker, write_files: Callable[...,
         assert torch.equal(label, dataset.labels[number])
 
 
+def test_a_column_of_whole_numbers_is_classes(tmp_path: Path) -> None:
+    """As Keras has CIFAR's labels."""
+    labels = np.array([[2], [0], [1], [2], [0], [1]])
+    np.savez(tmp_path / "set.npz", images=np.zeros((6, 8, 8, 3), np.uint8), labels=labels)
+    dataset = opened(tmp_path / "set.npz")
+    assert dataset.labels.tolist() == [2, 0, 1, 2, 0, 1] and dataset.num_classes == 3
+    np.savez(tmp_path / "set.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.array([[0.5], [1.5]]))
+    assert opened(tmp_path / "set.npz").labels.tolist() == [[0.5], [1.5]]
+
+
 def test_vectors_of_an_npz_and_of_a_part(tmp_path: Path) -> None:
     pixels, vectors = np.zeros((6, 8, 8, 3), np.uint8), np.arange(12.0).reshape(6, 2)
     np.savez(tmp_path / "set.npz", images=pixels, labels=vectors)

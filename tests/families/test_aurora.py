@@ -167,14 +167,17 @@ def test_the_mean_w_follows_the_latents_of_the_generator() -> None:
     torch.testing.assert_close(run.state()["g/module/w_avg"], 0.25 * w.mean(dim=0))
 
 
-def test_drawn_labels_are_of_all_classes_alike() -> None:
-    """Whatever the labels of the training images."""
+@pytest.mark.parametrize("classes", [list(range(10)), [0, 3, 4, 9]])
+def test_drawn_labels_are_of_all_classes_with_images_alike(classes: list[int]) -> None:
+    """However many images each has; of a class without any the discriminator would know every fake by its label."""
     g = training().family.g
-    sampler = training().family.sampler(g, data_labels=torch.zeros(5, dtype=torch.int64), seed=1)
+    plain = training().family.sampler(g, data_labels=torch.arange(10), seed=2)
+    sampler = plain.of_data(torch.tensor([*classes, *[classes[0]] * 50]), seed=1)
     _, labels = sampler.w(Purpose.SAMPLE, torch.arange(20_000), None)
     assert labels is not None
-    counts = labels.bincount(minlength=10)
-    assert len(counts) == 10 and (counts - 2000).abs().max() < 5 * math.sqrt(2000)
+    counts, expected = labels.bincount(minlength=10), 20_000 / len(classes)
+    assert counts.nonzero()[:, 0].tolist() == classes
+    assert (counts[classes] - expected).abs().max() < 5 * math.sqrt(expected)
 
 
 def test_attention_learns_at_its_own_rate() -> None:

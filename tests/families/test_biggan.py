@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -343,6 +344,21 @@ def test_the_average_is_a_copy_until_it_begins() -> None:
     for name in (name.removeprefix("ema/") for name in second if name.startswith("ema/")):
         expected = (first[f"ema/{name}"] + second[f"g/module/{name}"]) / 2
         assert torch.allclose(second[f"ema/{name}"], expected, atol=1e-6), name
+
+
+def test_standing_batches_need_images_of_every_class(tmp_path: Path) -> None:
+    """They have all classes alike, and what the network makes of an untrained one shifts the statistics of all."""
+    labels = np.array([0, 1, 3, 3])
+    np.savez(tmp_path / "set.npz", images=np.zeros((4, 16, 16), np.uint8), labels=labels)
+    options = dict(data__path=tmp_path / "set.npz", data__resolution="null", data__classes="null")
+    for sampling in ("running", "standing"):
+        config = parse_config(arguments(**options, gan__sampling=sampling))
+        dataset = open_dataset(config.data)
+        if sampling == "running":
+            check_config(config, dataset, device=torch.device("cpu"))
+            continue
+        with pytest.raises(UserError, match="expected running: 1 of 4 classes have no image .class 2 is the first"):
+            check_config(config, dataset, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

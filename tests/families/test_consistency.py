@@ -135,6 +135,14 @@ def test_levels_lie_at_the_scorers_timesteps_and_none_twice() -> None:
         noise_levels(ConsistencyLoss(sigma_max=200), scorer, CPU)
 
 
+def test_a_scorer_of_an_interval_alone_is_no_teacher_of_all_noise() -> None:
+    config, scorer = parse_config(["--config=consistency_digits"]), load_scorer("digits")
+    Consistency.check_scorer(config, scorer)
+    scorer.learnt_interval = (0.095, 0.96)
+    with pytest.raises(UserError, match="has learnt sigma/alpha 0.095..0.96 alone, expected one of all noise"):
+        Consistency.check_scorer(config, scorer)
+
+
 def test_loss_and_target_are_those_of_the_formula(training: Training) -> None:
     family, (round_,) = training.family, training.rounds
     assert isinstance(family, Consistency)

@@ -1,5 +1,8 @@
 """Samples for grids and metrics: functions of the sample number, classes in their columns."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -88,6 +91,13 @@ def test_grid_of_reals_has_one_class_per_column() -> None:
     for cell, image in enumerate(grid.flatten(1)):
         match = (images == image).all(dim=1).nonzero()[0, 0]
         assert dataset.labels[match] == cell % 10
+
+
+def test_a_class_without_images_is_a_black_column(tmp_path: Path) -> None:
+    pixels = np.arange(1, 7, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2)
+    np.savez(tmp_path / "set.npz", images=pixels, labels=np.array([0, 0, 2, 2, 3, 3]))
+    dataset = open_dataset(DataConfig(path=str(tmp_path / "set.npz"), labels=True))
+    assert real_grid(dataset, GridShape(2, 4))[:, 0, 0, 0].tolist() == [1, 0, 3, 5, 2, 0, 4, 6]
 
 
 def test_grid_is_the_generator_on_grid_latents() -> None:

@@ -103,6 +103,14 @@ def test_a_phase_stays_one_graph_while_p_moves(
     [
         (["--augment.p=0.5"], "augment.p is set but augment.mode is off, expected fixed or ada"),
         (["--augment.pipe=blit"], "augment.pipe is set but augment.mode is off"),
+        (
+            ["--config=r3gan_cifar10", "--augment.mode=off"],
+            r"augment.pipe is set but augment.mode is off, expected .* or with it --augment.pipe bgc --augment.p null",
+        ),
+        (
+            ["--augment.mode=fixed", "--augment.p=1", "--augment.max_p=0.5"],
+            "augment.max_p is set but augment.mode is f",
+        ),
         (["--augment.mode=fixed"], "augment.p is unset, expected a probability with augment.mode fixed"),
         (
             ["--gan.family=denoiser", "--smart.frequency=0", "--augment.mode=ada"],

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from smartfast.cli import main
-from smartfast.config.parse import load_config
+from smartfast.config.parse import load_config, parse_config
 from smartfast.config.schema import Config
 from smartfast.config.scorer import ScorerOptions
 from smartfast.core.checkpoint import load_newest
@@ -102,6 +102,15 @@ def test_allowed_changes_are_said_and_the_older_config_stays(
     assert (run_dir / "config.000000.032.yaml").read_bytes() == older
     assert "batch: 16" in (run_dir / "config.yaml").read_text()
     assert load_newest(run_dir).info["images"] == 64
+
+
+def test_a_length_that_a_learning_rate_follows_is_said() -> None:
+    """run.kimg changes no number of other runs."""
+    for decay, rule in (("cosine", resume.Rule.SAID), ("constant", resume.Rule.FREE)):
+        saved = parse_config(["--gan.family=denoiser", "--smart.frequency=0", f"--loss.lr_decay={decay}"])
+        longer = dataclasses.replace(saved, run=dataclasses.replace(saved.run, kimg=2 * saved.run.kimg))
+        (change,) = resume.changes(saved, longer)
+        assert (change.name, change.rule) == ("run.kimg", rule)
 
 
 def test_what_changes_no_number_is_free(run_dir: Path, tiny_options: Options, capsys: pytest.CaptureFixture) -> None:

@@ -126,11 +126,19 @@ def test_the_table_says_shapes_and_settings_that_differ(source: Path, tiny_optio
     assert "options that differ (there -> here): c_dim 10 -> 0, mapping_lr_multiplier 0.1 -> 0.5\n" in said
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim__ema_rampup": 0.05},
+        {"optim__ema_kimg": "{kind: cosine, kimg: [0, 500], values: [0.001, 1]}"},  # as R3GAN's
+    ],
+    ids=["ramp-up", "schedule"],
+)
 def test_the_average_starts_from_the_average_and_moves_without_a_ramp(
-    source: Path, tiny_options: Options, tmp_path: Path
+    changes: dict[str, object], source: Path, tiny_options: Options, tmp_path: Path
 ) -> None:
-    """Half-life 1 kimg, 8 images: with the ramp-up of 0.05 the average would forget its start at once."""
-    options = tiny_options(tmp_path / "run", **TEN_CLASSES, optim__ema_rampup=0.05)
+    """Half-life 1 kimg, 8 images: with a ramp-up the average would forget its start at once."""
+    options = tiny_options(tmp_path / "run", **TEN_CLASSES, **changes)
     training, _ = new(options, source)
     name = "synthesis.b16.conv1.weight"
     before = training.state()[f"ema/{name}"].clone()

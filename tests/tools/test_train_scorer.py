@@ -206,6 +206,8 @@ def test_finished_run_does_nothing_more(finished: Path) -> None:
             "unet.attention_head_dim is 3, expected",
         ),
         ({"grad_clip": 0.0, "dir": "new"}, "grad_clip is 0.0, expected a number from 1e-6"),
+        ({"data": DataConfig("/a/stylegan.zip"), "dir": "new"}, "data.path: /a/stylegan.zip does not exist, expected"),
+        ({"teacher_null_class": 1, "dir": "new"}, "teacher_null_class is set, expected one with teacher"),
     ],
 )
 def test_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, message: str) -> None:

@@ -85,6 +85,8 @@ def npz_source(path: Path) -> ArraySource:
     if labels is not None and labels.ndim not in (1, 2):
         found = f"labels of shape {list(labels.shape)}"
         raise UserError(f"{where}: {found}, expected a whole number, or a vector, per image")
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1 and labels.dtype.kind in "iu":
+        labels = labels[:, 0]  # one whole number each is a class, and no vector
     pixels = torch.from_numpy(_as_nhwc(images, f"{where}: {key}"))
     return ArraySource(printable(path.stem), where, pixels, labels)
 

@@ -94,6 +94,12 @@ class BigGan(Family):
                 f"gan.sampling is standing, expected running: {dataset.name} has label vectors, and standing batches "
                 "have all classes alike"
             )
+        empty = sorted(set(range(dataset.num_classes)) - set(dataset.labels.tolist()))
+        if empty and gan.sampling == "standing":
+            raise UserError(
+                f"gan.sampling is standing, expected running: {len(empty)} of {dataset.num_classes} classes have no "
+                f"image (class {empty[0]} is the first), and standing batches have all classes alike"
+            )
         slots = latent_slots(resolution, hierarchical=gan.hierarchical)
         if gan.z_dim < slots:
             raise UserError(f"gan.z_dim is {gan.z_dim}, expected at least {slots}, a number for each piece of z")

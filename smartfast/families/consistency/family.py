@@ -28,7 +28,7 @@ from smartfast.families.denoiser.options import unet2d_arguments
 from smartfast.families.rounds import Round
 from smartfast.families.start import AVERAGE, StartWeights
 from smartfast.kernels import philox_normal, philox_uniform
-from smartfast.scorers import diffusers
+from smartfast.scorers import Scorer, diffusers
 from smartfast.scorers.diffusers import load_unet
 
 PIPELINE_FOLDER = "pipeline"
@@ -64,6 +64,15 @@ class Consistency(Family):
         for name, value in {"downscale": smart.downscale > 1, "crop": smart.crop, "balance": smart.balance}.items():
             if value:
                 raise UserError(f"smart.{name} is set, expected its default with gan.family {cls.name}")
+
+    @classmethod
+    def check_scorer(cls, config: Config, scorer: Scorer) -> None:
+        if scorer.learnt_interval is not None:
+            low, high = scorer.learnt_interval
+            raise UserError(
+                f"smart.scorer {config.smart.scorer}: has learnt sigma/alpha {low:g}..{high:g} alone, expected one of "
+                f"all noise with gan.family {cls.name}, such as that one's teacher"
+            )
 
     @classmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:

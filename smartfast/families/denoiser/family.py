@@ -133,6 +133,11 @@ class DenoiserFamily(Family):
         except ValueError as error:
             raise UserError(f"gan.block_out_channels is {list(config.gan.block_out_channels)}: {error}") from error
 
+    @classmethod
+    def depends_on_length(cls, config: Config) -> bool:
+        assert isinstance(config.loss, DenoiserLoss)
+        return config.loss.lr_decay != "constant"
+
     def adam(self, network: str) -> AdamSettings:
         optim = self.config.optim
         return AdamSettings(self.learning_rate, optim.betas, optim.eps, clip_norm=self.loss.grad_clip)
