@@ -132,7 +132,7 @@ def training_of(preset: str, settings: Sequence[str]) -> Training:
 def phases_of(preset: str, settings: Sequence[str], pipe: str, p: float) -> Iterator[OfPhase]:
     """Each phase by each way, without ADA and with it."""
     ada = ("--augment.mode=ada", f"--augment.pipe={pipe}", f"--augment.p={p}")
-    trainings = training_of(preset, settings), training_of(preset, [*settings, *ada])
+    trainings = training_of(preset, [*settings, "--augment.mode=off"]), training_of(preset, [*settings, *ada])
     batch, _, resolution, _ = trainings[0].rounds[0].images.shape
     for way in WAYS:
         without, whole = (count_phases(training, way) for training in trainings)
