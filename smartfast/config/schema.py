@@ -226,8 +226,8 @@ class PerfConfig:
 
     preset: Literal["auto", "safe"] = "auto"
     """What the settings of this group are that nobody sets. auto: on a GPU compile, cuda_graphs, channels_last and the
-    preferred arithmetic, each as far as the machine has it; on a CPU none of them but the preferred arithmetic. safe:
-    none of them, in fp32. Default: ours."""
+    preferred arithmetic, each as far as the machine has it; on a CPU that arithmetic alone, if it has it. safe: none of
+    them, in fp32. Default: ours."""
     preferred: Literal["fp32", "tf32", "fp16", "bf16"] | None = None
     """Arithmetic under preset auto where precision is not set; where the device lacks it, the next that it has."""
     kernels: Literal["auto", "triton", "aten", "reference"] = "auto"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import warnings
 from dataclasses import fields
 
 import torch
@@ -14,6 +15,7 @@ from smartfast.config.schema import Config, SmartConfig
 from smartfast.core.draws import are_vectors
 from smartfast.core.plane import PREFIX, SHAPES
 from smartfast.data import ImageDataset
+from smartfast.data.dataset import DIGITS
 from smartfast.data.planned import is_missing
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
@@ -129,7 +131,8 @@ def _check_classes(config: Config, dataset: ImageDataset) -> None:
     expected = config.data.classes
     if config.data.labels and expected not in (None, dataset.num_classes):
         raise UserError(
-            f"data.path {config.data.path}: {dataset.num_classes} classes, expected data.classes {expected}"
+            f"data.path {config.data.path}: {dataset.num_classes} classes, expected data.classes {expected}: "
+            "data.classes null takes any number, data.labels false trains without"
         )
 
 
@@ -140,6 +143,12 @@ def _check_points(config: Config, dataset: ImageDataset) -> None:
         raise UserError(f"data.path is {config.data.path}, expected {expected} with gan.family {config.gan.family}")
     if config.metrics.every_ticks:
         check_features(config.metrics, dataset)
+        if config.metrics.features == DIGITS != dataset.name:
+            warnings.warn(
+                f"metrics.features digits are those of a classifier of handwritten digits, of which {dataset.name} has "
+                "perhaps none: inception says more of other images",
+                stacklevel=2,
+            )
 
 
 def _check_vectors(config: Config, dataset: ImageDataset) -> None:
@@ -172,6 +181,4 @@ def _check_performance(config: Config, device: torch.device) -> None:
 
 def _check_tracker(config: Config) -> None:
     if config.run.tracker == "wandb" and importlib.util.find_spec("wandb") is None:
-        raise UserError(
-            "run.tracker is wandb, expected an installed wandb (pip install 'smartfast[wandb]') or tensorboard"
-        )
+        raise UserError("run.tracker is wandb, expected an installed wandb (pip install wandb) or tensorboard")

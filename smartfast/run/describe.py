@@ -67,7 +67,10 @@ def networks_summary(family: Family, scorer: Scorer | None, scorer_name: str) ->
         parameters = sum(p.numel() for p in scorer.parameters())
         tables.append(_format_layers("Scorer", [Layer(scorer_name, shape, parameters, int(flops["scorer"]))]))
     remark = family.remark_on_costs(flops)
-    return "\n\n".join([*tables, _format_costs(family.costs(flops)), *([] if remark is None else [remark])])
+    costs, kimg = family.costs(flops), family.config.run.kimg
+    total_tflop = kimg * sum(cost.flops_per_image for cost in costs) / 1e9
+    whole = f"run.kimg {kimg:g}: {total_tflop:.3g} TFLOP, {total_tflop / 1e2 / 3600:.2g} hours at 100 TFLOP/s sustained"
+    return "\n\n".join([*tables, _format_costs(costs), whole, *([] if remark is None else [remark])])
 
 
 def score_share(family: Family, scorer: Scorer) -> float:

@@ -33,7 +33,7 @@ def check_launcher(config: Config, environment: Mapping[str, str]) -> None:
         same = f"--perf.precision={precision}" if precision != "fp8" else "perf.precision fp16 or bf16"
         raise UserError(
             f"accelerate launch --mixed_precision is {precision}, expected no: use {same} (now "
-            f"{config.perf.precision}) instead"
+            f"{config.perf.precision}) instead; where the file of `accelerate config` says so, --mixed_precision no"
         )
     for variable, request in _REQUESTS.items():
         value = environment.get(variable, request.off).lower()

@@ -16,7 +16,7 @@ from smartfast.families import FAMILIES
 from smartfast.families.base import Family
 from smartfast.scorers import Scorer, TimestepRange, check_predictions, check_scorer, load_scorer, timestep_range
 from smartfast.scorers.interval import whole_range
-from smartfast.scorers.loading import missing_file
+from smartfast.scorers.loading import is_at_hand, missing_file
 from smartfast.scorers.settings import described, options_in_use
 
 _TRIED_IMAGES = 32
@@ -37,7 +37,7 @@ def open_scorer(
     has_term = config.smart.frequency > 0
     if not (has_term or FAMILIES[config.gan.family].distils):
         return None, None
-    if config.run.dry_run and (config.smart.scorer is None or missing_file(config.smart.scorer)):
+    if config.run.dry_run and (config.smart.scorer is None or not is_at_hand(config.smart.scorer)):
         return None, None
     if config.smart.scorer is None:
         without = "" if FAMILIES[config.gan.family].distils else " (or smart.frequency 0 to train without)"
@@ -92,8 +92,10 @@ def not_described(smart: SmartConfig) -> str:
     """What a dry run says of the score term where it has no scorer."""
     if not smart.frequency:
         return "off"
-    get = missing_file(smart.scorer) if smart.scorer else None
-    return "not described, no scorer is at hand" + (f"; get {get}" if get else "")
+    if smart.scorer is None:
+        return "not described, smart.scorer is not set"
+    get = missing_file(smart.scorer)
+    return f"not described, smart.scorer {smart.scorer} is not there" + (f"; get {get}" if get else "")
 
 
 def as_read(config: Config, scorer: Scorer | None) -> Config:

@@ -68,7 +68,7 @@ def xformers_problem(
         head_size: Channels per attention head.
     """
     if importlib.util.find_spec("xformers") is None:
-        return "xformers is not installed (pip install smartfast[xformers])"
+        return "xformers is not installed (pip install xformers)"
     logging.getLogger("xformers").setLevel(logging.ERROR)  # what it warns of on import is said here
     try:
         from xformers import _cpp_lib

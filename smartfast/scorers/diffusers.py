@@ -235,7 +235,10 @@ def load_unet(path: Path) -> UNet2DModel:
         return UNet2DModel.from_pretrained(folder, use_safetensors=True)
     # diffusers and safetensors raise many kinds for weights that are missing, truncated or of another model.
     except Exception as error:
-        raise UserError(f"{folder}: {_line(error)}; expected a UNet2DModel with safetensors weights") from error
+        raise UserError(
+            f"{folder}: {_line(error)}; expected a UNet2DModel with safetensors weights (of .bin: "
+            "UNet2DModel.from_pretrained(F, use_safetensors=False).save_pretrained(F))"
+        ) from error
 
 
 def _check_sizes(folder: Path, config: dict[str, Any], where: Path) -> None:

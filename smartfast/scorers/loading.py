@@ -151,6 +151,17 @@ def missing_file(name: str) -> str | None:
     return None if is_there else how_to_get(path)
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether what smart.scorer names is here, or can be downloaded without asking anybody."""
+    kind, _, rest = name.partition(":")
+    path = Path(rest if kind in FORMATS else name).expanduser()
+    return path.exists() or (missing_file(name) is None and (name in BUNDLED or _may_be_hub_id(name)))
+
+
+def _may_be_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def _find(name: str) -> Path:
     """The local path of a scorer, downloaded if `name` is a hub id."""
     path = BUNDLED.get(name, Path(name).expanduser())
@@ -159,7 +170,7 @@ def _find(name: str) -> Path:
     expected = "expected `digits`, a diffusers folder or a hub id owner/name"
     if get := missing_file(name):
         raise UserError(f"smart.scorer: {name} does not exist; get {get}")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not _may_be_hub_id(name):
         raise UserError(f"smart.scorer: {name!r} is no folder, {expected}")
     files = [
         "config.json",

@@ -175,7 +175,7 @@ def _open(url: str, beat_sec: int, name: str) -> tuple[RDBStorage, optuna.Study]
         )
         study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     except ImportError as error:
-        raise UserError(f"storage: {shown} needs a driver, expected `pip install 'smartfast[postgresql]'`") from error
+        raise UserError(f"storage: {shown} needs a driver, expected `pip install 'psycopg[binary]'`") from error
     except sqlalchemy.exc.ArgumentError as error:
         raise UserError("storage is no URL, expected such as postgresql://user@host/database") from error
     except (*_LOST, optuna.exceptions.OptunaError) as error:

@@ -73,6 +73,6 @@ def _ffmpeg() -> ModuleType:
         import imageio_ffmpeg
     except ImportError as error:
         raise UserError(
-            "out: .mp4 needs the extra `video`, which is not installed; `pip install smartfast[video]`, or write a .gif"
+            "out: .mp4 needs the extra `video`, which is not installed; `pip install imageio-ffmpeg`, or write a .gif"
         ) from error
     return imageio_ffmpeg

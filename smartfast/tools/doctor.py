@@ -82,7 +82,7 @@ def _versions() -> list[str]:
     for package in PACKAGES:
         lines.append(f"{package} {_version(package) or 'not installed, but needed: pip install ' + package}")
     for package, extra in OPTIONAL_PACKAGES.items():
-        lines.append(f"{package} {_version(package) or f'not installed (optional: pip install smartfast[{extra}])'}")
+        lines.append(f"{package} {_version(package) or f'not installed (optional: pip install -e .[{extra}])'}")
     return lines
 
 

@@ -59,7 +59,7 @@ class ExportOptions:
     be filled in."""
     programs: tuple[Kind, ...] = ()
     """Also the generator as a program without this package, checked against it: torch (torch.export, `generator.pt2`)
-    and onnx (`generator.onnx`; pip install 'smartfast[onnx]')."""
+    and onnx (`generator.onnx`; pip install -e '.[onnx]')."""
     truncation_psi: Truncation = 1.0
     """Truncation that the programs keep: 1 = none."""
 

@@ -81,7 +81,7 @@ def check_onnx() -> None:
     """Raise UserError where a package for ONNX is missing."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"programs: onnx needs {', '.join(missing)}, expected them: pip install 'smartfast[onnx]'")
+        raise UserError(f"programs: onnx needs {', '.join(missing)}, expected them: pip install {' '.join(missing)}")
 
 
 def _inputs(sampler: Sampler, count: int) -> Inputs:

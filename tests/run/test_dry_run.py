@@ -1,5 +1,6 @@
 """`--run.dry_run` describes every preset on a machine that has neither its data nor its scorer."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,19 @@ def test_every_preset_without_its_data(preset, tmp_path: Path, monkeypatch, caps
     if not is_there:
         assert f"{data.resolution} x {data.resolution}" in said and (data.classes is None) == (not data.labels)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_scorer_that_is_yet_to_be_trained_is_left_out(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--config=digits", "--smart.scorer=runs/scorer/scorer", "--run.dry_run=true", "--run.kimg=1000"]
+    assert main(["train", *options]) == 0
+    said = capsys.readouterr().out
+    assert "score term: not described, smart.scorer runs/scorer/scorer is not there\n" in said
+    total = float(re.search(r"total +([\d.]+) +100", said)[1])
+    tflop = float(re.search(r"run.kimg 1000: ([\d.]+) TFLOP", said)[1])
+    assert tflop == pytest.approx(1000 * total, rel=0.01) and " hours at 100 TFLOP/s sustained" in said
+    assert main(["train", *options[:2]]) == 2
+    assert "smart.scorer: 'runs/scorer/scorer' is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", ["--data.resolution=null", "--data.classes=null", "--run.dry_run=false"])

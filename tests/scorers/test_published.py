@@ -89,7 +89,8 @@ def test_a_run_whose_scorer_is_missing_is_described_and_refused(tmp_path: Path, 
     name = "scorers/64x64_diffusion.pt"
     command = ["train", "--config=digits", "--run.dir=run", f"--smart.scorer={name}", "--run.tracker=none"]
     assert main([*command, "--run.dry_run=true"]) == 0
-    assert f"score term: not described, no scorer is at hand; get {missing_file(name)}\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"score term: not described, smart.scorer {name} is not there; get {missing_file(name)}\n" in said
     assert main(command) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line == f"smartfast: error: smart.scorer: {name} does not exist; get {missing_file(name)}"

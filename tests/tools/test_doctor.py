@@ -43,7 +43,7 @@ def test_missing_packages_name_their_extra(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", missing)
     text = doctor()
     assert "triton not installed, but needed" in text and "no routes of modulated_conv2d without triton" in text
-    assert "pip install smartfast[xformers]" in text
+    assert "pip install -e .[xformers]" in text
 
 
 def test_no_compiler_is_said(monkeypatch):
