@@ -76,6 +76,7 @@ def measure(job: Job, device: torch.device, timer: Timer) -> Measured:
     if job.only is not None:
         with forced(job.only.removeprefix("triton").removeprefix(", ")):
             return Measured({}, {job.only: problem_of(job.call, device)}, {})
+    torch.compiler.reset()  # forms of one function are compiled a few times, and then run eagerly
     filled = job.call.filled(device, seed=1)
     problems: dict[str, str | None] = {}
     launches = _launches(filled)
@@ -206,6 +207,8 @@ def main(arguments: Sequence[str]) -> None:
     """Do jobs one after the other; see above."""
     file, device, budget_sec = Path(arguments[0]), torch.device(arguments[1]), float(arguments[2])
     torch.set_default_device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events and streams are of the current device
     jobs: list[Job] = pickle.loads(file.read_bytes())  # our own parent wrote it
     if jobs:  # all of them are of one run
         torch.backends.cudnn.allow_tf32 = jobs[0].tf32

@@ -4,11 +4,13 @@
 
 is the child process that `smartfast.run.verification` starts, and kills: it checks the calls in a file of `write_calls`
 one after the other, and prints a line of JSON before each, {"begins": index}, and one behind it, {"ends": index,
-"problem": null or text}. It ends after the first problem: an error of the device itself stays with a process.
+"problem": null or text, "is_passing": whether memory or a compiler was missing, of which nothing follows for another
+time}. It ends after the first problem: an error of the device itself stays with a process.
 """
 
 import json
 import pickle
+import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -36,6 +38,7 @@ ULPS = {"denoise_distance": 64, "denoise_distance_and_gradient": 64, "noise_forw
 """Units in the last place beyond the budget, 16 for the others: sine and logarithm of a GPU are approximate."""
 RESULTS = {"denoise_distance_and_gradient": 2}
 """How many an op has, if not one."""
+_PASSING = (torch.OutOfMemoryError, MemoryError, subprocess.CalledProcessError)
 SEEDS = (1, 2)
 """Of the numbers that a call is checked on: what an implementation kept of the first is wrong for the second."""
 
@@ -107,26 +110,34 @@ def main(arguments: Sequence[str]) -> None:
     """Check calls one after the other; see above."""
     file, device = Path(arguments[0]), torch.device(arguments[1])
     torch.set_default_device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     calls: list[Call] = pickle.loads(file.read_bytes())  # our own parent wrote it
     for index, call in enumerate(calls):
         _tell(begins=index)
-        problem = problem_of(call, device)
-        _tell(ends=index, problem=problem)
+        problem, is_passing = _found(call, device)
+        _tell(ends=index, problem=problem, is_passing=is_passing)
         if problem is not None:
             return
 
 
 def problem_of(call: Call, device: torch.device) -> str | None:
     """What is wrong with an op as Triton at a call, None if nothing; see `check_call`."""
+    return _found(call, device)[0]
+
+
+def _found(call: Call, device: torch.device) -> tuple[str | None, bool]:
+    """A problem, and whether it says nothing of the kernels."""
     try:
         check_call(call, device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except OverBudget as error:
-        return str(error)
+        return str(error), False
     except Exception as error:  # whatever an implementation raises is a reason not to take it
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-    return None
+        is_passing = isinstance(error, _PASSING) or "C compiler" in str(error)  # Triton's launcher needs one
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}", is_passing
+    return None, False
 
 
 def _tell(**line: Any) -> None:

@@ -18,7 +18,8 @@ from smartfast.core.interruption import end_with_parent, ignore_signals
 from smartfast.core.output import one_line_warning
 from smartfast.kernels import switch_off
 from smartfast.run.launch import chosen_kernels
-from smartfast.run.preparation import decisions_of, is_tuned
+from smartfast.run.performance import with_preset
+from smartfast.run.preparation import decisions_of, is_tuned, mode_of
 from smartfast.run.resume import CONFIG_FILE
 from smartfast.run.trial_training import trial_training
 from smartfast.run.warm_up import held
@@ -46,8 +47,9 @@ def compile_phases(folder: Path, request: dict[str, Any]) -> None:
         num_processes=request["processes"],
         processes_here=request["processes_here"],
     )
-    if is_tuned(training):
-        decisions_of(training, print).apply()
+    if is_tuned(training):  # by the times that the training itself goes by, which captures what is compiled here
+        perf, _ = with_preset(config.perf, device)
+        decisions_of(training, print, mode=mode_of(perf), budget_sec=0).apply()
     training.scalars.set(training.images)
     with chosen_kernels(training.config):
         for step, *_ in training.turn_steps.values():

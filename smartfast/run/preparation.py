@@ -11,7 +11,7 @@ from smartfast.kernels.calls import Call
 from smartfast.kernels.decisions import Decisions
 from smartfast.run.main_process import on_main_process
 from smartfast.run.training import Training
-from smartfast.run.tuning import Mode, lines_of, tuned
+from smartfast.run.tuning import BUDGET_SEC, Mode, lines_of, tuned
 from smartfast.run.verification import Say, calls_of, switch_off_all, verified
 
 
@@ -41,11 +41,17 @@ def problems_of(training: Training, say: Say) -> dict[str, str]:
     return verified(calls, training.device, say=say)
 
 
-def decisions_of(training: Training, say: Say) -> Decisions:
-    """The fastest ways for the ops that a training uses and that are not switched off; see `tuned`."""
+def decisions_of(
+    training: Training, say: Say, *, mode: Mode | None = None, budget_sec: float = BUDGET_SEC
+) -> Decisions:
+    """The fastest ways for the ops that a training uses and that are not switched off; see `tuned`.
+
+    mode: How it computes, None = as its settings say.
+    """
     calls = _traced(lambda: calls_of(training, every_route=True), "tuned", say)
     calls = [call for call in calls if call.op not in switched_off()]
-    return tuned(calls, training.device, mode_of(training.config.perf), say=say)
+    mode = mode or mode_of(training.config.perf)
+    return tuned(calls, training.device, mode, say=say, budget_sec=budget_sec)
 
 
 def mode_of(perf: PerfConfig) -> Mode:

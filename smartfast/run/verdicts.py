@@ -5,17 +5,18 @@ written costs the time of another verification or tuning, nothing else.
 """
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 
 from smartfast import kernels
+from smartfast.core.caches import default_cache_dir
 from smartfast.core.files import write_atomically
-from smartfast.kernels import INTERPRETED
+from smartfast.kernels import INTERPRETED, switch_off
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
@@ -39,15 +40,21 @@ def machine(device: torch.device) -> dict[str, str]:
         "driver": driver,
         "cuda": torch.version.cuda or torch.version.hip or "",
         "torch": torch.__version__,
-        "triton": triton.__version__,
+        "triton": _version_of_triton(),
         "interpreted": str(INTERPRETED),
-        "kernels": _sources(),
+        "kernels": sources_of(Path(kernels.__file__).parent),
     }
 
 
-def _sources() -> str:
-    """A hash of every file of the kernels."""
-    folder = Path(kernels.__file__).parent
+def _version_of_triton() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:  # there is none but for Linux
+        return ""
+
+
+def sources_of(folder: Path) -> str:
+    """A hash of every Python file below a folder."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
@@ -114,16 +121,26 @@ def summary(device: torch.device, folder: Path) -> list[str]:
     lines = [complaint] if complaint is not None else []
     lines.append(f"on {here['device']}: {len(verdicts)} verified, {len(times)} calls timed")
     failed = {
-        content.partition("(")[0]: problem for content, problem in verdicts.items() if problem and _is_op(content)
+        content.partition("(")[0]: problem for content, problem in verdicts.items() if problem and is_of_op(content)
     }
     lines += [f"{op} is switched off, its Triton kernels failed: {problem}" for op, problem in failed.items()]
     phases = [problem for content, problem in verdicts.items() if problem and content.startswith(PHASE)]
     return [*lines, *phases]
 
 
-def _is_op(content: str) -> bool:
+def is_of_op(content: str) -> bool:
     """Whether a verdict is that of an op; a form that is wrong leaves the op its others."""
     return not content.startswith(PHASE) and not content.rpartition(")")[2].startswith(" as ")
+
+
+def switch_off_known(device: torch.device) -> None:
+    """Have ops run as aten whose Triton kernels an earlier verification on this machine found wrong."""
+    if device.type != "cuda":
+        return
+    verdicts, _ = VerdictFile(default_cache_dir() / "kernels", machine(device)).read()
+    for content, problem in verdicts.items():
+        if problem is not None and is_of_op(content):
+            switch_off(content.partition("(")[0], f"its Triton kernels failed on this machine: {problem}")
 
 
 class TimesFile(MachineFile):

@@ -27,6 +27,9 @@ CHILD = (sys.executable, "-m", "smartfast.kernels.verify")
 LIMIT_SEC = 120.0
 """For one call with its compilation."""
 
+_KILLED = "SIGKILL"
+"""By the system, for want of memory."""
+
 Say = Callable[[str], None]
 
 
@@ -50,6 +53,7 @@ def verified(
     folder: Path | None = None,
     limit_sec: float = LIMIT_SEC,
     child: Sequence[str] = CHILD,
+    again: bool = False,
 ) -> dict[str, str]:
     """Check the calls that no earlier run has checked here.
 
@@ -60,6 +64,7 @@ def verified(
         folder: Of the verdicts; None = in the user's cache.
         limit_sec: After which a call counts as hanging.
         child: Command that checks, to which its arguments are added.
+        again: Check what was found wrong once more.
 
     Returns:
         By op what is wrong with it; ops that are right are not there.
@@ -68,12 +73,15 @@ def verified(
     verdicts, complaint = kept.read()
     if complaint is not None:
         say(complaint)
+    if again:
+        verdicts = {content: problem for content, problem in verdicts.items() if problem is None}
     known = _problems(calls, verdicts)
     unknown = [call for call in calls if call.content not in verdicts and call.op not in known]
     if unknown:
-        found = _checked(unknown, device, limit_sec, child, say)
+        found, passing = _checked(unknown, device, limit_sec, child, say)
+        lasting = verdicts | {content: problem for content, problem in found.items() if content not in passing}
         verdicts = verdicts | found
-        if found and (complaint := kept.write(verdicts)):
+        if found and (complaint := kept.write(lasting)):
             say(complaint)
     return _problems(calls, verdicts)
 
@@ -90,12 +98,21 @@ def switch_off_all(problems: dict[str, str], say: Say) -> None:
     """Have what failed run as aten from here on, and say so."""
     for op, problem in problems.items():
         switch_off(op, f"its Triton kernels failed on this machine: {problem}")
-        say(f"kernels: {op} runs as plain PyTorch, for its Triton kernels failed on this machine: {problem}")
+        say(
+            f"kernels: {op} runs as plain PyTorch, for its Triton kernels failed on this machine: {problem} "
+            "(`smartfast doctor --verify` asks again)"
+        )
 
 
-def _checked(calls: list[Call], device: torch.device, limit_sec: float, child: Sequence[str], say: Say) -> Verdicts:
-    """Verdicts of new calls; an op that has failed is not asked again. Incomplete where no child process can start."""
+def _checked(
+    calls: list[Call], device: torch.device, limit_sec: float, child: Sequence[str], say: Say
+) -> tuple[Verdicts, set[str]]:
+    """Verdicts of new calls, and which of them are of this moment alone; an op that has failed is not asked again.
+
+    Incomplete where no child process can start.
+    """
     found: Verdicts = {}
+    passing: set[str] = set()
     say(f"kernels: verifying {len(calls)} calls of {len({call.op for call in calls})} ops on this machine, once")
     with tempfile.TemporaryDirectory() as folder, tqdm(total=len(calls), desc="kernels", disable=None) as progress:
         file = Path(folder) / "calls"
@@ -105,6 +122,8 @@ def _checked(calls: list[Call], device: torch.device, limit_sec: float, child: S
             for index, answer in answers([*child, str(file), str(device)], limit_sec):
                 problem = answer if isinstance(answer, str) else answer["problem"]
                 found[calls[index].content] = problem
+                if _KILLED in problem if isinstance(answer, str) else answer["is_passing"]:
+                    passing.add(calls[index].content)
                 progress.update()
                 if problem is not None:  # an error of the device itself stays with a process
                     break
@@ -113,4 +132,4 @@ def _checked(calls: list[Call], device: torch.device, limit_sec: float, child: S
                 break
             failed = {call.op for call in calls if found.get(call.content) is not None}
             calls = [call for call in calls if call.content not in found and call.op not in failed]
-    return found
+    return found, passing

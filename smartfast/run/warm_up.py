@@ -21,9 +21,10 @@ from smartfast.core.caches import default_cache_dir
 from smartfast.engine.graphs import WARM_UP_RUNS
 from smartfast.engine.phase import Phase, run_phase, with_gradients
 from smartfast.engine.statistics import Statistics
+from smartfast.kernels import switched_off
 from smartfast.run.main_process import on_main_process
 from smartfast.run.training import Training
-from smartfast.run.verdicts import PHASE, VerdictFile, Verdicts, machine
+from smartfast.run.verdicts import PHASE, VerdictFile, Verdicts, machine, sources_of
 
 MAX_ERRORS = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 5e-2, "bf16": 2e-1}
 """Of a gradient against the eager one in the same precision: roundings in another order, over some twenty layers."""
@@ -31,6 +32,7 @@ HALF_SCORER_ERROR = 5e-2
 """The same where the score term's network rounds to half precision, whatever the precision of the rest."""
 
 COMPARED_DEVICES = ("cuda",)
+_WITHOUT_GRAPH = "without a CUDA graph"
 
 
 def warm_up(training: Training, accelerator: Accelerator, folder: Path | None = None) -> None:
@@ -67,18 +69,20 @@ def key_of(training: Training, phase: Phase) -> str:
 
 
 def _digest(config: Config) -> str:
-    """Of a configuration without what only says where, how long and how often."""
+    """Of a configuration without what only says where, how long and how often, and of the code that computes it."""
     perf = dataclasses.replace(config.perf, compile=config.perf.compile == "background" or config.perf.compile)
     same = dataclasses.replace(config, run=RunConfig(), metrics=MetricsConfig(), perf=perf)
-    return hashlib.sha256(config_to_yaml(same).encode()).hexdigest()[:16]
+    code = sources_of(Path(__file__).parents[1])  # of the phases as well, and what of the kernels is switched off
+    content = "\0".join([config_to_yaml(same), code, *sorted(switched_off())])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _prepared(training: Training, phase: Phase, known: Verdicts, is_compared: bool) -> str | None:
     """Compile and capture a phase; returns what is wrong with that, None if nothing, or if nobody looked."""
     key = key_of(training, phase)
     if not is_compared or key in known:
-        if known.get(key) is not None:
-            _fall_back(training, phase)
+        if (problem := known.get(key)) is not None:
+            _fall_back(training, phase, only_graph=_WITHOUT_GRAPH in problem)
         _gradients(training, phase)
         return known.get(key)
     return compare(training, phase)
@@ -100,10 +104,9 @@ def compare(training: Training, phase: Phase) -> str | None:
         return None
     text = f"{phase.name} runs {{}}, for its gradient was off by {error:.2g} otherwise, expected at most {limit:g}"
     if any(step.replay is not None for step in training.captured[phase.name]):
-        for step in training.captured[phase.name]:
-            step.abandon()
+        _fall_back(training, phase, only_graph=True)
         if _error(_gradients(training, phase), expected) <= limit:
-            return text.format("without a CUDA graph")
+            return text.format(_WITHOUT_GRAPH)
     _fall_back(training, phase)
     return text.format("eagerly")
 
@@ -115,9 +118,11 @@ def max_error(training: Training) -> float:
     return max(usual, HALF_SCORER_ERROR) if config.smart.frequency and config.smart.precision != "fp32" else usual
 
 
-def _fall_back(training: Training, phase: Phase) -> None:
+def _fall_back(training: Training, phase: Phase, *, only_graph: bool = False) -> None:
     for step in training.captured[phase.name]:
         step.abandon()
+    if only_graph:
+        return
     phase.compute = with_gradients(phase.spec, phase.network.parameters.parameters)
 
 

@@ -9,6 +9,8 @@ from smartfast.config.parse import parse_config
 from smartfast.core.files import user_path
 from smartfast.engine.portable_cache import export_compiled, import_compiled
 from smartfast.errors import UserError
+from smartfast.run.launch import chosen_kernels
+from smartfast.run.preparation import prepare_kernels
 from smartfast.run.trial_training import trial_training
 from smartfast.run.warm_up import warm_up
 
@@ -43,5 +45,8 @@ def cache(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
     training = trial_training(parse_config(rest[1:], prog="smartfast cache export FILE"), device, say)
     if not training.config.perf.compile:
         raise UserError(f"cache export: perf.compile is off on {device.type}, expected --perf.compile=true")
-    warm_up(training, Accelerator(cpu=device.type == "cpu"))
+    accelerator = Accelerator(cpu=device.type == "cpu")
+    prepare_kernels(training, accelerator)
+    with chosen_kernels(training.config):
+        warm_up(training, accelerator)
     say(f"{file}: {export_compiled(file, device) / 2**20:.1f} MiB of compiled code")

@@ -130,8 +130,10 @@ def _compiler() -> list[str]:
 
 def _ops() -> list[str]:
     from smartfast.kernels import registered_ops
+    from smartfast.run.verdicts import switch_off_known
 
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    switch_off_known(torch.device(devices[-1]))
     lines = [f"{op} on {device}: {_describe_op(op, device)}" for op in registered_ops() for device in devices]
     return [*lines, *_attempt(_routes)]
 

@@ -22,6 +22,7 @@ from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
 from smartfast.families.sampling import PLAIN, Look, Sampler, label_vectors, seeded_latents, usual_labels
 from smartfast.families.saved import open_sampler, saved_class_names
+from smartfast.run.verdicts import switch_off_known
 from smartfast.tools.output import check_writable, writing
 
 MAX_SEED = 2**32 - 1
@@ -228,15 +229,17 @@ def parse_numbers(text: str, name: str, largest: int) -> list[int]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of an option `device`; `auto` takes a GPU where there is one.
+    """The device of an option `device`; `auto` takes a GPU where there is one. Kernels that are wrong there are off.
 
     Raises:
         UserError: No such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        switch_off_known(device)
+        return device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device: found {name!r}, expected auto, cpu or a GPU such as cuda:0 ({reason})") from error

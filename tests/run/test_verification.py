@@ -1,6 +1,7 @@
 """What the verification of the kernels does with what its child process finds, and how it keeps it."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from smartfast.kernels import selection
 from smartfast.kernels.bias_act.op import make_activation
 from smartfast.kernels.calls import Call
+from smartfast.run import verdicts
 from smartfast.run.training import Training
-from smartfast.run.verdicts import TimesFile, VerdictFile, machine, summary
+from smartfast.run.verdicts import TimesFile, VerdictFile, machine, summary, switch_off_known
 from smartfast.run.verification import calls_of, switch_off_all, verified
 
 CPU = torch.device("cpu")
@@ -44,6 +46,42 @@ def test_a_child_that_is_lost_costs_its_op_alone(fault: str, message: str, tmp_p
     assert lines == ["kernels: verifying 3 calls of 2 ops on this machine, once"]
     assert verified(calls(), CPU, say=lines.append, folder=tmp_path, child=NO_CHILD) == problems
     assert len(lines) == 1, "neither call of an op that failed is asked for again"
+
+
+@pytest.mark.parametrize("fault", ["without_memory", "without_compiler", "killed"])
+def test_what_says_nothing_of_the_kernels_is_not_kept(fault: str, tmp_path: Path) -> None:
+    """The op is off in this run; the next one asks again, as somebody may have installed what was missing."""
+    lines: list[str] = []
+    problems = verified(calls(), CPU, say=lines.append, folder=tmp_path, child=faulty(fault))
+    assert problems.keys() == {"bias_act"}
+    assert verified(calls(), CPU, say=lines.append, folder=tmp_path) == {}
+    assert lines[1] == "kernels: verifying 2 calls of 1 ops on this machine, once"
+
+
+def test_what_was_wrong_is_asked_again_by_who_wants_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert verified(calls(), CPU, say=said.append, folder=tmp_path, child=faulty("crash"))
+    assert verified(calls(), CPU, say=said.append, folder=tmp_path, child=NO_CHILD)
+    assert verified(calls(), CPU, say=said.append, folder=tmp_path, again=True) == {}
+    assert verified(calls(), CPU, say=said.append, folder=tmp_path, child=NO_CHILD) == {}
+
+
+def test_commands_that_draw_know_what_was_found_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "_switched_off", {})
+    monkeypatch.setattr(verdicts, "default_cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(verdicts, "machine", lambda device: {"device": "a GPU"})
+    wrong = {"conv2d(x=float32[2])": None, "bias_act(x=float32[2])": "no answer within 10 s"}
+    VerdictFile(tmp_path / "kernels", {"device": "a GPU"}).write(wrong | {"phase d_r1 of 0 over 1": "runs eagerly"})
+    switch_off_known(CPU)
+    assert selection._switched_off == {}
+    switch_off_known(torch.device("cuda"))
+    assert selection._switched_off == {"bias_act": "its Triton kernels failed on this machine: no answer within 10 s"}
+
+
+def test_a_machine_without_triton_has_verdicts_of_its_own() -> None:
+    code = "import sys; sys.modules['triton'] = None; import smartfast.run.launch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_what_is_right_is_asked_once(tmp_path: Path) -> None:
@@ -111,7 +149,7 @@ def test_an_op_that_failed_is_switched_off_and_told(monkeypatch: pytest.MonkeyPa
     switch_off_all({"bias_act": "result: relative error 0.03"}, lines.append)
     assert lines == [
         "kernels: bias_act runs as plain PyTorch, for its Triton kernels failed on this machine: "
-        "result: relative error 0.03"
+        "result: relative error 0.03 (`smartfast doctor --verify` asks again)"
     ]
     assert selection.implementation_of("bias_act", "cuda")[0] == "aten"
     assert selection.implementation_of("finish", "cuda")[0] == "triton"

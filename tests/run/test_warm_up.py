@@ -67,6 +67,18 @@ def test_a_phase_whose_gradient_is_wrong_runs_eagerly(factor: float, tiny_traini
     assert compare(training, phase) is None
 
 
+def test_a_graph_that_is_known_to_be_wrong_is_given_up_and_the_compiled_phase_kept(tiny_training: Make) -> None:
+    """At every later start as at the first."""
+    training = uncompiled(tiny_training())
+    phase, gone = training.phases["d_main"], []
+    training.captured["d_main"] = [SimpleNamespace(replay=None, abandon=lambda: gone.append("graph"))]
+    kept = phase.compute
+    for text, is_kept in (("d_main runs without a CUDA graph, for", True), ("d_main runs eagerly, for", False)):
+        assert module._prepared(training, phase, {module.key_of(training, phase): text}, True) == text
+        assert (phase.compute is kept) == is_kept
+    assert gone == ["graph", "graph"]
+
+
 def test_a_graph_that_is_wrong_is_given_up_and_the_compiled_phase_kept(tiny_training: Make) -> None:
     training = uncompiled(tiny_training())
     phase, (right,) = training.phases["d_main"], training.turn_steps["d_main"]
