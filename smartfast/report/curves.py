@@ -1,25 +1,28 @@
 """The curves of a run, as numbers for the page that draws them."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smartfast.families.base import Panel
 
 Row = Mapping[str, Any]
+Point = tuple[float, float | None]
 
 SPEED_PANEL = Panel("Training speed", "images per second", {"images_per_sec": "speed"})
 _MEMORY = ("Memory", "GiB", {"cpu_mem_gib": "main memory", "gpu_mem_gib": "GPU, peak"})
 _OTHERS_TITLES = {"ms": ("Time of a phase", "ms per run")}
 _LEFT_OUT = ("count", "skipped", "skipped_in_a_row")
 MOST_POINTS = 2000
-"""Of a curve on the page; of longer ones the least and the greatest value of each stretch are kept."""
+"""Of a curve on the page; of longer ones the least and the greatest value of each stretch are kept, and the means."""
 
 
 def drawn(panels: Sequence[Panel], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The panels that have data, for JSON: title, unit and curves, each with a name, `kimg` and `values`.
 
-    Values that are not finite are None, a gap in the curve.
+    Values that are not finite are None, a gap in the curve. A longer curve than MOST_POINTS has `means` too: their
+    `kimg` and `values`.
 
     Args:
         panels: What to show of the rows.
@@ -53,23 +56,31 @@ def _title(group: str, curves: Mapping[str, str]) -> tuple[str, str]:
     return _OTHERS_TITLES.get(group, (next(iter(curves)) if len(curves) == 1 else group, ""))
 
 
-def _points(key: str, rows: Sequence[Row]) -> dict[str, list[float | None]]:
+def _points(key: str, rows: Sequence[Row]) -> dict[str, Any]:
     points = [(float(row["kimg"]), _finite(row[key])) for row in rows if key in row]
-    points = _thinned(points)
+    if len(points) <= MOST_POINTS:
+        return _written(points)
+    stretch = math.ceil(2 * len(points) / MOST_POINTS)
+    parts = [points[start : start + stretch] for start in range(0, len(points), stretch)]
+    extremes = [point for part in parts for point in _extremes(part)]
+    if extremes[-1] != points[-1]:
+        extremes.append(points[-1])
+    return {**_written(extremes), "means": _written([_mean(part) for part in parts])}
+
+
+def _written(points: Sequence[Point]) -> dict[str, list[float | None]]:
     return {"kimg": [_short(kimg) for kimg, _ in points], "values": [_short(value) for _, value in points]}
 
 
-def _thinned(points: list[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
-    if len(points) <= MOST_POINTS:
-        return points
-    stretch = math.ceil(2 * len(points) / MOST_POINTS)
-    kept: list[tuple[float, float | None]] = []
-    for start in range(0, len(points), stretch):
-        part = range(start, min(start + stretch, len(points)))
-        finite = [i for i in part if points[i][1] is not None] or [start]
-        ends = {min(finite, key=lambda i: points[i][1] or 0.0), max(finite, key=lambda i: points[i][1] or 0.0)}
-        kept += [points[i] for i in sorted(ends)]
-    return kept
+def _extremes(part: Sequence[Point]) -> list[Point]:
+    finite = [i for i, (_, value) in enumerate(part) if value is not None] or [0]
+    ends = {min(finite, key=lambda i: part[i][1] or 0.0), max(finite, key=lambda i: part[i][1] or 0.0)}
+    return [part[i] for i in sorted(ends)]
+
+
+def _mean(part: Sequence[Point]) -> Point:
+    finite = [value for _, value in part if value is not None]
+    return statistics.mean(kimg for kimg, _ in part), statistics.mean(finite) if finite else None
 
 
 def _finite(value: Any) -> float | None:

@@ -50,7 +50,7 @@ def scorer_of_adm(
     settings = settings or Settings(where=where)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     is_edm = any(name.endswith(".qkv.weight") and len(shape) == 4 for name, shape in shapes.items())
-    if is_edm and PurePath(where).name.startswith(("cd_", "ct_")):
+    if is_edm and PurePath(where.rpartition(":")[2]).name.startswith(("cd_", "ct_")):
         raise UserError(f"{where}: a consistency model by its name, expected a diffusion model (edm_*.pt)")
     try:
         name, twin = published_adm(shapes) or ("", None)

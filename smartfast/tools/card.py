@@ -72,7 +72,7 @@ def _what(facts: Facts) -> str:
         labels = (
             f"of label vectors of {facts.classes} numbers" if facts.takes_vectors else f"of {facts.classes} classes"
         )
-    trained = "" if facts.kimg is None else f", trained for {facts.kimg:,.4g} thousand images"
+    trained = "" if facts.kimg is None else f", trained for {facts.kimg:,.10g} thousand images"
     colours = {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
     return (
         f"A generator of the family {_text(facts.family)} for images of {width}x{height} pixels ({colours}) {labels}, "

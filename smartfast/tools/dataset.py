@@ -196,7 +196,14 @@ def _classes(source: Source, chosen: list[int]) -> Classes | None:
     classes = read_classes(source)
     if classes is None or len(set(classes.numbers)) < 2:
         return None
-    return classes.of(chosen)
+    kept = classes.of(chosen)
+    largest = max(kept.numbers)
+    if not kept.vectors and largest >= len(chosen):  # as a training would
+        raise UserError(
+            f"max_images: {len(chosen)} images are left and their labels go up to {largest}, expected more than "
+            f"{largest} images (classes keep their numbers)"
+        )
+    return kept
 
 
 def _label_table(classes: Classes | None) -> dict[str, object]:

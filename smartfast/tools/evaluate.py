@@ -16,6 +16,7 @@ from smartfast.core.best import named
 from smartfast.core.checkpoint import FOLDER
 from smartfast.core.files import write_atomically
 from smartfast.data import ImageDataset, open_dataset
+from smartfast.data.holdout import split
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, Sampler
 from smartfast.families.saved import open_sampler, saved_kimg
@@ -104,7 +105,8 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
     plan = _make_plan(options, sampler)
     dataset = open_dataset(plan.data)
     _check_match(sampler, dataset)
-    labels = None if dataset.labels is None else dataset.labels.to(device)
+    labels = split(dataset, plan.data.holdout)[0].labels  # of which training draws
+    labels = None if labels is None else labels.to(device)
     sampler = sampler.of_data(labels, seed=plan.seed, look=Look(options.truncation_psi))
     try:
         values = evaluate(sampler, dataset, plan.metrics, device=device)

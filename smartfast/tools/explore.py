@@ -156,6 +156,8 @@ class Explorer:
     def _between(self, asked: Asked) -> tuple[torch.Tensor, int]:
         """One image on the way from the first of two seeds to the second."""
         _check_noise(asked)
+        if asked.look.threshold is not None:
+            raise UserError("truncation_threshold: is set, expected none between seeds: a seed decides what it redraws")
         seeds = _some_seeds(asked.seeds, "seeds")
         if len(seeds) != 2:
             raise UserError(f"seeds: found {len(seeds)}, expected two")

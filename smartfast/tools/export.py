@@ -159,6 +159,7 @@ class _Known:
             f"Converted from {conversion['project']}: {conversion.get('licence')}" if "project" in conversion else ""
         )
         if _MARK in index:
+            origin = index.get("origin", origin)
             return cls(index, dataset, _json(weights.with_name("config.json")), index.get("metrics", []), origin)
         run_dir = weights.parent.parent.parent  # of checkpoints/<kimg>/ or best/<kimg>/
         is_of_run = weights.parent.parent.name in (FOLDER, best.FOLDER)
@@ -169,7 +170,8 @@ class _Known:
     def record(self) -> dict[str, Any]:
         """For the checkpoint.json of the export."""
         kept = {key: self.index[key] for key in ("images", "kimg", "device", "versions") if key in self.index}
-        return {_MARK: True, **kept, "dataset": self.dataset, "metrics": self.metrics}
+        origin = {"origin": self.origin} if self.origin else {}
+        return {_MARK: True, **kept, **origin, "dataset": self.dataset, "metrics": self.metrics}
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -126,6 +126,8 @@ def read_target(image: str, sampler: Sampler, crop: Crop) -> Tensor:
         UserError: It cannot be read, or `crop` is none and it is no square.
     """
     path, (channels, height, width) = user_path(image, "image"), sampler.image_shape
+    if channels not in _MODES:
+        raise UserError(f"checkpoint: draws {channels} numbers a point, expected a network that draws images")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,5 +1,6 @@
 """The page in a browser: what is drawn, what a reader can do, that text from files stays text, a phone's width."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,26 @@ def test_smoothing_is_the_running_mean_of_a_direct_sum(browser: Any, run_dir: Pa
     for low, high in ((0, 1), (-3e-9, 2e-9), (12345, 12346), (-7, 1e6), (0.99, 1.01)):
         ticks = browser.value(f"ticks({low}, {high}, 4, false)")
         assert 2 <= len(ticks) <= 6 and all(low - 1e-9 * abs(low) <= tick <= high * (1 + 1e-9) for tick in ticks)
+
+
+def test_thousands_of_images_are_said_in_full(browser: Any, run_dir: Path) -> None:
+    """As the sheets' files are called."""
+    browser.open(address(run_dir))
+    numbers = (24996, 12344, 100352, 0.064, 2.0)
+    assert [browser.value(f"kimgNumber({n})") for n in numbers] == ["24996", "12344", "100352", "0.064", "2"]
+
+
+def test_the_strong_line_of_a_long_curve_is_that_of_its_means(browser: Any, run_dir: Path) -> None:
+    browser.open(address(run_dir))
+    extremes = [0, 10] * 20
+    line = {"name": "a", "color": "red", "dash": "", "kimg": list(range(40)), "values": extremes}
+    means = {"kimg": [1 + 2 * i for i in range(20)], "values": [1] * 20}
+    paths = "querySelectorAll('path')].map((path) => path.getAttribute('d'))"
+    drawn = "[...chart('', '', [{}], {{smoothing: 0.05, log: false}})." + paths
+    _, strong = browser.value(drawn.format(json.dumps(line | {"means": means})))
+    assert len({point.split(" ")[1].strip("L") for point in re.split("[ML]", strong) if point}) == 1
+    _, wild = browser.value(drawn.format(json.dumps(line)))
+    assert len(set(re.findall(r" ([\d.]+)", wild))) > 5
 
 
 def test_text_of_files_stays_text(browser: Any, tmp_path: Path, tick, write_log) -> None:

@@ -37,6 +37,17 @@ def test_a_long_curve_keeps_its_spikes_and_its_order():
     assert all(abs(values[int(k)] - v) < 1e-4 for k, v in zip(curve["kimg"], curve["values"], strict=True))
 
 
+def test_a_long_curve_has_its_means_and_its_end():
+    """A mean of extremes is none: of a skewed statistic it lies far too high."""
+    values = np.random.default_rng(0).exponential(size=6_251)
+    (panel,) = drawn([LOSS], [{"kimg": float(4 * i), "loss/d_main": float(v)} for i, v in enumerate(values)])
+    curve = panel["curves"][0]
+    means = curve["means"]
+    assert np.mean(means["values"]) == pytest.approx(values.mean(), rel=0.01) and np.mean(curve["values"]) > 1.3
+    assert means["values"][1] == pytest.approx(values[7:14].mean(), rel=1e-5) and means["kimg"][1] == 40
+    assert curve["kimg"][-1] == 25_000 and curve["values"][-1] == pytest.approx(values[-1], rel=1e-5)
+
+
 def test_what_no_panel_shows_has_a_panel_of_its_group(tick):
     shown = [*StyleGan2.panels, SPEED_PANEL]
     others = {panel.title: panel.curves for panel in other_panels(shown, [tick(1), tick(2)])}

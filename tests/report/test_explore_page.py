@@ -50,6 +50,12 @@ def test_pictures_follow_their_fields(browser: Any, address: str) -> None:
     assert browser.complaints == []
 
 
+def test_commands_have_no_spaces_that_a_shell_would_split(browser: Any, address: str) -> None:
+    browser.open(address)
+    set_field(browser, 0, 0, "0-3, 7")
+    browser.wait("document.body.innerText.includes('--seeds 0-3,7 ')")
+
+
 def test_an_error_is_said_and_the_page_goes_on(browser: Any, address: str) -> None:
     browser.open(address)
     set_field(browser, 0, 0, "9-1")

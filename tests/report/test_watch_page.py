@@ -59,6 +59,34 @@ def test_two_runs_while_they_train(browser: Any, address: str, runs: list[Path])
     assert browser.complaints == []
 
 
+def test_who_uses_the_keyboard_keeps_the_place(browser: Any, address: str, runs: list[Path]) -> None:
+    browser.open(address)
+    browser.wait("document.querySelector('.controls input[type=range]')")
+    browser.value("document.querySelector('.controls input[type=range]').focus()")
+    for value in (10, 11):
+        slider = "document.activeElement"
+        browser.value(f"{slider}.value = {value}; {slider}.dispatchEvent(new Event('change'))")
+        assert browser.value(f"{slider}.type + {slider}.value") == f"range{value}"
+    add_rows(runs[0], 5)
+    browser.wait("document.body.innerText.includes('5 of 9 kimg')")
+    assert browser.value("document.activeElement.dataset.key") == "smoothing"
+
+
+def test_news_of_one_run_is_shown_where_another_cannot_be_read(browser: Any, address: str, runs: list[Path]) -> None:
+    browser.open(address)
+    usual = "const usual = window.fetch; window.fetch = (path, options) => path.includes('/1.json')"
+    browser.value(f"(() => {{ {usual} ? Promise.reject(new Error('gone')) : usual(path, options); }})()")
+    add_rows(runs[0], 5)
+    browser.wait("document.body.innerText.includes('5 of 9 kimg') && document.body.innerText.includes('No news: gone')")
+
+
+def test_runs_that_share_a_colour_have_other_dashes(browser: Any, address: str) -> None:
+    browser.open(address)
+    panel = "{curves: [{}]}"
+    first, ninth = (browser.value(f"linesOf(named({panel}, {i}), {panel}, true)[0]") for i in (0, 8))
+    assert first["color"] == ninth["color"] and first["dash"] != ninth["dash"]
+
+
 def test_a_server_that_is_gone_is_said(browser: Any, address: str, runs: list[Path]) -> None:
     browser.open(address)
     (runs[1] / "config.yaml").unlink()

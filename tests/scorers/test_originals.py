@@ -63,8 +63,9 @@ def test_edm_of_consistency_models() -> None:
     x_t, t, labels = inputs()
     expected = network(x_t, scorer.sigma(t), labels)
     torch.testing.assert_close(scorer.network(x_t, t, labels), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(UserError, match="cd_my_l2.pt: a consistency model by its name, expected a diffusion model"):
-        scorer_of_adm(tensors, where="models/cd_my_l2.pt")
+    for where in ("models/cd_my_l2.pt", "cd_my_l2.pt", "adm:cd_my_l2.pt", "adm:models/cd_my_l2.pt"):
+        with pytest.raises(UserError, match=f"{where}: a consistency model by its name, expected a diffusion model"):
+            scorer_of_adm(tensors, where=where)
 
 
 @pytest.mark.parametrize("class_name", ["EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond"])

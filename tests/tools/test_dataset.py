@@ -56,6 +56,15 @@ def test_layout_pixels_and_labels(
     assert dataset.labels is not None and dataset.labels.tolist() == [0, 0, 1, 2]
 
 
+def test_classes_that_a_training_would_refuse_are_refused(
+    random_image: Maker, write_files: Writer, tmp_path: Path
+) -> None:
+    """Classes keep their numbers, and no training takes one as large as the number of images."""
+    source = write_files({f"{kind}/{i}.png": random_image(i) for i, kind in enumerate("abcdef")})
+    with pytest.raises(UserError, match="3 images are left and their labels go up to 4, expected more than 4 images"):
+        convert(DatasetOptions(source=str(source), dest=str(tmp_path / "out.zip"), max_images=3))
+
+
 def test_names_go_on_after_a_thousand_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=np.random.default_rng(0).integers(0, 256, (1001, 4, 4), dtype=np.uint8))
     convert(DatasetOptions(source=str(tmp_path / "set.npz"), dest=str(tmp_path / "out.zip")))
@@ -125,6 +134,8 @@ def test_crops_of_a_wide_image(crop: Any, red: float, green: float) -> None:
 
 
 def test_pad_keeps_the_whole_image_between_black_borders() -> None:
+    with pytest.raises(UserError, match="600x1 pixels, expected no such strip with --crop pad"):
+        fit(Image.new("RGB", (600, 1)), (64, 64), "pad", "x")
     pixels = np.array(fit(ramp(128, 64).convert("RGB"), (64, 64), "pad", "x"), dtype=float)
     assert pixels[:16].max() == 0 and pixels[48:].max() == 0
     np.testing.assert_allclose(pixels[32, [0, -1], 0], [0, 255], atol=4)

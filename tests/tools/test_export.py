@@ -112,6 +112,14 @@ def test_programs_of_an_earlier_export_go_with_its_weights(run_dir: Path, tmp_pa
     assert not [file for file in FILES.values() if (out / file).exists()]
 
 
+def test_where_converted_weights_come_from_outlives_an_export_of_an_export(run_dir: Path, tmp_path: Path) -> None:
+    conversion = {"project": "stylegan2-ada-pytorch", "licence": "for non-commercial use"}
+    (run_dir / "checkpoints/000002.000/conversion.json").write_text(json.dumps(conversion))
+    first = exported(run_dir, tmp_path / "a")
+    for out in (first, exported(first, tmp_path / "b")):
+        assert "Converted from stylegan2-ada-pytorch: for non-commercial use" in (out / "README.md").read_text()
+
+
 def test_the_folder_may_be_the_one_that_we_are_in(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,11 @@ function short(value) {
     : String(Number(value.toPrecision(4)));
 }
 
+/** Thousands of images in full, as the files of a run have them. */
+function kimgNumber(kimg) {
+  return String(Number(kimg.toFixed(3)));
+}
+
 function range(values, isLog) {
   let low = Infinity, high = -Infinity;
   for (const value of values) {
@@ -72,8 +77,9 @@ function chart(title, unit, lines, view) {
     const isSmooth = view.smoothing > 0 && line.values.length >= FEWEST_TO_SMOOTH;
     const points = (values) => path(line.kimg, values, toX, toY, isLog);
     if (isSmooth) drawing.append(stroke(points(line.values), line, { opacity: 0.25, "stroke-width": 1 }));
-    const main = isSmooth ? smoothed(line.values, view.smoothing) : line.values;
-    drawing.append(stroke(points(main), line, { "stroke-width": 1.7 }));
+    const even = line.means ?? line; // of a long curve the extremes of each stretch are drawn, and its means smoothed
+    const main = isSmooth ? path(even.kimg, smoothed(even.values, view.smoothing), toX, toY, isLog) : points(line.values);
+    drawing.append(stroke(main, line, { "stroke-width": 1.7 }));
     if (line.values.length < FEWEST_TO_SMOOTH) dots(drawing, line, toX, toY, isLog);
   }
   follow(drawing, lines, toX, readout);
@@ -137,7 +143,7 @@ function follow(drawing, lines, toX, readout) {
       const value = line.values[i] === null ? "not finite" : short(line.values[i]);
       return lines.length > 1 ? `${line.name} ${value}` : value;
     });
-    readout.textContent = `at ${short(kimg)} kimg: ${said.join(", ")}`;
+    readout.textContent = `at ${kimgNumber(kimg)} kimg: ${said.join(", ")}`;
     mark.setAttribute("x1", toX(kimg));
     mark.setAttribute("x2", toX(kimg));
     mark.setAttribute("opacity", 1);

@@ -71,7 +71,7 @@ function asAddress(blob) {
 /** The same as a command, with the options that are not the usual ones. */
 function commandOf(name, options, values) {
   const given = Object.entries(options).filter(([, key]) => values[key] !== undefined && values[key] !== "")
-    .map(([option, key]) => ` --${option} ${values[key]}`);
+    .map(([option, key]) => ` --${option} ${values[key].replace(/\s+/g, "")}`);
   return `smartfast ${name} ${about.command}${given.join("")}`;
 }
 
@@ -139,7 +139,7 @@ function mixing() {
     field(`layers of the columns, 0-${about.styleLayers - 1}`, layers)];
   const options = { rows: "rows", columns: "columns", layers: "layers", classes: "classes", ...LOOK };
   delete options.truncation_threshold;
-  return drawing("Style mixing", "mixed.png", inputs, (values) => commandOf("style-mix", options, values),
+  return drawing("Style mixing", "mixed.png", inputs, (values) => (values.label ? "" : commandOf("style-mix", options, values)),
     [labelled(inputs, fields), el("p", {}, "The first row and column are the images of the seeds themselves.")]);
 }
 

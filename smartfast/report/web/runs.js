@@ -11,20 +11,26 @@ const list = el("div", { class: "runs" });
 const main = el("main");
 
 function named(run, i) {
-  return { ...run, name: page.live ? page.runs[i] : run.name, color: COLORS[i % COLORS.length] };
+  const round = Math.floor(i / COLORS.length); // of the colours: runs that share one have other dashes
+  return { ...run, name: page.live ? page.runs[i] : run.name, color: COLORS[i % COLORS.length], round };
 }
 
 function draw() {
   const all = runs.flatMap((run, i) => (run ? [named(run, i)] : []));
   const shown = all.filter((run) => !view.hidden.has(run.name));
+  const focused = document.activeElement?.dataset.key;
   list.replaceChildren(...(all.length > 1 ? all.map(choice) : []));
-  if (!shown.length) return main.replaceChildren();
-  main.replaceChildren(overview(shown), warnings(shown), controls(), metrics(shown, view), samples(shown, view),
-    strips(shown), losses(shown, view), costs(shown), settings(shown, view));
+  main.replaceChildren(...(shown.length ? sectionsOf(shown) : []));
+  if (focused) [...document.querySelectorAll("[data-key]")].find((node) => node.dataset.key === focused)?.focus();
+}
+
+function sectionsOf(shown) {
+  return [overview(shown), warnings(shown), controls(), metrics(shown, view), samples(shown, view),
+    strips(shown), losses(shown, view), costs(shown), settings(shown, view)];
 }
 
 function choice(run) {
-  const box = el("input", { type: "checkbox" });
+  const box = el("input", { type: "checkbox", "data-key": `run ${run.name}` });
   box.checked = !view.hidden.has(run.name);
   box.addEventListener("change", () => {
     if (box.checked) view.hidden.delete(run.name);
@@ -35,7 +41,7 @@ function choice(run) {
 }
 
 function controls() {
-  const slider = el("input", { type: "range", min: 0, max: 25, value: 100 * view.smoothing });
+  const slider = el("input", { type: "range", min: 0, max: 25, value: 100 * view.smoothing, "data-key": "smoothing" });
   slider.addEventListener("change", () => { view.smoothing = Number(slider.value) / 100; draw(); });
   const smoothing = el("div", { class: "controls" }, el("label", {}, "smoothing", slider));
   smoothing.append(...toggle("logarithmic scale", view, "log", draw).children);
@@ -56,15 +62,13 @@ let isPointerDown = false; // who holds a slider must not lose it to a new page
 
 async function poll() {
   if (document.visibilityState === "visible" && !isPointerDown) {
-    try {
-      const news = await Promise.all(page.runs.map((_, i) => read(i)));
-      if (news.some(Boolean)) draw();
-      status.textContent = `Live; read at ${new Date().toLocaleTimeString()}.`;
-      status.className = "";
-    } catch (error) {
-      status.textContent = `No news: ${error.message}. The page shows what it had.`;
-      status.className = "bad";
-    }
+    const answers = await Promise.allSettled(page.runs.map((_, i) => read(i)));
+    if (answers.some((answer) => answer.value)) draw();
+    const failed = answers.find((answer) => answer.status === "rejected");
+    status.textContent = failed
+      ? `No news: ${failed.reason.message}. The page shows what it had.`
+      : `Live; read at ${new Date().toLocaleTimeString()}.`;
+    status.className = failed ? "bad" : "";
   }
   setTimeout(poll, POLL_MS);
 }

@@ -9,7 +9,7 @@ function section(title, ...content) {
 
 /** Content that opens on a click, and stays open when the page is drawn anew. */
 function folded(view, key, summary, ...content) {
-  const node = el("details", { open: view.open.has(key) }, el("summary", {}, summary), ...content);
+  const node = el("details", { open: view.open.has(key) }, el("summary", { "data-key": `fold ${key}` }, summary), ...content);
   node.addEventListener("toggle", () => (node.open ? view.open.add(key) : view.open.delete(key)));
   return node;
 }
@@ -24,7 +24,7 @@ function progressOf(run) {
   const bar = el("div", {});
   bar.style.width = `${total ? Math.min(100, (100 * kimg) / total) : 0}%`;
   const rest = left && total && kimg < total ? `, about ${left} left at the last tick` : "";
-  const text = total ? `${short(kimg)} of ${short(total)} kimg${rest}` : `${short(kimg)} kimg`;
+  const text = total ? `${kimgNumber(kimg)} of ${kimgNumber(total)} kimg${rest}` : `${kimgNumber(kimg)} kimg`;
   return [el("p", {}, run.subtitle), el("div", { class: "progress" }, bar), el("p", {}, text)];
 }
 
@@ -56,7 +56,7 @@ function linesOf(run, panel, areSeveral) {
     ...curve,
     name: !areSeveral ? curve.name : panel.curves.length > 1 ? `${run.name}, ${curve.name}` : run.name,
     color: areSeveral ? run.color : COLORS[i % COLORS.length],
-    dash: DASHES[areSeveral ? i % DASHES.length : Math.floor(i / COLORS.length) % DASHES.length],
+    dash: DASHES[(areSeveral ? i + run.round : Math.floor(i / COLORS.length)) % DASHES.length],
   }));
 }
 
@@ -85,7 +85,7 @@ function losses(runs, view) {
 }
 
 const sheetKimg = (sheet) => sheet.kimg ?? -1; // null: before training
-const kimgText = (kimg) => (kimg < 0 ? "Before training" : `At ${short(kimg)} kimg`);
+const kimgText = (kimg) => (kimg < 0 ? "Before training" : `At ${kimgNumber(kimg)} kimg`);
 
 /** The places of the slider: every moment at which one of the runs has a sheet, in order. */
 function sheetTimes(runs) {
@@ -115,7 +115,7 @@ function samples(runs, view) {
     output.textContent = kimgText(kimg);
     pictures.replaceChildren(...sheetsAt(runs, kimg, view));
   };
-  const slider = el("input", { type: "range", min: 0, max: last, value: Math.min(view.at ?? last, last), "aria-label": "time" });
+  const slider = el("input", { type: "range", min: 0, max: last, value: Math.min(view.at ?? last, last), "aria-label": "time", "data-key": "time" });
   slider.addEventListener("input", () => {
     view.at = Number(slider.value) === last ? null : Number(slider.value);
     show();
@@ -126,7 +126,7 @@ function samples(runs, view) {
 }
 
 function toggle(text, view, key, changed) {
-  const box = el("input", { type: "checkbox" });
+  const box = el("input", { type: "checkbox", "data-key": key });
   box.checked = view[key];
   box.addEventListener("change", () => { view[key] = box.checked; changed(); });
   return el("div", { class: "controls" }, el("label", {}, box, text));
@@ -135,7 +135,7 @@ function toggle(text, view, key, changed) {
 function strips(runs) {
   return section("Interpolation", ...perRun(runs, (run) => {
     if (!run.strip) return [el("p", {}, run.strip_fault ?? "Drawn when the run ends.")];
-    const caption = `From one latent to another, one pair per row, averaged generator at ${short(run.strip.kimg)} kimg`;
+    const caption = `From one latent to another, one pair per row, averaged generator at ${kimgNumber(run.strip.kimg)} kimg`;
     return [picture(run.strip, caption)];
   }));
 }
