@@ -7,6 +7,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from smartfast.errors import UserError
+from smartfast.tools.programs import FILES
 
 _FILES = ("generator_ema.safetensors", "generator_ema.json", "checkpoint.json")
 """What drawing images needs of an export."""
@@ -41,7 +42,10 @@ def push_folder(folder: Path, address: str, *, private: bool) -> str:
     try:
         hub.create_repo(address, private=private, exist_ok=True)
         return hub.upload_folder(
-            repo_id=address, folder_path=folder, commit_message="A generator of SmartFast"
+            repo_id=address,
+            folder_path=folder,
+            commit_message="A generator of SmartFast",
+            delete_patterns=list(FILES.values()),  # of an earlier push, of other weights
         ).commit_url
     except Exception as error:  # network, authentication, missing rights and names each raise their own kind
         reason = " ".join(str(error).split())[:300] or type(error).__name__

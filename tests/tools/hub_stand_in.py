@@ -63,6 +63,8 @@ class Hub(BaseHTTPRequestHandler):
             (repository / value["path"]).write_bytes(base64.b64decode(value["content"]))
         elif line["key"] == "lfsFile":
             (repository / value["path"]).write_bytes((FOLDER / value["oid"]).read_bytes())
+        elif line["key"] == "deletedFile":
+            (repository / value["path"]).unlink()
 
     def do_PUT(self) -> None:
         content = self.read()

@@ -383,6 +383,8 @@ def test_to_the_hub_and_back(run_dir: Path, tmp_path: Path, hub: dict[str, str])
     fetched = run("-c", code)
     expected = int(smartfast.load(str(run_dir)).images(range(4), "dog").long().sum())
     assert fetched.stdout.strip() == str(expected), fetched.stderr
+    (there / "generator.onnx").write_bytes(b"of other weights")
+    assert run(*push).returncode == 0 and not (there / "generator.onnx").exists() and (there / "README.md").exists()
     nothing = run("-c", "import smartfast; smartfast.load('somebody/nothing')")
     assert "somebody/nothing: no such folder, and no download from the hub" in nothing.stderr.splitlines()[-1]
 
