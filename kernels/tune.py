@@ -208,7 +208,7 @@ def main(arguments: Sequence[str]) -> None:
     file, device, budget_sec = Path(arguments[0]), torch.device(arguments[1]), float(arguments[2])
     torch.set_default_device(device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # events and streams are of the current device
+        torch.cuda.set_device(device.index or 0)  # events and streams are of the current device
     jobs: list[Job] = pickle.loads(file.read_bytes())  # our own parent wrote it
     if jobs:  # all of them are of one run
         torch.backends.cudnn.allow_tf32 = jobs[0].tf32

@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     file, device = Path(arguments[0]), torch.device(arguments[1])
     torch.set_default_device(device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
     calls: list[Call] = pickle.loads(file.read_bytes())  # our own parent wrote it
     for index, call in enumerate(calls):
         _tell(begins=index)

@@ -17,7 +17,7 @@ WITHOUT_SCORE = "--smart.frequency=0"
 PAPER = "lsun_bedroom256"
 # Images of a usual batch on one GPU; the last two are no presets: ADA's `auto` at 128 and `stylegan2` at 1024 pixels.
 SIZES: dict[str, tuple[str, ...]] = {
-    "cifar10": ("cifar10", "--optim.batch=64"),
+    "cifar10": ("cifar10", "--optim.batch=64", "--augment.mode=off"),
     "imagenet64": ("imagenet64", "--optim.batch=32"),
     "lsun_bedroom256": (PAPER, "--optim.batch=16"),
     "stylegan2_128": (PAPER, "--data.resolution=128", "--optim.batch=32", WITHOUT_SCORE),

@@ -127,8 +127,8 @@ class SmartConfig:
     """Last class index of the scorer where it was trained as `no class`, or one more for EDM's, where no class
     is a vector of zeros; it then also fits a GAN without labels."""
     weight: Weight | Schedule = 0.1
-    """lambda_score, the weight of the score term, a number or a schedule; at 0 the term is computed all the same, for its
-    distance, and smart.frequency 0 spares it. Default: SMaRt (0.01 on CIFAR-10)."""
+    """lambda_score, the weight of the score term, a number or a schedule. At 0 it is computed all the same, for its
+    distance; smart.frequency 0 spares it. Default: SMaRt (0.01 on CIFAR-10)."""
     balance: Share | None = None
     """Share that the term's gradient at the images is to have of the whole loss's: smart.weight is where the weight
     begins, and it moves on after every step with the term. Unset: it stays. Default: ours."""

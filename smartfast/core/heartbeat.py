@@ -1,7 +1,7 @@
 """Signs of life between the processes of a run: one that hangs is named, and then the others end, for a new start.
 
-A collective operation waits for a process that hangs until its own timeout, half an hour by default, and then does not
-say for whom. A thread here beats through the store in which the processes have met, and looks for the others' beats.
+A collective operation waits for a process that hangs until its own timeout, an hour here, and then does not say for
+whom. A thread here beats through the store in which the processes have met, and looks for the others' beats.
 """
 
 import os

@@ -80,7 +80,7 @@ def _extremes(part: Sequence[Point]) -> list[Point]:
 
 def _mean(part: Sequence[Point]) -> Point:
     finite = [value for _, value in part if value is not None]
-    return statistics.mean(kimg for kimg, _ in part), statistics.mean(finite) if finite else None
+    return statistics.fmean(kimg for kimg, _ in part), statistics.fmean(finite) if finite else None
 
 
 def _finite(value: Any) -> float | None:

@@ -140,10 +140,13 @@ class EvaluationQueue:
 
 def drop_evaluations(run_dir: Path, say: Callable[[str], None]) -> None:
     """Delete what an earlier training left to be evaluated beside it: this one evaluates nothing beside itself."""
-    found = sorted((run_dir / FOLDER).glob(f"*/{REQUEST}"))
-    shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
-    for request in found:
-        say(f"metrics: the evaluation at {float(request.parent.name):.3f} kimg is dropped: metrics.where is not beside")
+    for folder in sorted((run_dir / FOLDER).glob("[0-9]*.[0-9][0-9][0-9]*")):
+        if (folder / REQUEST).is_file() and not folder.name.endswith(_PARTIAL):
+            at = f"the evaluation at {folder.name.lstrip('0')} kimg"
+            say(f"metrics: {at} is dropped: nothing evaluates beside this run")
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there is none, or something else is in it
+        (run_dir / FOLDER).rmdir()
 
 
 def _reason(folder: Path, status: int) -> str:

@@ -33,7 +33,7 @@ def compile_phases(folder: Path, request: dict[str, Any]) -> None:
     """
     device = torch.device(request["device"])
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
     if request["processes"] > 1:
         _pretend_to_be_one_of_several(request["process"], request["processes"])
     for op, reason in request["switched_off"].items():

@@ -63,7 +63,7 @@ from smartfast.run.warm_up import warm_up
 from smartfast.scorers import Scorer, TimestepRange, timestep_range
 
 _LONGEST_WAIT_SEC = 3600.0
-"""Of the other processes, while the main one verifies kernels; who hangs is found by the heartbeat, long before."""
+"""Of the other processes, while the main one verifies kernels; run.hang_sec finds one that hangs long before."""
 
 
 def launch(config: Config, interruption: Interruption | None = None) -> bool:
@@ -98,7 +98,7 @@ def launch(config: Config, interruption: Interruption | None = None) -> bool:
 def _launch(config: Config, interruption: Interruption) -> bool:
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it Accelerate does not see the other processes on a CPU
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=_LONGEST_WAIT_SEC))],
+        kwargs_handlers=[_patience()],
         log_with=None if config.run.tracker == "none" else config.run.tracker,
         project_dir=config.run.dir,
     )
@@ -111,6 +111,10 @@ def _launch(config: Config, interruption: Interruption) -> bool:
     )
     with heartbeat:
         return _run(config, accelerator, interruption, heartbeat)
+
+
+def _patience() -> InitProcessGroupKwargs:
+    return InitProcessGroupKwargs(timeout=timedelta(seconds=_LONGEST_WAIT_SEC))
 
 
 def _run(config: Config, accelerator: Accelerator, interruption: Interruption, heartbeat: Heartbeat) -> bool:
@@ -211,7 +215,7 @@ def profile(config: Config, *, default_iterations: int = 16) -> None:
     """
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dry_run=False))
     check_launcher(config, os.environ)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[_patience()])
     config, lines = with_arithmetic(config, accelerator.device)
     perf, more = with_preset(config.perf, accelerator.device)
     config = dataclasses.replace(config, perf=perf)

@@ -94,6 +94,8 @@ def not_described(smart: SmartConfig) -> str:
         return "off"
     if smart.scorer is None:
         return "not described, smart.scorer is not set"
+    if is_at_hand(smart.scorer):
+        return "not described without the data"
     get = missing_file(smart.scorer)
     return f"not described, smart.scorer {smart.scorer} is not there" + (f"; get {get}" if get else "")
 

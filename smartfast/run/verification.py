@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from smartfast.core.caches import default_cache_dir
 from smartfast.engine.phase import with_gradients
+from smartfast.errors import UserError
 from smartfast.kernels import switch_off, use
 from smartfast.kernels.calls import Call, recorded_calls
 from smartfast.kernels.routes import routes_noted
@@ -64,17 +65,22 @@ def verified(
         folder: Of the verdicts; None = in the user's cache.
         limit_sec: After which a call counts as hanging.
         child: Command that checks, to which its arguments are added.
-        again: Check what was found wrong once more.
+        again: Somebody asks by hand: what was found wrong is checked once more.
 
     Returns:
         By op what is wrong with it; ops that are right are not there.
+
+    Raises:
+        UserError: With `again`, the process that checks does not start.
     """
     kept = VerdictFile(folder or default_cache_dir() / "kernels", machine(device))
     verdicts, complaint = kept.read()
     if complaint is not None:
         say(complaint)
-    if again:
+    if again and any(verdicts.values()):
         verdicts = {content: problem for content, problem in verdicts.items() if problem is None}
+        if complaint := kept.write(verdicts):
+            say(complaint)
     known = _problems(calls, verdicts)
     unknown = [call for call in calls if call.content not in verdicts and call.op not in known]
     if unknown:
@@ -83,6 +89,8 @@ def verified(
         verdicts = verdicts | found
         if found and (complaint := kept.write(lasting)):
             say(complaint)
+        if again and not found:
+            raise UserError("doctor --verify: the process that verifies does not start, so nothing was verified")
     return _problems(calls, verdicts)
 
 

@@ -154,8 +154,10 @@ def missing_file(name: str) -> str | None:
 def is_at_hand(name: str) -> bool:
     """Whether what smart.scorer names is here, or can be downloaded without asking anybody."""
     kind, _, rest = name.partition(":")
-    path = Path(rest if kind in FORMATS else name).expanduser()
-    return path.exists() or (missing_file(name) is None and (name in BUNDLED or _may_be_hub_id(name)))
+    path = rest if kind in FORMATS else name
+    if kind == plane.KIND or path in BUNDLED or Path(path).expanduser().exists():
+        return True
+    return missing_file(name) is None and _may_be_hub_id(path)
 
 
 def _may_be_hub_id(name: str) -> bool:

@@ -1,7 +1,6 @@
 """The run folder of a cell: what the study notes in it (cell.json), and how far its training is."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -80,9 +79,9 @@ def state_of(run_dir: Path, options: Sequence[str], seconds: float | None) -> St
     return "interrupted" if (run_dir / "metrics.jsonl").exists() else "waiting"
 
 
-def progress(run_dir: Path, kimg: float = math.inf) -> tuple[float, float]:
-    """Thousands of images of the farthest row of the log up to `kimg`, and seconds of training until there."""
-    rows = [row for row in read_rows(run_dir / "metrics.jsonl") if row["kimg"] <= kimg]
+def progress(run_dir: Path) -> tuple[float, float]:
+    """Thousands of images of the farthest row of the log, and seconds of training until there."""
+    rows = read_rows(run_dir / "metrics.jsonl")
     return max((row["kimg"] for row in rows), default=0.0), trained_sec(rows)
 
 

@@ -1,7 +1,6 @@
 """One cell's `smartfast train` process, restarted where its budget asks for that, and the record of it."""
 
 import dataclasses
-import math
 import os
 import platform
 import shlex
@@ -17,6 +16,7 @@ from typing import Literal
 import torch
 
 from smartfast.core.interruption import LAUNCHER_PID
+from smartfast.core.run_log import RunLog
 from smartfast.study.cell import LOG, Record, fault_of, last_line, progress, reached_kimg, read_record, write_record
 from smartfast.study.plan import Cell
 from smartfast.study.values import Budget
@@ -79,7 +79,8 @@ class CellProcess:
     def _start(self) -> subprocess.Popen:
         command = [*self._train, *self.record.options, f"--perf.cpu_threads={self._threads}"]
         kimg = reached_kimg(self.folder)
-        self._is_last = kimg is not None and self._is_spent(kimg)
+        RunLog(self.folder, kimg=-1.0 if kimg is None else kimg)  # what was trained behind the checkpoint is lost
+        self._is_last = kimg is not None and self._is_spent()
         if self._is_last:  # what is left is the evaluation of the images that it has seen
             command.append(f"--run.kimg={kimg}")
         with (self.folder / LOG).open("ab") as log:
@@ -130,10 +131,9 @@ class CellProcess:
         if self._is_spent():
             self._process.terminate()  # a second signal changes nothing
 
-    def _is_spent(self, kimg: float = math.inf) -> bool:
-        """Whether the seconds of the budget had gone by at `kimg`; what was trained after a checkpoint may be lost."""
+    def _is_spent(self) -> bool:
         seconds = self._budget.seconds
-        return seconds is not None and progress(self.folder, kimg)[1] >= seconds
+        return seconds is not None and progress(self.folder)[1] >= seconds
 
 
 def gpus() -> list[str]:

@@ -170,11 +170,11 @@ def differences(plan: Plan, results: list[Result]) -> Section:
 
 
 def _claim(difference: Difference, adjusted: float, rows: int) -> str:
-    if smallest_p(difference.size) * rows > LEVEL:
-        return "none, too few seeds" + (f" for {rows} rows" if smallest_p(difference.size) <= LEVEL else "")
-    if adjusted > LEVEL:
-        return "none"
-    return "lower" if difference.mean < 0 else "higher"
+    if adjusted <= LEVEL:
+        return "lower" if difference.mean < 0 else "higher"
+    if smallest_p(difference.size) > LEVEL:
+        return "none, too few seeds"
+    return f"none, too few seeds for {rows} rows" if smallest_p(difference.size) * rows > LEVEL else "none"
 
 
 def _curves(plan: Plan, results: list[Result]) -> Section:

@@ -200,7 +200,7 @@ def _classes(source: Source, chosen: list[int]) -> Classes | None:
     largest = max(kept.numbers)
     if not kept.vectors and largest >= len(chosen):  # as a training would
         raise UserError(
-            f"max_images: {len(chosen)} images are left and their labels go up to {largest}, expected more than "
+            f"{source.name}: {len(chosen)} images are packed and their labels go up to {largest}, expected more than "
             f"{largest} images (classes keep their numbers)"
         )
     return kept

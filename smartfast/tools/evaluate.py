@@ -105,7 +105,8 @@ def evaluate_command(options: EvaluateOptions) -> dict[str, float]:
     plan = _make_plan(options, sampler)
     dataset = open_dataset(plan.data)
     _check_match(sampler, dataset)
-    labels = split(dataset, plan.data.holdout)[0].labels  # of which training draws
+    holdout = plan.data.holdout if options.data.path is None else 0  # training draws labels of the others
+    labels = split(dataset, holdout)[0].labels
     labels = None if labels is None else labels.to(device)
     sampler = sampler.of_data(labels, seed=plan.seed, look=Look(options.truncation_psi))
     try:

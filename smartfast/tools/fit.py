@@ -29,7 +29,7 @@ def fit(image: Image.Image, size: tuple[int, int], crop: Crop, item_name: str) -
     if crop == "center":
         return ImageOps.fit(image, size, _LANCZOS)
     if crop == "pad":
-        if min(image.width * size[1] / image.height, image.height * size[0] / image.width) < 0.5:
+        if min(image.width * size[1] / image.height, image.height * size[0] / image.width) <= 0.5:
             raise UserError(f"{item_name}: {image.width}x{image.height} pixels, expected no such strip with --crop pad")
         return ImageOps.pad(image, size, _LANCZOS)
     if crop == "none" and image.width * size[1] != image.height * size[0]:

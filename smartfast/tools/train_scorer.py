@@ -191,7 +191,7 @@ STUDENT = UNetOptions(block_out_channels=(64, 128, 128, 128), layers_per_block=1
 def _in_own_words(message: str) -> str:
     """A message about settings of `smartfast train`, with this command's names for them."""
     for theirs, ours in _OWN_WORDS.items():  # the names may be parts of paths too
-        message = re.sub(rf"(?<![\w./\\~-]){re.escape(theirs)}", ours, message)
+        message = re.sub(rf"(?<![\w./\\~])(?<!\w-){re.escape(theirs)}", ours, message)
     message = re.sub(r" \(smart\.downscale \d+ makes it fit\)", "", message)
     names = "|".join(field.name for field in dataclasses.fields(TrainScorerOptions))
     return re.sub(rf"\b(?:run|data|loss|optim)\.({names})\b", r"\1", message)

@@ -83,7 +83,7 @@ def beaten(run_dir: Path) -> Iterator[None]:
     is_over = threading.Event()
 
     def beat() -> None:
-        while not is_over.wait(0.05):
+        while not is_over.wait(0.5):
             os.utime(path)
 
     thread = threading.Thread(target=beat)

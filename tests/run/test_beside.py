@@ -220,7 +220,7 @@ def test_a_training_that_evaluates_inline_drops_what_was_left_to_be_evaluated_be
     settings = BESIDE | dict(metrics__where="inline", metrics__every_ticks=0)
     assert main(["train", *tiny_options(tmp_path, **settings)]) == 0
     assert not (tmp_path / beside.FOLDER).exists()
-    assert "metrics: the evaluation at 8.000 kimg is dropped: metrics.where is not beside" in capsys.readouterr().out
+    assert "the evaluation at 8.000 kimg is dropped: nothing evaluates beside this run" in capsys.readouterr().out
 
 
 def test_requests_are_answered_while_the_end_of_the_run_waits(

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -167,7 +168,7 @@ def test_ticks_that_a_stop_cut_off_count_as_trained(tmp_path: Path) -> None:
         {"kind": "tick", "kimg": 2.0, "sec_per_tick": 1.5},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert progress(tmp_path) == (2.0, 5.75) and progress(tmp_path, 1.9) == (1.5, 4.25)
+    assert progress(tmp_path) == (2.0, 5.75)
 
 
 def test_seconds_after_the_checkpoint_that_is_left_are_trained_again(
@@ -213,7 +214,8 @@ def test_time_left_is_said_once_the_next_cell_runs(
     assert with_time
     for place in with_time:
         before = " ".join(said[:place])
-        assert before.count(": started") - before.count(": complete") == 2
+        complete = before.count(": complete")
+        assert before.count(": started") - complete == min(2, 4 - complete)
 
 
 def in_background(*arguments: object, **options: object) -> multiprocessing.Process:
@@ -331,12 +333,15 @@ def test_one_command_runs_a_study_of_real_trainings(
 
 
 def stand_in_scorers(plan: Plan, folder: Path) -> bool:
-    """Put the bundled scorer in place of each that a study has made before it; whether there are such."""
-    scorers = [str(arm.settings.get("smart.scorer")) for arm in plan.arms]
-    made = [folder / name for name in scorers if name.startswith("runs/")]
-    for path in made:
-        path.parent.mkdir(parents=True)
-        path.symlink_to(BUNDLED["digits"])
+    """Put the bundled scorer in place of each that a study has made before it, as one of reduced images where the arm
+    has those; whether there are such."""
+    made = [arm.settings for arm in plan.arms if str(arm.settings.get("smart.scorer")).startswith("runs/")]
+    for settings in made:
+        path = folder / str(settings["smart.scorer"])
+        shutil.copytree(BUNDLED["digits"], path)
+        config = json.loads((path / "config.json").read_text())
+        config["sample_size"] //= settings.get("smart.downscale", 1)
+        (path / "config.json").write_text(json.dumps(config))
     return bool(made)
 
 

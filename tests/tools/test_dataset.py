@@ -61,7 +61,7 @@ def test_classes_that_a_training_would_refuse_are_refused(
 ) -> None:
     """Classes keep their numbers, and no training takes one as large as the number of images."""
     source = write_files({f"{kind}/{i}.png": random_image(i) for i, kind in enumerate("abcdef")})
-    with pytest.raises(UserError, match="3 images are left and their labels go up to 4, expected more than 4 images"):
+    with pytest.raises(UserError, match="3 images are packed and their labels go up to 4, expected more than 4 images"):
         convert(DatasetOptions(source=str(source), dest=str(tmp_path / "out.zip"), max_images=3))
 
 

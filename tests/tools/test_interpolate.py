@@ -117,7 +117,7 @@ def test_mp4(make_checkpoint, tmp_path):
 
 def test_mp4_without_the_extra_says_what_to_install(make_checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(UserError, match=r"smartfast\[video\]"):
+    with pytest.raises(UserError, match="pip install imageio-ffmpeg"):
         interpolate(options(make_checkpoint(), out="path.mp4"))
 
 

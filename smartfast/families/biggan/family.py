@@ -94,8 +94,9 @@ class BigGan(Family):
                 f"gan.sampling is standing, expected running: {dataset.name} has label vectors, and standing batches "
                 "have all classes alike"
             )
-        empty = sorted(set(range(dataset.num_classes)) - set(dataset.labels.tolist()))
-        if empty and gan.sampling == "standing":
+        is_standing = gan.sampling == "standing"  # no label vectors then
+        empty = sorted(set(range(dataset.num_classes)) - set(dataset.labels.tolist())) if is_standing else []
+        if empty:
             raise UserError(
                 f"gan.sampling is standing, expected running: {len(empty)} of {dataset.num_classes} classes have no "
                 f"image (class {empty[0]} is the first), and standing batches have all classes alike"

@@ -21,7 +21,8 @@ function draw() {
   const focused = document.activeElement?.dataset.key;
   list.replaceChildren(...(all.length > 1 ? all.map(choice) : []));
   main.replaceChildren(...(shown.length ? sectionsOf(shown) : []));
-  if (focused) [...document.querySelectorAll("[data-key]")].find((node) => node.dataset.key === focused)?.focus();
+  if (focused) [...document.querySelectorAll("[data-key]")].find((node) => node.dataset.key === focused)
+    ?.focus({ preventScroll: true });
 }
 
 function sectionsOf(shown) {
@@ -62,13 +63,18 @@ let isPointerDown = false; // who holds a slider must not lose it to a new page
 
 async function poll() {
   if (document.visibilityState === "visible" && !isPointerDown) {
-    const answers = await Promise.allSettled(page.runs.map((_, i) => read(i)));
-    if (answers.some((answer) => answer.value)) draw();
-    const failed = answers.find((answer) => answer.status === "rejected");
-    status.textContent = failed
-      ? `No news: ${failed.reason.message}. The page shows what it had.`
+    let fault = null;
+    try {
+      const answers = await Promise.allSettled(page.runs.map((_, i) => read(i)));
+      if (answers.some((answer) => answer.value)) draw();
+      fault = answers.find((answer) => answer.status === "rejected")?.reason;
+    } catch (error) {
+      fault = error;
+    }
+    status.textContent = fault
+      ? `No news: ${fault.message}. The page shows what it had.`
       : `Live; read at ${new Date().toLocaleTimeString()}.`;
-    status.className = failed ? "bad" : "";
+    status.className = fault ? "bad" : "";
   }
   setTimeout(poll, POLL_MS);
 }
