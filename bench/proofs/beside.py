@@ -73,8 +73,7 @@ def run_of_rows(rows: Sequence[dict[str, Any]], wall_sec: float) -> Run:
     values = {row["kimg"]: {k: v for k, v in row.items() if k.startswith("metric/")} for row in metrics}
     for of_moment in values.values():
         del of_moment["metric/seconds"]
-    means = (statistics.mean(part) for part in (after, others, seconds))
-    return Run(*means, wall_sec, values)
+    return Run(statistics.mean(after), statistics.mean(others), statistics.mean(seconds), wall_sec, values)
 
 
 def table_rows(runs: dict[str, list[Run]], threads: int) -> list[dict[str, Any]]:

@@ -94,9 +94,8 @@ class BigGan(Family):
                 f"gan.sampling is standing, expected running: {dataset.name} has label vectors, and standing batches "
                 "have all classes alike"
             )
-        is_standing = gan.sampling == "standing"  # no label vectors then
-        empty = sorted(set(range(dataset.num_classes)) - set(dataset.labels.tolist())) if is_standing else []
-        if empty:
+        empty = _empty_classes(dataset)
+        if empty and gan.sampling == "standing":
             raise UserError(
                 f"gan.sampling is standing, expected running: {len(empty)} of {dataset.num_classes} classes have no "
                 f"image (class {empty[0]} is the first), and standing batches have all classes alike"
@@ -163,6 +162,13 @@ def _generator(
     z_dim: int, standing: Sequence[int] | None = None, half_dtype: torch.dtype | None = None, **options: Any
 ) -> Generator:
     return Generator(z_dim, BigGanOptions(**options), standing=standing, half_dtype=half_dtype)
+
+
+def _empty_classes(dataset: ImageDataset) -> list[int]:
+    """Classes without an image; none of label vectors."""
+    if dataset.labels is None or are_vectors(dataset.labels):
+        return []
+    return sorted(set(range(dataset.num_classes)) - set(dataset.labels.tolist()))
 
 
 def _check_attention(network: str, attention: Sequence[int], width: int, dataset: ImageDataset) -> None:
