@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -333,15 +332,17 @@ def test_one_command_runs_a_study_of_real_trainings(
 
 
 def stand_in_scorers(plan: Plan, folder: Path) -> bool:
-    """Put the bundled scorer in place of each that a study has made before it, as one of reduced images where the arm
-    has those; whether there are such."""
+    """Put the bundled scorer in place of each that a study has made before it, and of one for reduced images one that
+    has learnt a little; whether there are such."""
     made = [arm.settings for arm in plan.arms if str(arm.settings.get("smart.scorer")).startswith("runs/")]
     for settings in made:
         path = folder / str(settings["smart.scorer"])
-        shutil.copytree(BUNDLED["digits"], path)
-        config = json.loads((path / "config.json").read_text())
-        config["sample_size"] //= settings.get("smart.downscale", 1)
-        (path / "config.json").write_text(json.dumps(config))
+        if "smart.downscale" in settings:
+            few = ["--kimg=16", "--lr_warmup_kimg=0.3", "--ema_decay=0.98", f"--dir={path.parent}"]
+            assert main(["train-scorer", "--config=digits", "--data.resolution=8", *few]) == 0
+        else:
+            path.parent.mkdir(parents=True)
+            path.symlink_to(BUNDLED["digits"])
     return bool(made)
 
 
