@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smartfast import kernels
-from smartfast.core.text import format_table
+from smartfast.core.text import format_duration, format_table
 from smartfast.families.base import Cost, Family
 from smartfast.scorers import Scorer
 
@@ -26,6 +26,9 @@ class Layer(NamedTuple):
     output_shape: tuple[int, ...] | None
     parameters: int
     flops: int
+
+
+_USUAL_TFLOP_PER_SEC = 100  # of a data centre's GPU in half precision
 
 
 def describe_layers(module: nn.Module, inputs: Sequence[Tensor | None]) -> list[Layer]:
@@ -67,10 +70,17 @@ def networks_summary(family: Family, scorer: Scorer | None, scorer_name: str) ->
         parameters = sum(p.numel() for p in scorer.parameters())
         tables.append(_format_layers("Scorer", [Layer(scorer_name, shape, parameters, int(flops["scorer"]))]))
     remark = family.remark_on_costs(flops)
-    costs, kimg = family.costs(flops), family.config.run.kimg
-    total_tflop = kimg * sum(cost.flops_per_image for cost in costs) / 1e9
-    whole = f"run.kimg {kimg:g}: {total_tflop:.3g} TFLOP, {total_tflop / 1e2 / 3600:.2g} hours at 100 TFLOP/s sustained"
+    costs = family.costs(flops)
+    whole = _whole_work(costs, family.config.run.kimg)
     return "\n\n".join([*tables, _format_costs(costs), whole, *([] if remark is None else [remark])])
+
+
+def _whole_work(costs: Sequence[Cost], kimg: float) -> str:
+    """The FLOPs of a run, and how long they take at best on a GPU, where that is more than a moment."""
+    tflop = kimg * sum(cost.flops_per_image for cost in costs) / 1e9
+    sec = tflop / _USUAL_TFLOP_PER_SEC
+    at_best = f", {format_duration(sec)} at {_USUAL_TFLOP_PER_SEC} TFLOP/s sustained" if sec > 60 else ""
+    return f"run.kimg {kimg:g}: {tflop:.3g} TFLOP{at_best}"
 
 
 def score_share(family: Family, scorer: Scorer) -> float:

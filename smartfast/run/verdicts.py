@@ -4,6 +4,7 @@ One file for each combination of GPU, driver, PyTorch, Triton and the kernels' s
 written costs the time of another verification or tuning, nothing else.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -53,6 +54,7 @@ def _version_of_triton() -> str:
         return ""
 
 
+@functools.cache
 def sources_of(folder: Path) -> str:
     """A hash of every Python file below a folder."""
     digest = hashlib.sha256()

@@ -78,6 +78,7 @@ def test_news_of_one_run_is_shown_where_another_cannot_be_read(browser: Any, add
     browser.value(f"(() => {{ {usual} ? Promise.reject(new Error('gone')) : usual(path, options); }})()")
     add_rows(runs[0], 5)
     browser.wait("document.body.innerText.includes('5 of 9 kimg') && document.body.innerText.includes('No news: gone')")
+    assert "low: At 2 kimg" in browser.text() and "high: At 2 kimg" in browser.text()
 
 
 def test_runs_that_share_a_colour_have_other_dashes(browser: Any, address: str) -> None:
