@@ -17,20 +17,13 @@ def restore_newest(
     it is there, or None where there is none.
 
     Raises:
-        UserError: All are damaged, or the newest is of other data or networks.
+        UserError: All are damaged, or the newest is of other data, of another scorer or of other networks.
     """
     checkpoint = load_newest(run_dir)
     if checkpoint is None:
         return None
-    fingerprint = _fingerprint(checkpoint)
-    is_known = dataset.was_recorded_as(fingerprint)
-    if not is_known and training.config.run.allow_changes:
-        say(f"resume: images of data.path: {fingerprint} -> {dataset.fingerprint}")
-    elif not is_known:
-        raise UserError(
-            f"data.path {training.config.data.path}: found {dataset.fingerprint}, expected {fingerprint}, "
-            f"the fingerprint of the run in {run_dir}; choose another run.dir, the old data, or run.allow_changes true"
-        )
+    for line in _changed_files(training, dataset, checkpoint, run_dir):
+        say(line)
     try:
         training.restore(checkpoint.state, images=checkpoint.info["images"])
     except (KeyError, ValueError) as error:
@@ -38,6 +31,26 @@ def restore_newest(
             f"{checkpoint.path}: expected a checkpoint of these networks, found another ({error})"
         ) from error
     return checkpoint._replace(state={})
+
+
+def _changed_files(training: Training, dataset: ImageDataset, checkpoint: Checkpoint, run_dir: Path) -> list[str]:
+    """Lines that say which files are others than the run's, where run.allow_changes lets them be."""
+    config, scorer = training.config, training.scorer
+    recorded, lines = _fingerprint(checkpoint), []
+    changed: list[tuple[str, str | None, str, str | None]] = []
+    if not dataset.was_recorded_as(recorded):
+        changed.append(("data.path", config.data.path, recorded, dataset.fingerprint))
+    of_scorer = checkpoint.info.get("scorer")
+    if scorer is not None and of_scorer not in (None, scorer.fingerprint):
+        changed.append(("smart.scorer", config.smart.scorer, of_scorer, scorer.fingerprint))
+    for option, name, expected, found in changed:
+        if not config.run.allow_changes:
+            raise UserError(
+                f"{option} {name}: found {found}, expected {expected}, the fingerprint of the run in {run_dir}; "
+                "choose another run.dir, the old files, or run.allow_changes true"
+            )
+        lines.append(f"resume: files of {option}: {expected} -> {found}")
+    return lines
 
 
 def _fingerprint(checkpoint: Checkpoint) -> str:

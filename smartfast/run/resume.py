@@ -39,11 +39,11 @@ TABLE: dict[Rule, tuple[str, ...]] = {
         *_names("run", "seed init_from"),
         *_names("augment", "mode pipe p target kimg interval max_p"),
         *_names("optim", "batch lr_g lr_d betas eps ema_kimg ema_rampup"),
-        *_names("smart", "scorer null_class weight balance distance frequency separate_pass"),
+        *_names("smart", "null_class weight balance distance frequency separate_pass"),
         *_names("smart", "batch_fraction through_network crop downscale"),
     ),
     Rule.SAID: (
-        *_names("data", "path"),  # may have moved: the fingerprint of the images decides
+        *("data.path", "smart.scorer"),  # may have moved: the fingerprints of their files decide
         *_names("run", "tick_kimg snapshot_ticks keep_checkpoints keep_best tracker max_bad_steps"),
         *_names("metrics", "names every_ticks where samples batch features weights reference"),
         *_names("optim", "batch_gpu"),  # as the number of processes: what runs out of memory may go on in smaller parts

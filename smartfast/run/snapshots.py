@@ -86,6 +86,7 @@ def checkpoint_options(training: Training, dataset: ImageDataset) -> dict[str, A
                 "class_names": dataset.class_names,
                 "label_vectors": some_vectors(dataset.labels),
             },
+            "scorer": None if training.scorer is None else training.scorer.fingerprint,
         },
     )
 

@@ -57,7 +57,7 @@ class Training:
         say: Callable[[str], None] = print,
     ) -> None:
         self.config, self.device, self.num_processes, self._say = config, device, num_processes, say
-        self.images, self.dataset = 0, dataset
+        self.images, self.dataset, self.scorer = 0, dataset, scorer
         self.family = FAMILIES[config.gan.family](config, dataset, held_out)
         for module in self.family.modules.values():
             module.to(device).train()

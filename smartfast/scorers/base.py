@@ -41,6 +41,7 @@ class Scorer(nn.Module):
         takes_no_class: Whether a model with classes is told none by the index after the last of them.
         states_resolution: Whether the model says which images it was trained on, or takes those that it is given.
         learnt_interval: The least and the most sigma_t / alpha_t that it was trained at, None = all of its schedule.
+        fingerprint: Of its files, see `fingerprint_of`; the name of one that has none; None = nobody has said.
     """
 
     alphas: Tensor
@@ -53,6 +54,7 @@ class Scorer(nn.Module):
     class_names: Sequence[str] | None = None
     states_resolution: bool = True
     learnt_interval: tuple[float, float] | None = None
+    fingerprint: str | None = None
 
     def __init__(
         self,

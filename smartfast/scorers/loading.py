@@ -16,6 +16,7 @@ from smartfast.scorers.base import Scorer, ScorerFormat
 from smartfast.scorers.class_names import CLASS_NAMES_FILE, read_class_names
 from smartfast.scorers.diffusers import PIPELINE_FILE, SCHEDULER_FILE
 from smartfast.scorers.distilled import DISTILLED_FILE, read_learnt_interval
+from smartfast.scorers.fingerprint import fingerprint_of
 from smartfast.scorers.published import PUBLISHED_MODELS, how_to_get
 from smartfast.scorers.settings import Settings
 
@@ -81,6 +82,7 @@ def load_scorer(
     scorer.settings = tuple(settings.taken)
     scorer.class_names = read_class_names(path, scorer.num_classes)
     scorer.learnt_interval = read_learnt_interval(path)
+    scorer.fingerprint = fingerprint_of(path) if path.exists() else name
     return scorer
 
 

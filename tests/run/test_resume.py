@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from smartfast.cli import main
 from smartfast.config.parse import load_config, parse_config
@@ -15,6 +16,7 @@ from smartfast.config.schema import Config
 from smartfast.config.scorer import ScorerOptions
 from smartfast.core.checkpoint import load_newest
 from smartfast.run import resume
+from smartfast.scorers.fingerprint import fingerprint_of
 from smartfast.scorers.loading import BUNDLED
 
 PATHS = ("run.dir", "run.init_from", "data.path", "smart.scorer", "metrics.weights", "metrics.reference")
@@ -244,6 +246,34 @@ def test_the_interval_of_the_score_term_is_one_in_either_form_and_its_scorer_is_
     assert "t = 25..250 of 1000" in error and "but the run in" in error
     assert main(["train", *tiny_options(tmp_path, **scored)]) == 0
     assert "resume: smart.timesteps: [25, 250] -> None" in capsys.readouterr().out
+
+
+def test_the_scorer_may_move_but_not_become_another(
+    tmp_path: Path, tiny_options: Options, capsys: pytest.CaptureFixture
+) -> None:
+    scorer = shutil.copytree(BUNDLED["digits"], tmp_path / "scorer")
+    run_dir = tmp_path / "run"
+    scored = dict(smart__frequency=2, data__resolution=16, data__labels="true", smart__self_check="false")
+    started = tiny_options(run_dir, **scored, run__kimg=0.016, smart__scorer=scorer)
+    assert main(["train", *started]) == 0
+    (recorded,) = {load_newest(run_dir).info["scorer"], fingerprint_of(scorer)}
+    moved = scorer.rename(tmp_path / "moved")
+    longer = tiny_options(run_dir, **scored, run__kimg=0.032, smart__scorer=moved)
+    assert main(["train", *longer]) == 0
+    assert f"resume: smart.scorer: {scorer} -> {moved}\n" in capsys.readouterr().out
+
+    weights = moved / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: value * 1.001 for name, value in tensors.items()}, weights, {"format": "pt"})
+    before, another = tree(run_dir), fingerprint_of(moved)
+    again = tiny_options(run_dir, **scored, run__kimg=0.048, smart__scorer=moved)
+    assert main(["train", *again]) == 2
+    error = capsys.readouterr().err
+    assert f"error: smart.scorer {moved}: found {another}, expected {recorded}, the fingerprint of" in error
+    assert tree(run_dir) == before
+    assert main(["train", *again, "--run.allow_changes=true"]) == 0
+    assert f"resume: files of smart.scorer: {recorded} -> {another}\n" in capsys.readouterr().out
+    assert load_newest(run_dir).info["scorer"] == another
 
 
 def test_config_yaml_runs_from_any_folder_and_in_a_moved_run(
