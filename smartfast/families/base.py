@@ -167,6 +167,11 @@ class Family(ABC):
         """
 
     @classmethod
+    def idle(cls, config: Config) -> Mapping[str, str]:
+        """Settings, dotted, that do nothing beside the others, and what counts in their place."""
+        return {}
+
+    @classmethod
     def depends_on_length(cls, config: Config) -> bool:
         """Whether numbers of a run follow from run.kimg, such as a learning rate that falls until its end."""
         return False

@@ -29,6 +29,7 @@ def check_settings(config: Config, *, num_processes: int) -> None:
     """Raise UserError, one line, for the first setting that cannot work whatever the data."""
     in_range(config)  # again, for configurations that come from no command line
     FAMILIES[config.gan.family].check_settings(config, images_at_a_time(config, num_processes))
+    _warn_of_idle(config)
     _check_augmentation(config.augment, config.gan.family)
     _check_balance(config.smart)
     if config.metrics.every_ticks and not config.metrics.names:
@@ -37,6 +38,14 @@ def check_settings(config: Config, *, num_processes: int) -> None:
     cpus, threads = os.cpu_count() or 1, config.perf.cpu_threads or 1
     if threads > cpus:
         raise UserError(f"perf.cpu_threads is {threads}, expected at most the {cpus} processors of this machine")
+
+
+def _warn_of_idle(config: Config) -> None:
+    for name, instead in FAMILIES[config.gan.family].idle(config).items():
+        group, _, field = name.partition(".")
+        settings = getattr(config, group)
+        if getattr(settings, field) != getattr(type(settings)(), field):
+            warnings.warn(f"{name} is set but does nothing here: {instead}", stacklevel=2)
 
 
 def _check_best(config: Config) -> None:

@@ -1,6 +1,6 @@
 """BigGAN as a family: several discriminator steps per generator step, moving buffers in both networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,6 +76,10 @@ class BigGan(Family):
         assert isinstance(gan, BigGanGan)
         if gan.hierarchical and not gan.shared_dim:
             raise UserError("gan.shared_dim is 0, expected at least 1 with gan.hierarchical true")
+
+    @classmethod
+    def idle(cls, config: Config) -> Mapping[str, str]:
+        return {"optim.ema_kimg": "loss.ema_decay moves the average of gan.family biggan"}
 
     @classmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:

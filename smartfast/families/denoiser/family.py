@@ -111,6 +111,13 @@ class DenoiserFamily(Family):
             check_distillation(config)
 
     @classmethod
+    def idle(cls, config: Config) -> Mapping[str, str]:
+        average = {"optim.ema_kimg": "loss.ema_decay moves the average of gan.family denoiser"}
+        if not config.smart.frequency:
+            return average
+        return average | dict.fromkeys(("loss.ln_sigma_mean", "loss.ln_sigma_std"), "the teacher's interval counts")
+
+    @classmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
         assert isinstance(config.gan, DenoiserGan) and isinstance(config.loss, DenoiserLoss)
         levels = len(config.gan.block_out_channels)

@@ -1,6 +1,6 @@
 """R3GAN as a family: two phases, both of all images, without lazy penalties."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +70,11 @@ class R3Gan(Family):
                     f"gan.cardinalities has {groups}, expected a divisor of the {width * gan.expansion} feature maps "
                     "inside the blocks of its stage"
                 )
+
+    @classmethod
+    def idle(cls, config: Config) -> Mapping[str, str]:
+        assert isinstance(config.loss, R3GanLoss)
+        return {"loss.step": "loss.penalty is exact"} if config.loss.penalty == "exact" else {}
 
     @classmethod
     def check_data(cls, config: Config, dataset: ImageDataset) -> None:
