@@ -137,8 +137,20 @@ class Sampler(ABC):
         """
         raise UserError(_NO_STYLES)
 
+    def keys(self, seeds: Tensor, look: Look) -> Tensor:
+        """Latents [N, *z_shape] of seeds int64 [N], as `images` of that look have them, for `mix` to go between.
+
+        Raises:
+            UserError: The network has no such look.
+        """
+        if look.threshold is not None:
+            raise UserError(
+                f"found truncation_threshold {look.threshold:g}, expected none: that is BigGAN's truncation"
+            )
+        return seeded_latents(seeds, self.z_shape).to(self.device)
+
     def mix(self, z: Tensor, c: Tensor | None, places: "Places", *, space: str, look: Look) -> Tensor:
-        """Images float [F, C, H, W] at places between latents z [K, *z_shape] with label vectors c [K, classes]."""
+        """Images float [F, C, H, W] at places between `keys` z [K, *z_shape] with label vectors c [K, classes]."""
         mixed = None if c is None else c[places.start].lerp(c[places.end], places.fraction[:, None])
         start, end = z[places.start].flatten(1), z[places.end].flatten(1)
         latents = slerp(start, end, places.fraction).view(-1, *self.z_shape)
@@ -250,12 +262,12 @@ def draw_path(
         uint8 [F, C, H, W] on the CPU with F = K * steps, or (K - 1) * steps + 1 without `loop`.
 
     Raises:
-        UserError: The network has no such space.
+        UserError: The network has no such space or look.
     """
     space = sampler.spaces[0] if space == "auto" else space
     if space not in sampler.spaces:
         raise UserError(f"space: found {space}, expected one of {', '.join(sampler.spaces)} for this network")
-    z = seeded_latents(seeds, sampler.z_shape).to(sampler.device)
+    z = sampler.keys(seeds, look)
     c = label_vectors(labels, sampler.num_classes, sampler.device)
     position = torch.arange(len(seeds) * steps if loop else (len(seeds) - 1) * steps + 1, device=sampler.device)
     start = position // steps % len(seeds)

@@ -156,8 +156,6 @@ class Explorer:
     def _between(self, asked: Asked) -> tuple[torch.Tensor, int]:
         """One image on the way from the first of two seeds to the second."""
         _check_noise(asked)
-        if asked.look.threshold is not None:
-            raise UserError("truncation_threshold: is set, expected none between seeds: a seed decides what it redraws")
         seeds = _some_seeds(asked.seeds, "seeds")
         if len(seeds) != 2:
             raise UserError(f"seeds: found {len(seeds)}, expected two")
@@ -166,7 +164,7 @@ class Explorer:
         if space not in sampler.spaces:
             raise UserError(f"space: found {space}, expected one of {', '.join(sampler.spaces)} for this network")
         labels = self._labels(asked, seeds)
-        z = seeded_latents(numbers, sampler.z_shape).to(sampler.device)
+        z = sampler.keys(numbers, asked.look)
         c = label_vectors(labels, sampler.num_classes, sampler.device)
         start, end = torch.tensor([[0], [1]], device=sampler.device)
         places = Places(start, end, torch.tensor([asked.at], device=sampler.device))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from smartfast.config.ranges import Count, CountOrZero, FilePath, FramesPerSecond, Steps, Truncation, in_range
+from smartfast.config.ranges import Count, CountOrZero, FilePath, FramesPerSecond, Ratio, Steps, Truncation, in_range
 from smartfast.core.grids import save_grid
 from smartfast.errors import UserError
 from smartfast.families.sampling import Look, draw_path
@@ -42,6 +42,8 @@ class InterpolateOptions:
     """Truncation: 1 = none, 0 = the mean image."""
     truncation_cutoff: CountOrZero | None = None
     """Number of leading layers that truncation acts on; unset = all."""
+    truncation_threshold: Ratio | None = None
+    """Values of the seeds' latents beyond this are drawn again, as BigGAN truncates; unset = none, 0.5 is strong."""
     noise: Literal["const", "none"] = "const"
     """Per-pixel noise: the stored one, the same in every image, or none."""
     fps: FramesPerSecond = 24
@@ -79,7 +81,7 @@ def interpolate(options: InterpolateOptions) -> Path:
         steps=options.steps,
         loop=options.loop,
         space=options.space,
-        look=Look(options.truncation_psi, options.truncation_cutoff, options.noise),
+        look=Look(options.truncation_psi, options.truncation_cutoff, options.noise, options.truncation_threshold),
         batch=options.batch,
     )
     with writing(f"out: {out}"):

@@ -157,7 +157,7 @@ def test_generate_and_evaluate_use_standing_statistics(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", f"--checkpoint={run}", f"--out={tmp_path / 'some.png'}", "--seeds=0-3"]) == 0
-    for path, more in (("cut.png", ["--truncation_threshold=0.5"]), ("path.png", [])):
+    for path, more in (("cut.png", ["--truncation_threshold=0.5"]), ("path.png", ["--truncation_threshold=0.5"])):
         command = "interpolate" if path == "path.png" else "generate"
         assert main([command, f"--checkpoint={run}", f"--out={tmp_path / path}", "--seeds=0-3", *more]) == 0
     pictures = [(tmp_path / name).read_bytes() for name in ("some.png", "cut.png")]

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from smartfast.core.draws import Purpose, one_hot
+from smartfast.core.pixels import to_uint8
 from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 from smartfast.families.biggan.sampler import BigGanSampler, standing_statistics, truncated
-from smartfast.families.sampling import Look
+from smartfast.families.sampling import Look, draw_path, seeded_latents, slerp
 from smartfast.kernels import philox_normal, philox_uniform
 from smartfast.networks.biggan import BigGanOptions, Generator
 from smartfast.networks.stylegan2 import Generator as StyleGan2
@@ -73,9 +74,32 @@ def test_truncation_draws_again_what_is_beyond() -> None:
     assert count > 9000 and distance < 2.2  # Kolmogorov's statistic: 1 in 8000 is larger
 
 
+def test_a_path_goes_between_the_truncated_images_of_its_seeds(g: Generator) -> None:
+    sampler, seeds, labels, look = (
+        BigGanSampler(g),
+        torch.tensor([5, 70, 8]),
+        torch.tensor([0, 2, 1]),
+        Look(threshold=0.5),
+    )
+    path = draw_path(sampler, seeds, labels, steps=4, loop=True, look=look)
+    z = seeded_latents(seeds, sampler.z_shape)
+    ends = to_uint8(sampler.images(z, one_hot(labels, 3), seeds, look))
+    assert (path[::4].int() - ends.int()).abs().max() <= 1
+    plain = draw_path(sampler, seeds, labels, steps=4, loop=True)
+    assert not torch.equal(path[::4], plain[::4])
+    # Between two seeds nothing is drawn again, which would jump from image to image.
+    keys = truncated(z, seeds, 0.5)
+    middle = slerp(keys[:1], keys[1:2], torch.tensor([0.5]))
+    c = (one_hot(labels, 3)[:1] + one_hot(labels, 3)[1:2]) / 2
+    assert (path[2].int() - to_uint8(sampler.images(middle, c, seeds[:1], Look()))[0].int()).abs().max() <= 1
+
+
 def test_stylegan2_has_no_threshold() -> None:
     sampler = FAMILIES["stylegan2"].sampler(
         StyleGan2(z_dim=4, w_dim=4, c_dim=0, channels=1, resolution=8, channel_base=64)
     )
     with pytest.raises(UserError, match="truncation_threshold 0.5, expected none: StyleGAN2 truncates by psi"):
         sampler.images(torch.randn(1, 4), None, torch.arange(1), Look(threshold=0.5))
+    for space in sampler.spaces:
+        with pytest.raises(UserError, match="truncation_threshold 0.5, expected none"):
+            draw_path(sampler, torch.arange(2), None, steps=2, loop=False, space=space, look=Look(threshold=0.5))

@@ -97,11 +97,7 @@ def test_mixed_is_the_grid_of_style_mix(explorer: Explorer, make_checkpoint: Cal
         ("/between.png", dict(seeds="1"), "seeds: found 1, expected two"),
         ("/between.png", dict(seeds="1,2", at="1.5"), "at is '1.5', expected a number from 0 to 1"),
         ("/between.png", dict(seeds="1,2", noise="random"), "noise is random"),
-        (
-            "/between.png",
-            dict(seeds="1,2", threshold="0.5"),
-            "truncation_threshold: is set, expected none between seeds",
-        ),
+        ("/between.png", dict(seeds="1,2", threshold="0.5"), "found truncation_threshold 0.5, expected none"),
         ("/mixed.png", dict(rows="0-19", columns="0-19"), "found 441 images"),
         ("/mixed.png", dict(layers="4"), "layers: found '4', expected rising numbers from 0 to 3"),
     ],

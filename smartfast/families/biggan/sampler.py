@@ -1,6 +1,7 @@
 """Images of BigGAN's generator: statistics of batch norm that no batch decides, and latents drawn again."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.func import functional_call
 
 from smartfast.core.draws import Purpose, one_hot
 from smartfast.errors import UserError
-from smartfast.families.sampling import Look, Sampler
+from smartfast.families.sampling import Look, Places, Sampler
 from smartfast.kernels import philox_normal, philox_uniform
 from smartfast.networks.biggan import Generator
 
@@ -28,6 +29,13 @@ class BigGanSampler(Sampler):
         super().__init__(module, image_shape=shape, num_classes=module.options.classes, **options)
         self.z_shape = (module.z_dim,)
         self._statistics: dict[str, Tensor] | None = None
+
+    def keys(self, seeds: Tensor, look: Look) -> Tensor:
+        z = super().keys(seeds, replace(look, threshold=None))
+        return z if look.threshold is None else truncated(z, seeds.to(z.device), look.threshold)
+
+    def mix(self, z: Tensor, c: Tensor | None, places: Places, *, space: str, look: Look) -> Tensor:
+        return super().mix(z, c, places, space=space, look=replace(look, threshold=None))  # the keys are truncated
 
     def images(self, z: Tensor, c: Tensor | None, seeds: Tensor, look: Look) -> Tensor:
         if (look.psi, look.cutoff, look.noise) != (1, None, "const"):
