@@ -46,7 +46,15 @@ def ordered_map(
     remaining = iter(items)
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=total, desc=title, unit="img", delay=_SECONDS_BEFORE_BAR, leave=False, dynamic_ncols=True) as bar,
+        tqdm(
+            total=total,
+            desc=title,
+            unit="img",
+            delay=_SECONDS_BEFORE_BAR,
+            leave=False,
+            dynamic_ncols=True,
+            disable=None,  # a file gets none
+        ) as bar,
     ):
         pending: deque[Future[R]] = deque(
             pool.submit(function, item) for item in islice(remaining, workers * _IN_FLIGHT_PER_WORKER)

@@ -123,7 +123,8 @@ def collect(
     labels_kept: list[Tensor] = []
     is_kept = torch.zeros(count, dtype=torch.bool)
     is_kept[torch.arange(min(keep, count)) * count // max(min(keep, count), 1)] = True
-    with tqdm(total=count, desc=title, unit="img", leave=False, disable=not progress or processes.index > 0) as bar:
+    is_shown = progress and processes.index == 0
+    with tqdm(total=count, desc=title, unit="img", leave=False, disable=None if is_shown else True) as bar:
         for numbers in shares(count, batch, processes):
             images, labels = source(numbers)
             features, logits = extractor(images.to(device))

@@ -106,7 +106,7 @@ def project(options: ProjectOptions) -> Path:
     statistics = style_statistics(sampler, label, options.mean_samples, options.seed)
     search = Search(options.space, options.steps, options.lr, options.noise, options.seed)
     way = _Way(search)
-    with tqdm(total=options.steps, desc="project", unit="step", leave=False) as bar:
+    with tqdm(total=options.steps, desc="project", unit="step", leave=False, disable=None) as bar:
         styles = search_styles(sampler, target, statistics, distances, search, lambda step: way.add(step, bar))
     projected = to_uint8(sampler.styled(styles, PLAIN)).cpu()
     shown = to_uint8(target).cpu()
