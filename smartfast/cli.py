@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from smartfast import __version__
 from smartfast.core.interruption import Interruption, ignore_signals
-from smartfast.core.output import one_line_warning
+from smartfast.core.output import one_line_warning, send_nowhere
 from smartfast.core.threads import sleep_while_waiting
 from smartfast.errors import UserError
 
@@ -261,24 +261,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         same training command then goes on.
     """
     sleep_while_waiting()
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    if arguments[0] == "--version":
-        print(f"smartfast {__version__}")
-        return 0
     warnings.formatwarning = one_line_warning
     try:
-        if arguments[0] not in COMMANDS:
-            raise UserError(f"{arguments[0]}: there is no such command, expected one of {', '.join(COMMANDS)}")
-        return COMMANDS[arguments[0]](arguments[1:])
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head`
+        send_nowhere(sys.stdout)
+        return EXIT_INTERRUPTED
     except UserError as error:
         print(f"smartfast: error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("smartfast: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"smartfast {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise UserError(f"{arguments[0]}: there is no such command, expected one of {', '.join(COMMANDS)}")
+    return COMMANDS[arguments[0]](arguments[1:])
 
 
 def process(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """The command `smartfast` itself."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -7,7 +8,7 @@ import warnings
 import pytest
 
 from smartfast import __version__
-from smartfast.cli import COMMANDS, main
+from smartfast.cli import COMMANDS, EXIT_INTERRUPTED, main
 from smartfast.config.parse import SCORER_CONFIGS, presets
 
 
@@ -53,3 +54,15 @@ def test_warnings_are_one_line_without_a_place_in_the_program(monkeypatch: pytes
     assert main(["presets", "x"]) == 2
     line = warnings.formatwarning(UserWarning("two\nlines"), UserWarning, "file.py", 7, "code()")
     assert line == "smartfast: warning: two lines\n"
+
+
+@pytest.mark.parametrize("command", [["study", "list"], ["presets"], ["--help"], ["train", "--help"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(command: list[str]) -> None:
+    """As `| head` does: the pipe is closed before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = [sys.executable, "-m", "smartfast", *command]
+    done = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == (0 if "train" in command else EXIT_INTERRUPTED)  # argparse takes it for its own help

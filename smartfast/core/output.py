@@ -23,6 +23,13 @@ def hang_up_when_closed() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+def send_nowhere(stream: TextIO) -> None:
+    """What is still in the buffer of a stream and what else is written to it goes nowhere, also when Python exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 class _Stream:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -40,10 +47,7 @@ class _Stream:
         try:
             action(*arguments)
         except OSError:
-            # What is still in its buffer goes nowhere as well, now and when Python exits.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            send_nowhere(self._stream)
             os.kill(os.getpid(), signal.SIGHUP if hasattr(signal, "SIGHUP") else signal.SIGTERM)
 
     def __getattr__(self, name: str) -> Any:

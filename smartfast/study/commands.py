@@ -76,6 +76,8 @@ def study(arguments: Sequence[str]) -> bool:
         raise UserError(f"study {action}: there is no such action, expected one of {', '.join(_ACTIONS)}")
     try:
         return _ACTIONS[action](_with_name(rest))
+    except BrokenPipeError:
+        raise
     except OSError as error:  # what nothing below it has said better
         where = f"{error.filename}: " if error.filename else ""
         raise UserError(
