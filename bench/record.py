@@ -1,6 +1,6 @@
 """Time to quality: seconds from launch until the mean digits FD over seeds is at most 4.0, a row of RECORDS.md.
 
-    python -m bench record [--seeds 20] [--against COMMIT] [options of train]
+    python -m bench record [--seeds 20] [--against COMMIT] [options of train, --config digits where none is among them]
 
 Every seed is a `smartfast train` of its own, and its clock runs from the start of the process, imports included, to the
 moment in which metrics.jsonl has an evaluation. The point that counts is the first at which the mean over all seeds
@@ -11,6 +11,7 @@ of the metric and the data must be the same in both. Caches are filled by a shor
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -46,8 +47,8 @@ train` on two CPU cores, imports and evaluations included, caches warm. p: that 
 commit in *against* is not slower, both by sign flips over the seeds. Lines: added to and removed from `smartfast/` and
 `kernels/` since that commit.
 
-| date | seconds | at kimg | mean FD | p | seeds | commit | against | lines | machine |
-|---|---|---|---|---|---|---|---|---|---|
+| date | seconds | at kimg | mean FD | p | seeds | commit | against | lines | machine | options of train |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 Points = dict[float, tuple[float, float]]
@@ -82,7 +83,7 @@ def run_seed(code: Path, seed: int, folder: Path, arguments: Sequence[str], trai
         UserError: The training failed; the message has its last line.
     """
     run_dir = folder / f"seed{seed}"
-    options = ["--config=digits", f"--run.seed={seed}", f"--run.dir={run_dir}", "--run.tracker=none", *arguments]
+    options = [f"--run.seed={seed}", f"--run.dir={run_dir}", "--run.tracker=none", *arguments]
     environment = os.environ | {"PYTHONPATH": str(code)}
     begin_sec, points = time.perf_counter(), Points()
     with (folder / f"seed{seed}.txt").open("w+") as said:
@@ -137,7 +138,7 @@ def measure(
     return found
 
 
-def row_of(now: Reached, against: tuple[str, Reached] | None, commit: str, lines: str) -> str:
+def row_of(now: Reached, against: tuple[str, Reached] | None, commit: str, lines: str, arguments: Sequence[str]) -> str:
     """The row of RECORDS.md."""
     words = "-"
     if against is not None:
@@ -157,6 +158,7 @@ def row_of(now: Reached, against: tuple[str, Reached] | None, commit: str, lines
         words,
         lines,
         f"{processor()}, {os.cpu_count()} CPUs",
+        f"`{shlex.join(arguments)}`",
     ]
     return f"| {' | '.join(cells)} |\n"
 
@@ -235,7 +237,7 @@ def record(options: argparse.Namespace, arguments: Sequence[str], root: Path, tr
     now, before = ends[commit], ends.get(options.against) if options.against else None
     if now is None or (options.against and before is None):
         return 1
-    row = row_of(now, (options.against, before) if before else None, commit, _lines(root, options.against))
+    row = row_of(now, (options.against, before) if before else None, commit, _lines(root, options.against), arguments)
     print(row, end="")
     if options.seeds < FEWEST_SEEDS:
         print(f"no row: {options.seeds} seeds, expected at least {FEWEST_SEEDS}")
@@ -246,7 +248,8 @@ def record(options: argparse.Namespace, arguments: Sequence[str], root: Path, tr
 
 def _keep(root: Path, commit: str, arguments: Sequence[str], found: Mapping[str, Any]) -> None:
     content = {"command": [COMMAND, *arguments], "versions": versions(), "points": found}
-    file = root / "bench" / "results" / f"record-{commit}.json"
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    file = root / "bench" / "results" / f"record-{commit}-{stamp}.json"
     write_atomically(file, json.dumps(content, indent=1).encode())
     print(f"every point: {file}")
 
@@ -259,4 +262,6 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     if options.seeds < 1:
         raise UserError(f"record: --seeds is {options.seeds}, expected at least 1")
-    return record(options, ["--metrics.every_ticks=1", "--run.tick_kimg=2", *rest], ROOT)
+    has_base = any(word.partition("=")[0] == "--config" for word in rest)
+    base = [] if has_base else ["--config=digits"]
+    return record(options, [*base, "--metrics.every_ticks=1", "--run.tick_kimg=2", *rest], ROOT)

@@ -106,11 +106,21 @@ def test_rows_follow_one_another_below_one_header(tmp_path: Path) -> None:
     end = reached({seed: {2.0: (10.0 + seed, 3.0)} for seed in range(3)})
     assert end is not None
     for against in (None, ("abc", end)):
-        add_row(tmp_path / "RECORDS.md", row_of(end, against, "def", "-"))
+        add_row(tmp_path / "RECORDS.md", row_of(end, against, "def", "-", ["--config=digits", "--run.kimg=4"]))
     lines = (tmp_path / "RECORDS.md").read_text().splitlines()
     assert lines[-4].startswith("| date | seconds") and lines[-3].startswith("|---")
     assert "| 11.0 | 2 | 3.000 (sd 0.00) |" in lines[-2] and "abc: 11.0 s at 2 kimg, p 1" in lines[-1]
     assert len({line.count("|") for line in lines[-4:]}) == 1
+    assert lines[-1].endswith("| `--config=digits --run.kimg=4` |")
+
+
+@pytest.mark.parametrize("given", [[], ["--config=r3gan_digits"], ["--config", "r3gan_digits", "--run.kimg=12"]])
+def test_the_digits_preset_is_the_base_where_none_is_given(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[list[str]] = []
+    monkeypatch.setattr("bench.record.record", lambda options, arguments, root: passed.append(arguments) or 0)
+    assert main(["--seeds=20", *given]) == 0
+    expected = ["--metrics.every_ticks=1", "--run.tick_kimg=2", *given]
+    assert passed == [expected if given else ["--config=digits", *expected]]
 
 
 def test_no_seeds_are_refused() -> None:
