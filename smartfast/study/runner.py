@@ -173,7 +173,7 @@ class Worker:
 
     def _say_status(self) -> None:
         self._next_say_sec = time.monotonic() + _SAY_SEC
-        line = status_line(self.plan, self.out)
+        line = status_line(self.plan, self.out, jobs=len(self._jobs))
         if line != self._said:
             self._said = line
             self._say(line)
@@ -182,8 +182,11 @@ class Worker:
         return state_of(folder_of(cell, self.out), self.plan.options(cell, self.out), self.plan.budget.seconds)
 
 
-def status_line(plan: Plan, out: Path) -> str:
-    """How many cells of a study are complete, and the time left at their pace, from the run folders."""
+def status_line(plan: Plan, out: Path, *, jobs: int = 0) -> str:
+    """How many cells of a study are complete, and the time left at their pace, from the run folders.
+
+    jobs: That the caller has, of which one may have left its folder and not ended yet.
+    """
     states, spent_sec, done, left = [], 0.0, 0.0, 0.0
     for cell in plan.cells:
         folder = folder_of(cell, out)
@@ -198,7 +201,7 @@ def status_line(plan: Plan, out: Path) -> str:
     parts = [f"{states.count('complete')} of {len(states)} cells complete"]
     parts += [f"{states.count(state)} {state}" for state in ("failed", "running") if state in states]
     if left and done:
-        parts.append(f"{format_duration(left * spent_sec / done / max(states.count('running'), 1))} left")
+        parts.append(f"{format_duration(left * spent_sec / done / max(states.count('running'), jobs, 1))} left")
     return ", ".join(parts)
 
 

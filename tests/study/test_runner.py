@@ -199,6 +199,7 @@ def test_time_left_is_that_of_the_cells_so_far(make_plan: Callable, tmp_path: Pa
         record = json.loads((tmp_path / "cells" / name / "cell.json").read_text())
         (tmp_path / "cells" / name / "cell.json").write_text(json.dumps(record | {"wall_sec": 100.0}))
     assert status_line(plan, tmp_path) == "2 of 4 cells complete, 2m 30s left"
+    assert status_line(plan, tmp_path, jobs=2) == "2 of 4 cells complete, 1m 15s left"
 
 
 def test_time_left_is_said_once_the_next_cell_runs(
