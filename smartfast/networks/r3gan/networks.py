@@ -69,18 +69,21 @@ class _Stage(nn.Module):
 
 
 class _Model(nn.Module):
-    """MainLayers in order; `EmbeddingLayer` where there are classes, and one of the others."""
+    """MainLayers in order; `EmbeddingLayer` where there are classes, and one of the others.
+
+    gain: Of the embedding's start.
+    """
 
     EmbeddingLayer: nn.Linear
     AggregationLayer: Convolution
     ExtractionLayer: Convolution
 
-    def __init__(self, stages: Sequence[nn.Module], classes: int, embedding: int) -> None:
+    def __init__(self, stages: Sequence[nn.Module], options: R3GanOptions, gain: float) -> None:
         super().__init__()
         self.MainLayers = nn.ModuleList(stages)
-        if classes:
-            self.EmbeddingLayer = nn.Linear(classes, embedding, bias=False)
-            start_normal(self.EmbeddingLayer.weight, 1)
+        if options.classes:
+            self.EmbeddingLayer = nn.Linear(options.classes, options.embedding, bias=False)
+            start_normal(self.EmbeddingLayer.weight, gain)
 
 
 class Generator(nn.Module):
@@ -97,7 +100,7 @@ class Generator(nn.Module):
             if stage:
                 first = Transition(widths[stage - 1], width, options.taps, up=True)
             stages.append(_Stage([first, *options.residual_blocks(stage)], options.dtype_of(stage)))
-        self.Model = _Model(stages, options.classes, options.embedding)
+        self.Model = _Model(stages, options, gain=1.0)
         self.Model.AggregationLayer = Convolution(widths[-1], options.channels, 1)
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
@@ -121,7 +124,8 @@ class Discriminator(nn.Module):
             if stage:
                 last = Transition(widths[stage], widths[stage - 1], options.taps, up=False)
             stages.append(_Stage([*options.residual_blocks(stage), last], options.dtype_of(stage)))
-        self.Model = _Model(stages, options.classes, options.embedding)
+        # The logit is a sum over the embedding: it begins at the size of one feature.
+        self.Model = _Model(stages, options, gain=max(options.embedding, 1) ** -0.5)
         self.Model.ExtractionLayer = Convolution(options.channels, widths[-1], 1)
 
     def forward(self, images: Tensor, c: Tensor | None = None) -> Tensor:
