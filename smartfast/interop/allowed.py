@@ -77,7 +77,8 @@ PICKLES: Allowed = {
 TORCH_FILES: Allowed = {
     **COMMON,
     **STORAGES,
+    **_dictionary("easydict", "EasyDict"),
     **_records("argparse", "Namespace"),
     **_records("torch.nn.modules.activation", "ReLU"),
 }
-"""For files of torch.save: dictionaries of tensors, rosinality's arguments, BigGAN's activation."""
+"""For files of torch.save: dictionaries of tensors, Hammer's settings, rosinality's arguments, BigGAN's activation."""

@@ -76,8 +76,8 @@ def set_state(target: object, state: object, budget: Budget) -> None:
         case Record(), dict() if all(isinstance(name, str) for name in state):
             budget.step(len(state))
             target.state.update(state)
-        case dict(), dict() if list(state) == ["_metadata"]:
-            pass  # versions of the modules behind a state dict
+        case dict(), dict() if _is_no_news(target, state, budget):
+            pass
         case NumpyType(), (int(version), "<" | "|", None, None, None, int(), int(), int()) if version == 3:
             pass
         case np.ndarray(), (int(version), tuple(shape), NumpyType(name=name), bool(fortran), bytes(raw)) if (
@@ -90,6 +90,12 @@ def set_state(target: object, state: object, budget: Budget) -> None:
             target.__setstate__(contents)  # in place: others may hold it already
         case _:
             raise ValueError(f"{_named(target)} gets a state of an unknown form")
+
+
+def _is_no_news(target: dict[Any, Any], state: dict[Any, Any], budget: Budget) -> bool:
+    """Whether a dictionary does without a state: versions of modules, or EasyDict's attributes, which its items are."""
+    budget.step(len(state))
+    return list(state) == ["_metadata"] or state.keys() <= target.keys()
 
 
 def checked_key(key: object) -> object:

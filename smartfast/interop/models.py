@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import float_info
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,6 +21,7 @@ from smartfast.interop.safe_pickle import read_untrusted
 
 Role = Literal["generator", "discriminator", "generator_ema"]
 ROLES: tuple[Role, ...] = get_args(Role)
+GENERATORS: frozenset[Role] = frozenset({"generator", "generator_ema"})
 PROJECTS = (nvidia.PROJECT, hammer.PROJECT, aurora.PROJECT, rosinality.PROJECT, r3gan.PROJECT, biggan.PROJECT)
 _MISFITS = (ValueError, KeyError, IndexError, StopIteration, TypeError, RuntimeError)
 _ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
@@ -48,7 +50,8 @@ class GanFile:
     names: The name of each in the file.
     left_out: Everything else in the file by name -> why.
     notes: What is not the file's, one line each.
-    augment_p: Probability of augmentation that training had reached; None = the file has none.
+    augment_p: Probability of augmentation that training had reached, above 1 where nothing bounded it; None = the file
+        has none.
     files: All that were read.
     """
 
@@ -66,7 +69,8 @@ def read_gan(path: Path) -> GanFile:
     """The GAN in a file of another project, or, of BigGAN, in it and those beside it; nothing in it is executed.
 
     Raises:
-        UserError: The file cannot be read, or holds none of a family that is there; what it holds is named.
+        UserError: The file cannot be read, holds none of a family that is there, or generators none of which can be
+            read; what it holds is named.
     """
     content = read_untrusted(path)
     networks, files = networks_in(content, path), [path]
@@ -93,7 +97,8 @@ def read_gan(path: Path) -> GanFile:
             left_out[printable(name)] = f"{network.kind}: " + printable(
                 f"{error} is missing" if missing else str(error)
             )
-    if not models:
+    has_generator = any(project.roles.get(name) in GENERATORS for name in networks)
+    if not models or (has_generator and not GENERATORS & models.keys()):
         raise UserError(f"{path}: " + "; ".join(f"{name or 'it'}: {reason}" for name, reason in left_out.items()))
     left_out |= {name: why for name, why in rest_of(content, networks).items() if name not in project.also_read}
     notes = project.notes(content)
@@ -144,4 +149,4 @@ def _augment_p(content: Mapping[str, object]) -> float | None:
     value = buffers.get("p") if isinstance(buffers, dict) else content.get("ada_aug_p")
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
+    return float(value) if isinstance(value, int | float) and 0 <= value <= float_info.max else None

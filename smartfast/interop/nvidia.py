@@ -58,6 +58,8 @@ def _layer_options(modules: dict[str, Record]) -> dict[str, Any]:
 
 def _mapping_options(modules: dict[str, Record]) -> dict[str, Any]:
     layers = [module for name, module in modules.items() if name.startswith("mapping.fc")]
+    if not layers:
+        return {}
     act = _common("activation", layers)
     # A bias has the learning rate's multiplier for its gain.
     options = {"mapping_lr_multiplier": _common("bias_gain", layers)}

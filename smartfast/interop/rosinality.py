@@ -15,6 +15,8 @@ from smartfast.interop.stylegan2 import discriminator_options, generator_options
 MAPPING_LR = 0.01
 _MEAN_OF = 4096
 """Latents whose mean w its scripts truncate toward, where a file has none."""
+_LARGEST = 1024
+"""Pixels of its largest network. Without a limit a file of a few bytes could ask for noise that fills the memory."""
 _STYLED = {
     "conv.weight": "weight",
     "conv.modulation.weight": "affine.weight",
@@ -43,13 +45,15 @@ _END = {
 def generator(network: Network, beside: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Arguments of `Generator`, and its tensors, see `Reader`.
 
-    The mean w is the file's latent_avg, else that of 4096 latents drawn here: files of training have none.
+    The mean w is the file's latent_avg, else that of 4096 latents drawn here: files of training have none. Noise maps
+    are drawn here, too, for a generator from before they were stored; the original's are random as well.
     """
     tensors = {}
     for name, tensor in network.tensors.items():
         if not name.endswith(".kernel"):
             ours = _generator_name(name)
             tensors[ours] = _reshaped(ours, tensor)
+    tensors |= _missing_noise(tensors)
     stored = beside.get("latent_avg")
     tensors["mapping.w_avg"] = stored.flatten() if isinstance(stored, Tensor) else _mean_w(tensors)
     tensors = with_filters(tensors, _taps(network.tensors))
@@ -113,6 +117,17 @@ def _discriminator_name(name: str, blocks: int) -> str:
     return f"b{4 << (blocks + 1 - int(match[1]))}.{_BLOCK[match[2]]}"
 
 
+def _missing_noise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Unit normal maps [r, r] of the layers at r pixels that have a strength of noise and no map, by name."""
+    drawn = torch.Generator().manual_seed(0)
+    found = (re.fullmatch(r"(synthesis\.b(\d+)\.conv[01])\.noise_strength", name) for name in tensors)
+    layers = sorted((int(match[2]), match[1]) for match in found if match)
+    missing = [(size, f"{layer}.noise_const") for size, layer in layers if f"{layer}.noise_const" not in tensors]
+    if missing and missing[-1][0] > _LARGEST:
+        raise ValueError(f"noise maps of more than {_LARGEST} pixels are missing")
+    return {name: torch.randn(size, size, generator=drawn, device="cpu") for size, name in missing}
+
+
 def _mean_w(tensors: Mapping[str, Tensor]) -> Tensor:
     """Mean w [w_dim] of the mapping network, in float64."""
     layers = sum(name.startswith("mapping.fc") and name.endswith(".weight") for name in tensors)
@@ -127,7 +142,16 @@ def _mean_w(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _notes(content: Mapping[str, object]) -> list[str]:
-    return [] if "latent_avg" in content else [f"the mean w is that of {_MEAN_OF} latents: the file has no latent_avg"]
+    notes = [] if "latent_avg" in content else [f"the mean w is that of {_MEAN_OF} latents: the file has no latent_avg"]
+    if drawn := [name for name in ("g", "g_ema") if _lacks_noise(content.get(name))]:
+        notes.append(f"noise maps of {' and '.join(drawn)} are drawn here: the file has not all of them")
+    return notes
+
+
+def _lacks_noise(generator: object) -> bool:
+    names = [str(name) for name in generator] if isinstance(generator, dict) else []
+    strengths = sum(name.endswith(".noise.weight") for name in names)
+    return strengths > sum(name.startswith("noises.") for name in names)
 
 
 PROJECT = Project(

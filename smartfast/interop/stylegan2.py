@@ -24,6 +24,8 @@ def generator_options(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     widths = {res: len(tensors[f"synthesis.b{res}.conv1.weight"]) for res in _resolutions(tensors)}
     w_dim = tensors["synthesis.b4.conv1.affine.weight"].shape[1]
     mapping = _mapping_options(tensors, w_dim)
+    if not mapping["mapping_layers"]:
+        raise ValueError("a mapping network without layers")
     embedded = mapping.get("embed_features", w_dim) if mapping["c_dim"] else 0
     last = max(widths)
     architecture = "skip" if "synthesis.b4.torgb.weight" in tensors else "orig"
@@ -101,12 +103,13 @@ def _width_options(widths: Mapping[int, int]) -> dict[str, int]:
 
 
 def _mapping_options(tensors: Mapping[str, Tensor], w_dim: int) -> dict[str, Any]:
+    """w_dim: Outputs. A discriminator's may have no layers: it projects onto the normalised embedding itself."""
     layers = sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in tensors)
-    if not layers:
-        raise ValueError("a mapping network without layers")
     options: dict[str, Any] = dict(mapping_layers=layers, c_dim=0)
     if "mapping.embed.weight" in tensors:
         embedded, options["c_dim"] = tensors["mapping.embed.weight"].shape
+        if not layers and embedded != w_dim:
+            raise ValueError(f"an embedding of {embedded} numbers and no layers behind it, expected {w_dim} numbers")
         options |= {} if embedded == w_dim else {"embed_features": embedded}
     hidden = len(tensors["mapping.fc0.weight"]) if layers > 1 else w_dim
     return options | ({} if hidden == w_dim else {"layer_features": hidden})

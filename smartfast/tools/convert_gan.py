@@ -12,7 +12,7 @@ from smartfast.errors import UserError
 from smartfast.families import FAMILIES
 from smartfast.families.imported import module_of
 from smartfast.interop import GanFile, Model, read_gan
-from smartfast.interop.models import Role
+from smartfast.interop.models import GENERATORS, Role
 from smartfast.tools.conversion import Conversion, Read, Source, write_json
 
 
@@ -20,13 +20,13 @@ def gan_folder(source: Path, out: Path) -> Conversion:
     """Convert the file `source` into the folder `out`.
 
     Raises:
-        UserError: The file holds no GAN that can be built.
+        UserError: The file holds no GAN that can be built, or generators none of which can.
         OSError: Something cannot be written.
     """
     gan = read_gan(source)
     models, unfit = _built(gan)
     left_out = unfit | gan.left_out
-    if not models:
+    if not models or (gan.models.keys() & GENERATORS and not models.keys() & GENERATORS):
         raise UserError(f"{source}: " + "; ".join(f"{name}: {reason}" for name, reason in unfit.items()))
     notes = list(gan.notes)
     if gan.augment_p is not None:

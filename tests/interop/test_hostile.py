@@ -130,6 +130,12 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "function-made": (pickled(b"ctorch._utils\n_rebuild_tensor_v2\n)\x81"), "torch._utils._rebuild_tensor_v2 is made"),
     "function-state": (pickled(b"ctorch._utils\n_rebuild_tensor_v2\n}b"), "gets a state"),
     "dictionary-state": (pickled(b"}}" + text("__setstate__") + b"K\1sb"), "a dict gets a state"),
+    "attributes-state": (
+        zipped({"data.pkl": pickled(b"ceasydict\nEasyDict\n)\x81}" + text("__class__") + b"K\1sb")}),
+        "a dict gets a state",
+    ),
+    "class-attributes": (zipped({"data.pkl": pickled(b"ceasydict\nEasyDict\n}\x85\x81")}), "is made an object"),
+    "other-member": (zipped({"data.pkl": pickled(b"ceasydict\nsys\n")}), "it asks for easydict.sys"),
     "list-state": (pickled(b"]}b"), "a list gets a state"),
     "tensor-state": (tensor(0, b")", b")")[:-2] + b"}bs.", "a Tensor gets a state"),
     "dictionary-argument": (pickled(called("collections OrderedDict", b"]")), "a dictionary is made of arguments"),
@@ -186,6 +192,12 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "steps": (pickled(b"](" + b"K\1" * MAX_STEPS + b"e"), f"more than {MAX_STEPS} steps"),
     "steps-of-copies": (
         pickled(b"](" + b"K\1" * 9_999 + b"eq\0(" + b"c__builtin__\nset\nh\0\x85R" * 300 + b"t"),
+        f"more than {MAX_STEPS} steps",
+    ),
+    "steps-of-states": (
+        pickled(
+            b"}(" + b"".join(b"M" + struct.pack("<H", key) + b"N" for key in range(9_999)) + b"uq\0" + b"h\0b" * 300
+        ),
         f"more than {MAX_STEPS} steps",
     ),
     "memo-index": (pickled(b"K\1r\xff\xff\xff\x7f0"), "the opcode POP"),

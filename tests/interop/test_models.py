@@ -11,7 +11,7 @@ from torch import Tensor
 from smartfast.errors import UserError
 from smartfast.families.imported import module_of
 from smartfast.families.r3gan.family import R3Gan
-from smartfast.interop import Model, read_gan
+from smartfast.interop import Model, Record, models, read_gan
 from smartfast.networks.stylegan2 import Discriminator, Generator
 
 SIZES: dict[str, Any] = dict(resolution=8, channels=2, channel_base=64, channel_max=12)
@@ -180,6 +180,37 @@ def test_other_networks_are_named(file: str, fixtures: Path) -> None:
         pytest.skip(f"{fixtures} has no {file} (set SMARTFAST_FIXTURES)")
     with pytest.raises(UserError, match=f"^[^\n]*{UNSUPPORTED[file]}[^\n]*$"):
         read_gan(fixtures / "files" / file)
+
+
+def test_a_file_whose_generator_cannot_be_read_is_refused(write_hammer: Callable[..., Path]) -> None:
+    generator = Generator(**GENERATOR, c_dim=0, mapping_layers=2).state_dict()
+    path = write_hammer({"generator": generator, "discriminator": Discriminator(**SIZES, c_dim=0).state_dict()})
+    content = torch.load(path, weights_only=True)
+    assert list(read_gan(path).models) == ["generator", "discriminator"]
+    content["model_kwargs_init"] = {"generator": {"demodulate": False}}
+    torch.save(content, path)
+    message = "^[^\n]*checkpoint.pth: generator: hammer stylegan2 generator: demodulate is False, expected True$"
+    with pytest.raises(UserError, match=message):
+        read_gan(path)
+    content["models"]["generator_smooth"] = content["models"]["generator"]
+    torch.save(content, path)
+    assert list(read_gan(path).models) == ["discriminator", "generator_ema"]
+
+
+PROBABILITIES: list[tuple[object, float | None]] = [
+    *((p, p) for p in (0, 0.35, 1, 1.2, 21.8)),
+    (torch.tensor(21.75), 21.75),
+    *((p, None) for p in (-0.1, float("nan"), float("inf"), 10**400, "1", torch.ones(2), None)),
+]
+
+
+@pytest.mark.parametrize(("stored", "p"), PROBABILITIES, ids=lambda value: str(value)[:8])
+def test_the_probability_of_augmentation(stored: object, p: float | None, write_hammer: Callable[..., Path]) -> None:
+    path = write_hammer({"generator": Generator(**GENERATOR, c_dim=0, mapping_layers=2).state_dict()})
+    torch.save(torch.load(path, weights_only=True) | {"ada_aug_p": stored}, path)
+    assert read_gan(path).augment_p == p
+    pipe = Record("AugmentPipe", {"_parameters": {}, "_modules": {}, "_buffers": {"p": stored}})
+    assert models._augment_p({"augment_pipe": pipe}) == p
 
 
 def test_a_state_dict_alone_does_not_tell_its_options(tmp_path: Path) -> None:

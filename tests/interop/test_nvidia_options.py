@@ -71,3 +71,13 @@ def test_options(number: int) -> None:
         c = torch.eye(3)[torch.arange(4) % 3] if options["c_dim"] else None
         with torch.no_grad():
             assert torch.equal(again(inputs, c), module(inputs, c))
+
+
+def test_labels_that_are_embedded_and_not_mapped() -> None:
+    module = Discriminator(c_dim=3, resolution=8, channels=1, channel_base=32, channel_max=4, mapping_layers=0)
+    found, _ = nvidia.discriminator(Network("", module.state_dict(), {}, record_of(module)), {})
+    again = Discriminator(**found)
+    again.load_state_dict(module.state_dict())
+    inputs = torch.randn(4, 1, 8, 8), torch.eye(3)[[0, 1, 2, 2]]
+    with torch.no_grad():
+        assert torch.equal(again(*inputs), module(*inputs))

@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from smartfast.cli import main
 from smartfast.core.files import sha256
 from smartfast.errors import UserError
+from smartfast.families import FAMILIES
 from smartfast.families.r3gan.family import R3Gan
 from smartfast.families.saved import open_sampler
 from smartfast.interop import find_networks
 from smartfast.networks.stylegan2 import Discriminator, Generator
+from smartfast.run.start import read_weights
 from smartfast.scorers import load_scorer
 from smartfast.scorers.distilled import write_learnt_interval
 from smartfast.tools import convert_gan
@@ -163,6 +165,17 @@ def test_networks_that_do_not_fit_are_left_out(write_hammer: Any, tmp_path: Path
     assert "generator: synthesis.b8.conv0.bias has numbers that are not finite; discriminator: b16" in message
 
 
+def test_a_generator_that_cannot_be_built_is_no_discriminator_alone(
+    write_hammer: Any, tmp_path: Path, capsys: Any
+) -> None:
+    generator, discriminator = Generator(**SIZES, **DIGITS).state_dict(), Discriminator(**SIZES).state_dict()
+    generator["synthesis.b8.conv0.bias"] = torch.full((8,), torch.nan)
+    file = write_hammer({"generator": generator, "discriminator": discriminator}, mapping_lr_mul=0.1)
+    message = refusal(capsys, file, "--out", tmp_path / "none")
+    assert "checkpoint.pth: generator: synthesis.b8.conv0.bias has numbers that are not finite\n" in message
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def convert_file(source: Path, tmp_path: Path, to: Any = "smartfast", out: str = "converted") -> Path:
     return convert(ConvertOptions(source=str(source), out=str(tmp_path / out), to=to))
 
@@ -173,6 +186,28 @@ def test_without_an_average_the_generator_stands_in(write_hammer: Any, tmp_path:
     assert "generator_ema is generator: the file has no average" in capsys.readouterr().out
     tensors = load_file(folder / "generator_ema.safetensors")
     assert torch.equal(tensors["mapping.fc0.weight"], generator.mapping.fc0.weight)
+
+
+def test_generators_from_before_noise_was_stored(tmp_path: Path, capsys: Any) -> None:
+    content = torch.load(fixture_file("rosinality/train_000000.pt"), weights_only=False)
+    for name in ("g", "g_ema"):
+        content[name] = {key: value for key, value in content[name].items() if not key.startswith("noises.")}
+    torch.save(content, tmp_path / "550000.pt")
+    folder = convert_file(tmp_path / "550000.pt", tmp_path)
+    assert "noise maps of g and g_ema are drawn here" in capsys.readouterr().out
+    assert {file.name for file in folder.glob("gen*.safetensors")} == {
+        "generator.safetensors",
+        "generator_ema.safetensors",
+    }
+    open_sampler(folder)
+
+
+def test_a_probability_above_one_reaches_a_transfer(digits_file: Path, tmp_path: Path, capsys: Any) -> None:
+    torch.save(torch.load(digits_file, weights_only=True) | {"ada_aug_p": 21.8}, digits_file)
+    folder = convert_file(digits_file, tmp_path)
+    assert "augmentation had reached the probability 21.8" in capsys.readouterr().out
+    for source in (digits_file, folder):
+        assert read_weights(str(source), FAMILIES["stylegan2"]).augment_p == 21.8
 
 
 def fixture_file(name: str) -> Path:
