@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smartfast.core.distributed import processes_on_this_machine
 from smartfast.core.draws import Purpose
 from smartfast.core.main_memory import main_memory_bytes
 from smartfast.core.pixels import to_float
@@ -94,7 +95,7 @@ def iterate_batches(
         device: Where the batches go.
         mirror: Flip each image horizontally with probability 1/2.
         cache: Keep all images on the device as uint8, or stream them; auto keeps what fits in a quarter of the
-            free memory of the device.
+            free memory of the device, on a CPU of this process's share of it.
         workers: Loader processes when streaming; 0 loads in this process.
         class_group: Order each global batch by class so that the places that are equal modulo batch / class_group hold
             as few classes as possible; needs labels. 1 leaves the order as it is.
@@ -178,12 +179,15 @@ def _fits_on_device(dataset: TrainingImages, device: torch.device, cache: str) -
     if cache == "stream":
         return False
     need_bytes = len(dataset) * dataset.channels * dataset.resolution**2
+    processes = 1
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
     else:
-        _, free_bytes = main_memory_bytes()
+        processes = processes_on_this_machine()
+        free_bytes = main_memory_bytes()[1] // processes  # each keeps a copy
     if cache == "device" and need_bytes > free_bytes:
         sizes = f"{need_bytes / _GIB:.1f} GiB of images and {free_bytes / _GIB:.1f} GiB free on {device}"
+        sizes += f" for each of {processes} processes" if processes > 1 else ""
         raise UserError(f"data.cache: device, but {sizes}, expected auto or stream")
     return cache == "device" or need_bytes <= _AUTO_CACHE_FRACTION * free_bytes
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from smartfast.core.text import printable
 from smartfast.data.decoded import decoded_images
 from smartfast.data.index import inspect_images
 from smartfast.data.sources.archive import ArchiveSource
-from smartfast.data.sources.arrays import digits_source, npz_source
+from smartfast.data.sources.arrays import ArraySource, digits_source, npz_source
 from smartfast.data.sources.base import CHANNELS, ImageInfo, Source, Version
 from smartfast.data.sources.folder import FolderSource
 from smartfast.data.sources.hub import PREFIX as HUB_PREFIX
@@ -70,8 +70,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self.labels = None if classes is None else _as_tensor(classes)
         self.num_classes = 0 if classes is None else classes.num_classes
         self.class_names = None if classes is None else classes.names
-        self._hashed = partial(_fingerprint, source, infos[0], self.labels)
-        self.fingerprint = self._hashed(info.stamp for info in infos)
+        self._hashed = partial(_fingerprint, infos[0], self.labels)
+        stamps = [info.stamp for info in infos]
+        self.fingerprint = self._hashed(map(source.own_name, range(len(infos))), stamps)
+        self._recorded_as = {self.fingerprint}
+        if isinstance(source, ArraySource | HubSource):
+            self._recorded_as.add(self._hashed(_last_parts(source), stamps))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -93,13 +97,14 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def was_recorded_as(self, fingerprint: str) -> bool:
         """Whether a run may have recorded this data set under `fingerprint`.
 
-        Runs on folders once went by the first and last 4 KiB of each file, which are read again here.
+        Runs on one file of arrays, or on `hf:` rows, once went by its name or address too. Runs on folders once went by
+        the first and last 4 KiB of each file, which are read again here.
         """
-        if fingerprint == self.fingerprint or not isinstance(self.source, FolderSource):
-            return fingerprint == self.fingerprint
+        if fingerprint in self._recorded_as or not isinstance(self.source, FolderSource):
+            return fingerprint in self._recorded_as
         count = len(self)
         stamps = ordered_map(self.source.stamp_of_ends, range(count), total=count, title=f"Comparing {self.name}")
-        return fingerprint == self._hashed(stamps)
+        return fingerprint == self._hashed(_last_parts(self.source), stamps)
 
     def all_images(self) -> Tensor:
         """All images, uint8 [len, C, H, W], decoded once on this machine; not to be written to.
@@ -259,10 +264,14 @@ def _as_tensor(classes: Classes) -> Tensor:
     return torch.tensor(classes.vectors, dtype=torch.float32)
 
 
-def _fingerprint(source: Source, alike: ImageInfo, labels: Tensor | None, stamps: Iterable[str]) -> str:
+def _last_parts(source: Source) -> Iterator[str]:
+    """The names that older fingerprints go by: numbers stand after that of the file, or the address."""
+    return (Path(source.item_name(index)).name for index in range(len(source)))
+
+
+def _fingerprint(alike: ImageInfo, labels: Tensor | None, names: Iterable[str], stamps: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for index, stamp in enumerate(stamps):
-        name = Path(source.item_name(index)).name
+    for name, stamp in zip(names, stamps, strict=True):
         digest.update(f"{name}\0{alike.width}x{alike.height}\0{alike.mode}\0{stamp}\n".encode())
     if labels is not None:
         digest.update(labels.numpy().tobytes())

@@ -25,7 +25,7 @@ from smartfast.core.draws import are_vectors
 from smartfast.data import ImageDataset
 from smartfast.metrics.collect import Collected, ImageSource, Processes, collect
 from smartfast.metrics.diversity import within_class_diversity
-from smartfast.metrics.extractors import Extractor, MetricUnavailable, build_extractor, check_features
+from smartfast.metrics.extractors import Extractor, MetricUnavailable, build_extractor, check_features, full_float32
 from smartfast.metrics.manifold import manifold_measures
 from smartfast.metrics.names import MEASURES, Metric
 from smartfast.metrics.reals import real_features
@@ -202,12 +202,13 @@ def _precision_recall(fakes: Tensor, reals: Tensor, device: torch.device) -> tup
             f"samples and {len(reals)} real images",
             stacklevel=2,
         )
-    metric = prc_features_to_metric(
-        fakes.to(device),
-        reals.to(device),
-        prc_neighborhood=neighbours,
-        prc_batch_size=PRC_BATCH,
-        save_cpu_ram=True,
-        verbose=False,
-    )
+    with full_float32():
+        metric = prc_features_to_metric(
+            fakes.to(device),
+            reals.to(device),
+            prc_neighborhood=neighbours,
+            prc_batch_size=PRC_BATCH,
+            save_cpu_ram=True,
+            verbose=False,
+        )
     return metric[KEY_METRIC_PRECISION], metric[KEY_METRIC_RECALL]

@@ -71,7 +71,7 @@ class Extractor:
         if self.channels is not None:
             images = images.expand(-1, self.channels, -1, -1)
         # Metrics must not depend on the precision that training runs in.
-        with _full_float32(), torch.autocast(images.device.type, enabled=False):
+        with full_float32(), torch.autocast(images.device.type, enabled=False):
             features, *of_classes = self.module(images)
         logits = of_classes[0] if of_classes else features.new_empty(len(features), 0)
         return features.float(), logits.float()
@@ -101,7 +101,7 @@ def check_features(config: MetricsConfig, dataset: ImageDataset) -> None:
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """No TF32 in convolutions and matrix products."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -254,7 +254,10 @@ def _connect_timeout() -> Iterator[None]:
 def _tensors(path: Path, expected: str) -> dict[str, Tensor]:
     """The tensors of a file, .pth or .safetensors, by name; `expected` names them in errors."""
     try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:  # on the CPU, wherever they were saved from
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none of the two leads the readers anywhere
         raise UserError(f"metrics.weights: {path} is not a file of tensors (.pth or .safetensors)") from error
     if not isinstance(tensors, dict) or not all(

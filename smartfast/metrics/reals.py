@@ -37,18 +37,19 @@ def real_features(
     processes: Processes,
     cache_dir: Path,
     progress: bool,
-) -> Collected:
+) -> Collected | None:
     """Statistics of all images of the data set and, on demand, features and labels of at most MAX_REAL_FEATURES.
 
-    Read from `cache_dir` if every process finds them there; otherwise computed by all processes together and written
-    by the first one. A cache that cannot be read or written gives a warning, never an error.
+    The first process, which alone compares with them, reads them from its `cache_dir`, and the others return None: they
+    may have a folder of their own, on another machine. What is not there is computed by all processes together and
+    written by the first. A cache that cannot be read or written gives a warning, never an error.
     """
     entry = _describe(dataset, extractor, keep_features)
     kind = "features" if keep_features else "statistics"
     path = cache_dir / f"{dataset.fingerprint}-{extractor.tag}-{kind}.safetensors"
-    cached = _load(path, entry)
-    everywhere = processes.all_agree(cached is not None, device)
-    if cached is not None and everywhere:
+    cached = _load(path, entry) if processes.index == 0 else None
+    (is_cached,) = processes.of_the_first([float(cached is not None)], device)
+    if is_cached:
         return cached
     with ThreadPoolExecutor(default_workers(shared=True)) as pool:
 

@@ -104,8 +104,9 @@ def convert(options: DatasetOptions) -> None:
     dest = user_path(options.dest, "dest")
     size = _check_options(options, dest)
     source = open_source(options.source)
+    found = _found_classes(source) if options.labels else None  # decodes nothing, and may refuse all
     checked = _check_images(source, options)
-    classes = _classes(source, checked.indices) if options.labels else None
+    classes = None if found is None else _of_chosen(source, found, checked.indices)
     mode = _least_mode(source, checked, options.workers) if options.mode == "auto" else options.mode
     target = _Target(size or source.decode(checked.indices[0]).size, size is not None, mode, options.crop)
     _warn_if_untrainable(target.size)
@@ -191,11 +192,16 @@ def _least_mode(source: Source, checked: _Checked, workers: int | None) -> Mode:
     return max(modes, key=CHANNELS.__getitem__)
 
 
-def _classes(source: Source, chosen: list[int]) -> Classes | None:
-    """The classes of the chosen images; a single class is as good as none."""
-    classes = read_classes(source)
-    if classes is None or len(set(classes.numbers)) < 2:
-        return None
+def _found_classes(source: Source) -> Classes | None:
+    """The classes of all images; a single class is as good as none."""
+    try:
+        classes = read_classes(source)
+    except UserError as error:
+        raise UserError(f"{error} (or --labels false)") from error
+    return None if classes is None or len(set(classes.numbers)) < 2 else classes
+
+
+def _of_chosen(source: Source, classes: Classes, chosen: list[int]) -> Classes:
     kept = classes.of(chosen)
     largest = max(kept.numbers)
     if not kept.vectors and largest >= len(chosen):  # as a training would

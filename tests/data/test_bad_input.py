@@ -272,6 +272,20 @@ def test_unreadable_file(random_image: Maker, write_files: Writer) -> None:
     assert_refused(DataConfig(path=str(path)), f"{path}/b.png: cannot be read (No such file or directory), expected")
 
 
+def test_unreadable_label_file(random_image: Maker, write_files: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_files({"a.png": random_image(0), "dataset.json": {"labels": [["a.png", 0]]}})
+    read = Path.read_bytes
+
+    def refuse(file: Path) -> bytes:
+        if file.name == "dataset.json":
+            raise PermissionError(13, "Permission denied", str(file))
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    message = f"{path}/dataset.json: cannot be read (Permission denied), expected a label file that can be read"
+    assert_refused(DataConfig(path=str(path), labels=True), message)
+
+
 def test_the_first_of_several_bad_files_is_named(random_image: Maker, write_files: Writer) -> None:
     files = {f"{i:03d}.png": random_image(i, (8, 8) if i % 40 == 37 else (16, 16)) for i in range(120)}
     with pytest.raises(UserError, match=re.escape("/037.png: 8x8 pixels")):

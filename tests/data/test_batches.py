@@ -167,6 +167,23 @@ def test_auto_caches_what_fits_in_a_quarter_of_the_free_memory(
         assert len(decoded_at_once) == cached
 
 
+def test_processes_share_the_memory_of_a_machine_without_a_gpu(
+    dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded_at_once = []
+    monkeypatch.setattr(dataset, "all_images", lambda: decoded_at_once.append(1) or torch.zeros(SIZE, 3, 8, 8).byte())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    enough_bytes = 3 * 4 * SIZE * 3 * 8 * 8
+    for free_bytes, cached in ((enough_bytes, 1), (enough_bytes - 3, 0)):
+        monkeypatch.setattr(batches_module, "main_memory_bytes", lambda free=free_bytes: (free, free))
+        decoded_at_once.clear()
+        batches(dataset, 1, cache="auto")
+        assert len(decoded_at_once) == cached
+    monkeypatch.setattr(batches_module, "main_memory_bytes", lambda: (300, 300))
+    with pytest.raises(UserError, match=r"GiB free on cpu for each of 3 processes, expected auto or stream$"):
+        batches(dataset, 1, cache="device")
+
+
 def test_cache_that_does_not_fit_is_refused(dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "main_memory_bytes", lambda: (100, 100))
     with pytest.raises(UserError, match=r"^data\.cache: device, but .* GiB free on cpu, expected auto or stream$"):

@@ -31,8 +31,14 @@ class FakeClassLabel:
     pass
 
 
+class FakeAudio:
+    """A column that only another package can decode."""
+
+    decode = True
+
+
 class FakeRows:
-    """As much of datasets.Dataset as is used."""
+    """As much of datasets.Dataset as is used. A row that is read has every column decoded, which nothing here needs."""
 
     def __init__(self, features: dict[str, Any], rows: list[dict[str, Any]], files: tuple[Path, ...] = ()) -> None:
         self.features, self.rows = features, rows
@@ -42,7 +48,15 @@ class FakeRows:
         return len(self.rows)
 
     def __getitem__(self, key: int | str) -> Any:
+        for column, kind in self.features.items():
+            if getattr(kind, "decode", False):
+                raise ImportError(f"To support decoding of {column}, install more")
         return [row[key] for row in self.rows] if isinstance(key, str) else self.rows[key]
+
+    def select_columns(self, columns: list[str]) -> "FakeRows":
+        rows = [{column: row[column] for column in columns} for row in self.rows]
+        files = tuple(Path(file["filename"]) for file in self.cache_files)
+        return FakeRows({column: self.features[column] for column in columns}, rows, files)
 
     def cast_column(self, column: str, kind: FakeImage) -> "FakeRows":
         assert not kind.decode
@@ -89,6 +103,33 @@ def test_default_split_is_train(fake_hub: dict[tuple[str, str], FakeRows], rando
     cell = {"bytes": encoded(random_image(0)), "path": None}
     fake_hub["owner/name", "train"] = FakeRows({"image": FakeImage()}, [{"image": cell}])
     assert len(open_dataset(DataConfig(path="hf:owner/name"))) == 1
+
+
+def test_other_columns_are_not_decoded(
+    fake_hub: dict[tuple[str, str], FakeRows], random_image: Maker, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.arrow"
+    table.write_bytes(b"rows")
+    features = {"image": FakeImage(), "mask": FakeImage(), "sound": FakeAudio(), "label": FakeClassLabel()}
+    broken = {"mask": {"bytes": b"broken", "path": None}, "sound": {"bytes": b"", "path": None}}
+    rows = [{"image": {"bytes": encoded(random_image(i)), "path": None}, "label": i % 2} | broken for i in range(3)]
+    fake_hub["owner/name", "train"] = FakeRows(features, rows, (table,))
+    dataset = open_dataset(DataConfig(path="hf:owner/name", labels=True))
+    assert torch.equal(dataset.image(2), torch.from_numpy(np.array(random_image(2))).movedim(2, 0))
+    assert dataset.labels is not None and dataset.labels.tolist() == [0, 1, 0]
+
+
+def test_the_address_as_typed_is_no_part_of_the_fingerprint(
+    fake_hub: dict[tuple[str, str], FakeRows], random_image: Maker
+) -> None:
+    rows = [{"image": {"bytes": encoded(random_image(i)), "path": None}} for i in range(3)]
+    for name in ("owner/name", "/copies/of/it"):
+        fake_hub[name, "train"] = FakeRows({"image": FakeImage()}, rows)
+    addresses = ("hf:owner/name", "hf:owner/name:train", "hf:/copies/of/it")
+    typed = {address: open_dataset(DataConfig(path=address)) for address in addresses}
+    assert len({dataset.fingerprint for dataset in typed.values()}) == 1
+    recorded = "7d88080f346c6808"  # by commit 7994b79, of hf:owner/name
+    assert [dataset.was_recorded_as(recorded) for dataset in typed.values()] == [True, False, False]
 
 
 @pytest.fixture
@@ -183,8 +224,11 @@ def test_real_library(random_image: Maker, tmp_path: Path, monkeypatch: pytest.M
     datasets = pytest.importorskip("datasets", reason="the hf extra is not installed; the stand-in tests ran")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     pictures = [random_image(i) for i in range(4)]
-    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
-    table = datasets.Dataset.from_dict({"image": pictures, "label": [1, 0, 0, 1]}, features=kinds)
+    kinds = datasets.Features(
+        {"image": datasets.Image(), "mask": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    broken = [{"bytes": b"no image", "path": None}] * 4
+    table = datasets.Dataset.from_dict({"image": pictures, "mask": broken, "label": [1, 0, 0, 1]}, features=kinds)
     (tmp_path / "local").mkdir()
     table.to_parquet(tmp_path / "local" / "train.parquet")
     dataset = open_dataset(DataConfig(path=f"hf:{tmp_path}/local", labels=True))

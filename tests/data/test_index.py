@@ -203,7 +203,7 @@ FINGERPRINTS = {
     ("set.npz", False): "f6eac3a0450e1485",
     ("set.npz", True): "fa6f14fd4ff6db7e",
 }
-"""Of the images below, computed by commit 8615a17: checkpoints of then hold such."""
+"""Of the images below, computed by commit 8615a17: checkpoints of then hold such, of an .npz with its name."""
 FINGERPRINTS_OF_ENDS = {("set", False): "3e984030d2e465d9", ("set", True): "cebf02627af8b949"}
 """The same of a folder, of which then only the first and last 4 KiB of each file counted."""
 
@@ -224,7 +224,18 @@ def numbered_set(name: str, write_files: Writer) -> Path:
 def test_fingerprints_are_those_that_checkpoints_hold(name: str, labels: bool, write_files: Writer) -> None:
     path = numbered_set(name, write_files)
     for _ in range(2):  # inspected, and from the index
-        assert start(path, labels=labels).fingerprint == FINGERPRINTS[name, labels]
+        dataset = start(path, labels=labels)
+        assert dataset.was_recorded_as(FINGERPRINTS[name, labels])
+        assert not dataset.was_recorded_as(FINGERPRINTS[name, not labels])
+        assert (dataset.fingerprint == FINGERPRINTS[name, labels]) == (name == "set.zip")
+
+
+def test_the_name_of_a_file_of_arrays_is_no_part_of_its_fingerprint(write_files: Writer) -> None:
+    path = numbered_set("set.npz", write_files)
+    recorded = start(path, labels=True).fingerprint
+    renamed = start(path.rename(path.with_name("renamed.npz")), labels=True)
+    assert renamed.fingerprint == recorded
+    assert not renamed.was_recorded_as(FINGERPRINTS["set.npz", True]), "which has the old name in it"
 
 
 @pytest.mark.parametrize(("name", "labels"), FINGERPRINTS_OF_ENDS)

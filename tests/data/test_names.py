@@ -90,7 +90,30 @@ def test_names_in_a_zip_that_begin_with_a_dot(random_image: Maker, tmp_path: Pat
     assert dataset.all_images().shape == (4, 3, 16, 16)
 
 
-@pytest.mark.parametrize("name", ["../a.png", "b/../../a.png", "/a.png", "./../a.png"])
+@pytest.mark.parametrize("folders", [(), ("set\\a\\", "set\\b\\")])
+def test_backslashes_part_folders_where_no_name_in_a_zip_has_a_slash(
+    folders: tuple[str, ...], random_image: Maker, tmp_path: Path, own_cache: Path
+) -> None:
+    """As .NET before 4.6.1 writes them, perhaps with entries for the folders."""
+    entries = [(f"set\\{kind}\\{i}.png", random_image(i)) for kind in "ab" for i in range(2)]
+    path = write_zip(tmp_path / "set.zip", entries)
+    with zipfile.ZipFile(path, "a") as archive:
+        for folder in folders:
+            archive.writestr(zipfile.ZipInfo(folder), b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = opened(path, labels=True)
+    assert names(dataset) == ["set/a/0.png", "set/a/1.png", "set/b/0.png", "set/b/1.png"]
+    assert dataset.class_names == ("a", "b")
+    assert dataset.source.decode(3).tobytes() == random_image(1).tobytes()
+
+
+def test_a_backslash_beside_slashes_is_a_letter(random_image: Maker, tmp_path: Path, own_cache: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", [("a/0\\1.png", random_image(0)), ("b.png", random_image(1))])
+    assert names(opened(path)) == ["a/0\\1.png", "b.png"]
+
+
+@pytest.mark.parametrize("name", ["../a.png", "b/../../a.png", "/a.png", "./../a.png", "..\\a.png"])
 def test_names_in_a_zip_that_lead_out_of_it(name: str, random_image: Maker, tmp_path: Path, own_cache: Path) -> None:
     path = write_zip(tmp_path / "set.zip", [("0.png", random_image(0)), (name, random_image(1))])
     with pytest.raises(UserError, match="leads out of the .zip, expected names below its top") as refusal:

@@ -1,6 +1,7 @@
 """Folders of .tar shards: the same images, labels and order as the same files in a folder."""
 
 import io
+import os
 import pickle
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from smartfast.data.sources.shards import ShardsSource
 from smartfast.errors import UserError
 
 Maker = Callable[..., Image.Image]
+Files = Mapping[str, bytes] | list[tuple[str, bytes]]
+"""By name; a list where a name occurs twice."""
 
 
 def png(image: Image.Image) -> bytes:
@@ -26,15 +29,15 @@ def png(image: Image.Image) -> bytes:
 
 
 @pytest.fixture
-def write_shards(tmp_path: Path) -> Callable[[Sequence[Mapping[str, bytes]]], Path]:
+def write_shards(tmp_path: Path) -> Callable[[Sequence[Files]], Path]:
     """write_shards([files of the first shard, ...]): a folder of 00.tar, 01.tar, ..."""
 
-    def write(contents: Sequence[Mapping[str, bytes]]) -> Path:
+    def write(contents: Sequence[Files]) -> Path:
         folder = tmp_path / "shards"
         folder.mkdir(exist_ok=True)
         for number, files in enumerate(contents):
             with tarfile.open(folder / f"{number:02}.tar", "w") as archive:
-                for name, content in files.items():
+                for name, content in files if isinstance(files, list) else files.items():
                     info = tarfile.TarInfo(name)
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
@@ -118,6 +121,39 @@ def test_a_shard_is_listed_once_until_it_changes(random_image: Maker, write_shar
     files[1]["000009.png"] = png(random_image(9))
     write_shards(files)
     assert len(ShardsSource(folder)) == 8 and set(listed[2:]) == {"00.tar", "01.tar"}
+
+
+def test_a_name_twice_in_a_shard_counts_once(random_image: Maker, write_shards, write_files) -> None:
+    """At every start, although nothing but its name and its shard tells an image from the others."""
+    contents = [("0.png", png(random_image(0))), ("0.cls", b"0"), ("1.png", png(random_image(1))), ("1.cls", b"1")]
+    folder = write_shards([[*contents, ("0.png", png(random_image(2)))]])
+    with pytest.warns(UserWarning, match=r"00\.tar: 1 names occur more than once, the last of each is taken, e\.g\. 0"):
+        first = open_dataset(DataConfig(path=str(folder), labels=True))
+    truth = open_dataset(DataConfig(path=str(write_files({f"{n}.png": random_image(n) for n in (1, 2)}))))
+    for dataset in (first, *(open_dataset(DataConfig(path=str(folder), labels=True)) for _ in range(2))):
+        assert dataset.fingerprint == first.fingerprint
+        assert torch.equal(dataset.all_images(), truth.all_images())
+        assert dataset.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("litter", ["._00.tar", "@eaDir/00.png", "lost+found/0"])
+def test_what_the_system_leaves_beside_shards_does_not_count(litter: str, random_image: Maker, write_shards) -> None:
+    folder = write_shards(two_shards(random_image))
+    (folder / litter).parent.mkdir(exist_ok=True)
+    (folder / litter).write_bytes(b"of the system")
+    assert len(open_dataset(DataConfig(path=str(folder), labels=True))) == 7
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(random_image: Maker, write_shards, monkeypatch) -> None:
+    folder = write_shards(two_shards(random_image))
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)  # which Path.iterdir takes
+    with pytest.raises(UserError, match=r"^[^\n]*/shards: cannot be read \(Permission denied\), expected a folder"):
+        open_dataset(DataConfig(path=str(folder)))
 
 
 @pytest.mark.parametrize(

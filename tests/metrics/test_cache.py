@@ -170,6 +170,7 @@ def test_the_same_data_under_another_name_share_an_entry(digits, counted, make_d
     (tmp_path / "reals.npz").rename(tmp_path / "renamed.npz")
     renamed = Counting(open_dataset(DataConfig(path=str(tmp_path / "renamed.npz"), labels=True)))
     assert score(renamed) == first
+    assert renamed.reads == 0
 
 
 def test_writers_at_the_same_time_leave_one_whole_entry(counted, score, cache_dir):

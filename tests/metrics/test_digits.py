@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from smartfast.config.schema import MetricsConfig
 from smartfast.data.sources.digits import load_digits
 from smartfast.errors import UserError
-from smartfast.metrics.digits.classifier import accuracy, held_out_mask, main, train_classifier
+from smartfast.metrics.digits.classifier import accuracy, held_out_mask, load_images, main, train_classifier
 from smartfast.metrics.digits.features import (
     EXTRACTOR_NAME,
     WEIGHTS_FILE,
@@ -16,7 +16,7 @@ from smartfast.metrics.digits.features import (
     classifier_input,
     load_classifier,
 )
-from smartfast.metrics.extractors import build_extractor
+from smartfast.metrics.extractors import build_extractor, without_alpha
 
 
 def test_bundled_file_is_small():
@@ -53,6 +53,14 @@ def test_training_is_deterministic():
     inputs = classifier_input(images[:200])
     first, second = (train_classifier(inputs, labels[:200], epochs=2).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_classifier_learns_from_what_metrics_show_it_of_rgba(tmp_path):
+    rgba = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 4), dtype=np.uint8)
+    np.savez(tmp_path / "rgba.npz", images=rgba, labels=[0, 1] * 3)
+    found, _ = load_images(str(tmp_path / "rgba.npz"), 8)
+    assert torch.equal(found, without_alpha(torch.from_numpy(rgba).movedim(3, 1)))
+    assert found.shape == (6, 3, 8, 8)
 
 
 def test_a_classifier_of_other_images_gives_their_features(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
 from smartfast.config.schema import MetricsConfig
-from smartfast.metrics import evaluate
+from smartfast.data import ImageDataset
+from smartfast.metrics import evaluate, evaluation
 from smartfast.metrics.digits.features import EXTRACTOR_NAME
 
 ALL = ("fid", "kid", "isc", "prc", "diversity")
@@ -208,6 +209,22 @@ def test_a_metric_that_fails_is_nan_and_the_others_are_there(digits, scores, mon
     assert found["fd_digits"] > 0 and found["diversity_digits"] > 0
 
 
+def test_precision_and_recall_do_not_depend_on_the_precision_of_training(digits, scores, monkeypatch):
+    seen, usual = [], evaluation.prc_features_to_metric
+
+    def look(*args, **kwargs):
+        seen.append(torch.get_float32_matmul_precision())
+        return usual(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "prc_features_to_metric", look)
+    torch.set_float32_matmul_precision("high")
+    try:
+        scores(digits[0][:100], digits[1][:100], ("prc",))
+        assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "high")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_batch_size_changes_nothing(digits, make_dataset, showing):
     dataset = make_dataset(*digits)
     first, second = (
@@ -246,7 +263,7 @@ class Team:
         return results
 
 
-def test_number_of_processes_changes_nothing(digits, make_dataset, showing, tmp_path):
+def test_number_of_processes_changes_nothing(digits, make_dataset, showing, tmp_path, monkeypatch):
     images, labels = digits
     dataset = make_dataset(images[:301], labels[:301])
     sampler, settings = showing(images[200:], labels[200:]), config(151, ALL, batch=20)
@@ -259,8 +276,10 @@ def test_number_of_processes_changes_nothing(digits, make_dataset, showing, tmp_
 
     results = Team(3).run(work)
     assert (tmp_path / "cache0").is_dir() and not (tmp_path / "cache1").exists(), "only the first process writes"
-    results += Team(3).run(work)  # now only the first process finds a cache, so all compute anew
+    monkeypatch.setattr(ImageDataset, "__getitem__", lambda *_: pytest.fail("a real image is read again"))
+    results += Team(3).run(work)  # each has a cache folder of its own, and the first process's suffices
     assert results[0] == results[1] == results[2]
+    assert results[3] == results[4] == results[5]
     for found in results:
         found.pop("seconds")
         assert found == pytest.approx(alone, rel=1e-5, abs=1e-5)

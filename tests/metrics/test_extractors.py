@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch_fidelity import feature_extractor_inceptionv3
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from smartfast.config.schema import MetricsConfig
 from smartfast.errors import UserError
 from smartfast.metrics import MetricUnavailable, check_metrics, evaluate
+from smartfast.metrics.digits.features import WEIGHTS_FILE
 from smartfast.metrics.extractors import build_extractor, without_alpha
 
 CPU = torch.device("cpu")
@@ -66,6 +67,15 @@ def test_local_inception_weights(inception_weights, tmp_path, suffix):
     opaque = torch.cat([grey.expand(-1, 3, -1, -1), torch.full_like(grey, 255)], dim=1)
     assert torch.equal(extractor(opaque)[0], features)
     torch.testing.assert_close(logits, features @ inception_weights["fc.weight"].T)
+
+
+def test_weights_saved_on_a_gpu_are_read_where_there_is_none(tmp_path, monkeypatch):
+    path = tmp_path / "classifier.pth"
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    torch.save(load_file(WEIGHTS_FILE), path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    extractor = build_extractor(MetricsConfig(features="classifier", weights=str(path)), CPU)
+    assert extractor(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))[0].shape == (2, 64)
 
 
 class Malicious:

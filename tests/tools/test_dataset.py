@@ -14,6 +14,7 @@ from PIL import Image
 
 from smartfast.config.schema import DataConfig
 from smartfast.data import open_dataset
+from smartfast.data.sources.folder import FolderSource
 from smartfast.errors import UserError
 from smartfast.tools.dataset import DatasetOptions, convert
 from smartfast.tools.fit import fit
@@ -224,6 +225,19 @@ def test_refused(case: str, random_image: Maker, write_files: Writer, tmp_path: 
     expected = message.replace("SET", str(source)).replace("DAMAGED", str(damaged))
     assert str(refusal.value).startswith(expected) and "\n" not in str(refusal.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "set"]
+
+
+def test_labels_are_refused_before_an_image_is_decoded(
+    random_image: Maker, write_files: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_files({"cat/a.png": random_image(0), "b.png": random_image(1)})
+    expected = "b.png: outside of the class folders, expected every image in a folder per class (or --labels false)"
+    with monkeypatch.context() as patched, pytest.raises(UserError) as refusal:
+        patched.setattr(FolderSource, "_read", lambda *_: pytest.fail("an image is read"))
+        convert(DatasetOptions(str(source), str(tmp_path / "out.zip")))
+    assert str(refusal.value) == f"{source}/{expected}"
+    convert(DatasetOptions(str(source), str(tmp_path / "out.zip"), labels=False))
+    assert len(read_zip(tmp_path / "out.zip")[0]) == 2
 
 
 def test_existing_file_is_replaced_only_when_asked(random_image: Maker, write_files: Writer, tmp_path: Path) -> None:

@@ -194,15 +194,19 @@ def idx(array: np.ndarray) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
+@pytest.mark.parametrize("zipped_labels", [False, True])
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-images.idx3-ubyte"])
-def test_mnist(name: str, zipped: bool, tmp_path: Path) -> None:
+def test_mnist(name: str, zipped: bool, zipped_labels: bool, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
     labels = np.arange(20, dtype=np.uint8) % 10
-    wrap, suffix = (gzip.compress, ".gz") if zipped else (bytes, "")
-    (tmp_path / f"{name}{suffix}").write_bytes(wrap(idx(pixels)))
-    (tmp_path / f"{name.replace('images', 'labels').replace('idx3', 'idx1')}{suffix}").write_bytes(wrap(idx(labels)))
-    dataset = packed(tmp_path / f"{name}{suffix}", tmp_path / "out.zip", resolution="32")
+    of_labels = name.replace("images", "labels").replace("idx3", "idx1")
+    images_file, labels_file = (
+        tmp_path / (f"{file}.gz" if wanted else file) for file, wanted in ((name, zipped), (of_labels, zipped_labels))
+    )
+    images_file.write_bytes(gzip.compress(idx(pixels)) if zipped else idx(pixels))
+    labels_file.write_bytes(gzip.compress(idx(labels)) if zipped_labels else idx(labels))
+    dataset = packed(images_file, tmp_path / "out.zip", resolution="32")
     assert (len(dataset), dataset.resolution, dataset.channels, dataset.num_classes) == (20, 32, 1, 10)
     assert dataset.labels is not None and dataset.labels.tolist() == labels.tolist()
     with zipfile.ZipFile(tmp_path / "out.zip") as archive, Image.open(archive.open("00000/img00000007.png")) as image:

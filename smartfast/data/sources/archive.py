@@ -21,8 +21,7 @@ class ArchiveSource(EncodedSource):
         self._where = printable(str(path))
         self._open: dict[int, zipfile.ZipFile] = {}
         self.name = printable(path.stem)
-        files = (name for name in self._archive().namelist() if not name.endswith("/"))
-        self._entries = zip_names(files, self._where)
+        self._entries = zip_names(self._archive().namelist(), self._where)
         self.names = select_images(self._entries, self._where)
 
     def __len__(self) -> int:

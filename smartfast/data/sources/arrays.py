@@ -40,6 +40,9 @@ class ArraySource:
     def item_name(self, index: int) -> str:
         return f"{self._where}: image {index}"
 
+    def own_name(self, index: int) -> str:
+        return f"image {index}"
+
     def versions(self) -> None:
         """Everything has been read."""
 

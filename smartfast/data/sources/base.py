@@ -56,6 +56,9 @@ class Source(Protocol):
     def item_name(self, index: int) -> str:
         """Where the image is, for messages; the same on every machine up to the folder of the data set. Printable."""
 
+    def own_name(self, index: int) -> str:
+        """The image's name without those of the data set and of its place, as the fingerprint has it."""
+
     def versions(self) -> list[Version] | None:
         """The version of every image, found without opening one; None if that is not cheaper than to read them."""
 

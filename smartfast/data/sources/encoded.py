@@ -15,6 +15,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
@@ -50,6 +51,9 @@ class EncodedSource(ABC):
     @abstractmethod
     def _read(self, index: int) -> bytes:
         """The encoded image. Raises UserError naming the item if it cannot be read."""
+
+    def own_name(self, index: int) -> str:
+        return Path(self.item_name(index)).name
 
     def inspect(self, index: int) -> ImageInfo:
         return inspect_image(self._read(index), self.item_name(index))

@@ -44,12 +44,16 @@ class FolderSource(EncodedSource):
             return f"{size}:{zlib.crc32(head + file.read()):08x}"
 
     def _read(self, index: int) -> bytes:
-        try:
-            return (self.root / self.names[index]).read_bytes()
-        except OSError as error:
-            expected = "expected an image file that can be read"
-            raise UserError(f"{self.item_name(index)}: cannot be read ({error.strerror}), {expected}") from error
+        return _content(self.root / self.names[index], "an image file")
 
     def _label_file(self, name: str) -> bytes | None:
         path = self.root / name
-        return path.read_bytes() if path.is_file() else None
+        return _content(path, "a label file") if os.path.isfile(path) else None
+
+
+def _content(path: Path, expected: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = f"{printable(str(path))}: cannot be read ({error.strerror})"
+        raise UserError(f"{reason}, expected {expected} that can be read") from error

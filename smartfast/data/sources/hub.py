@@ -38,8 +38,9 @@ class HubSource(EncodedSource):
         self.place = f"{PREFIX}{name}:{split or _DEFAULT_SPLIT}"
         self._address = address
         self._image_column = image_column
-        self._label_column = label_columns[0] if label_columns else None
-        self._rows = rows.cast_column(image_column, datasets.Image(decode=False))
+        # The library decodes every column of a row that is read: images and labels are read without the others.
+        self._rows = rows.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+        self._labels = rows.select_columns(label_columns[:1]) if label_columns else None
         if len(self) == 0:
             raise UserError(f"data.path: {address} holds no image, expected at least one row")
 
@@ -48,6 +49,9 @@ class HubSource(EncodedSource):
 
     def item_name(self, index: int) -> str:
         return f"{self._address}: row {index}"
+
+    def own_name(self, index: int) -> str:
+        return f"row {index}"
 
     def versions(self) -> list[Version] | None:
         """Rows either hold their images, and change with the library's files on this machine, or all name files.
@@ -66,10 +70,11 @@ class HubSource(EncodedSource):
         return [Version(f"row {index}", size_bytes, *times) for index in range(len(self))]
 
     def labels(self) -> Labels | None:
-        if self._label_column is None:
+        if self._labels is None:
             return None
-        names = getattr(self._rows.features[self._label_column], "names", None)
-        return Labels(list(self._rows[self._label_column]), names and [printable(name) for name in names])
+        [(column, kind)] = self._labels.features.items()
+        names = getattr(kind, "names", None)
+        return Labels(list(self._labels[column]), names and [printable(name) for name in names])
 
     def _read(self, index: int) -> bytes:
         """The row holds its image, or names the file of it."""

@@ -39,7 +39,7 @@ def files_below(root: Path) -> list[str]:
         if name and not os.path.isdir(place):
             names.append(name)
             continue
-        for entry in _entries(place):
+        for entry in visible_entries(place):
             below = posixpath.join(name, entry.name)
             if entry.is_symlink():
                 links.append((below, os.path.realpath(entry.path)))
@@ -57,12 +57,18 @@ def files_below(root: Path) -> list[str]:
 def zip_names(entries: Iterable[str], where: str) -> dict[str, str]:
     """From the names of a .zip's files below its top to their names as they stand in it, in which `./` may lead.
 
+    `entries` may have folders among them, which do not count. Where backslashes stand in names and
+    slashes in none, as older .NET writes them, the backslashes part folders.
+
     Raises:
         UserError: A name leads out of the .zip.
     """
-    found, twins = dict[str, str](), []
+    found, twins, entries = dict[str, str](), [], list(entries)
+    separator = "/" if any("/" in entry for entry in entries) else "\\"
     for entry in entries:
-        name = posixpath.normpath(entry)
+        if entry.endswith(separator):
+            continue  # a folder
+        name = posixpath.normpath(entry.replace(separator, "/"))
         if name.startswith(("/", "../")):
             raise UserError(f"{where}/{printable(entry)}: leads out of the .zip, expected names below its top")
         if name in found:
@@ -96,7 +102,12 @@ def _is_hidden(part: str) -> bool:
     return part.startswith(".") or part.casefold() in _SYSTEM_FOLDERS
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def visible_entries(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds but for the system's files and folders, in the order of the names.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: entry.name)

@@ -57,14 +57,17 @@ def is_idx(path: Path) -> bool:
 
 
 def idx_source(path: Path) -> ArraySource:
-    """Images such as `train-images-idx3-ubyte`, plain or .gz, with the labels of the file beside it, if there is one.
+    """Images such as `train-images-idx3-ubyte`, plain or .gz, with the labels of the file beside it, if there is one,
+    which may be compressed where the images are not, or the other way round.
 
     Raises:
         UserError: They are damaged, or something else.
     """
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    other = beside.with_suffix("") if beside.suffix == ".gz" else beside.with_name(f"{beside.name}.gz")
+    found = next((file for file in (beside, other) if file.is_file()), None)
     images = _read_idx(path, _UBYTE_OF_THREE_DIMENSIONS)
-    labels = _read_idx(beside, _UBYTE_OF_ONE_DIMENSION) if beside != path and beside.is_file() else None
+    labels = None if found is None else _read_idx(found, _UBYTE_OF_ONE_DIMENSION)
     return ArraySource(printable(path.name), printable(str(path)), torch.from_numpy(images)[..., None], labels)
 
 

@@ -20,10 +20,11 @@ from smartfast.core.text import printable
 from smartfast.data.kept import kept_file
 from smartfast.data.sources.base import Labels, Version, file_version
 from smartfast.data.sources.encoded import IMAGE_SUFFIXES, EncodedSource
+from smartfast.data.sources.names import visible_entries
 from smartfast.errors import UserError
 
 _SUFFIX, _CLASS = ".tar", ".cls"
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Member(NamedTuple):
@@ -35,8 +36,12 @@ class Member(NamedTuple):
 
 
 def is_sharded(folder: Path) -> bool:
-    """Whether a folder's own files are shards, and neither images nor folders with such lie beside them."""
-    suffixes = {"/" if entry.is_dir() else entry.suffix.lower() for entry in folder.iterdir() if entry.name[0] != "."}
+    """Whether a folder's own files are shards, and neither images nor folders with such lie beside them.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    suffixes = {"/" if entry.is_dir() else _suffix(entry.name) for entry in visible_entries(str(folder))}
     return _SUFFIX in suffixes and not suffixes & (IMAGE_SUFFIXES | {"/"})
 
 
@@ -49,7 +54,7 @@ class ShardsSource(EncodedSource):
         self.place = printable(str(root.resolve()))
         self._items: list[tuple[str, Member]] = []
         self._classes: list[Member | None] = []
-        for shard in sorted(path.name for path in root.iterdir() if path.suffix.lower() == _SUFFIX):
+        for shard in [entry.name for entry in visible_entries(str(root)) if _suffix(entry.name) == _SUFFIX]:
             members = [(*_key_and_kind(member.name), member) for member in self._members(shard)]
             classes = {key: member for key, kind, member in members if kind == _CLASS}
             images = [(key, member) for key, kind, member in members if kind in IMAGE_SUFFIXES]
@@ -119,6 +124,10 @@ class ShardsSource(EncodedSource):
         return members
 
 
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
 def _key_and_kind(name: str) -> tuple[str, str]:
     """What the members of one image have in common, and what follows it, such as .jpg."""
     folder, file = posixpath.split(name)
@@ -127,6 +136,7 @@ def _key_and_kind(name: str) -> tuple[str, str]:
 
 
 def _listed(path: Path) -> list[Member]:
+    """The files in a shard in the order of their places, each name once, as whoever unpacks it has them."""
     where = f"data.path: {printable(str(path))}"
     try:
         with tarfile.open(path, "r:") as archive:
@@ -138,4 +148,9 @@ def _listed(path: Path) -> list[Member]:
     cut = next((info for info in files if info.offset_data + info.size > size), None)
     if cut is not None:
         raise UserError(f"{where} ends within {printable(cut.name)}, expected an intact one")
-    return [Member(info.name, info.offset_data, info.size) for info in files]
+    last = {info.name: info for info in files}
+    twins = [info.name for info in files if last[info.name] is not info]
+    if twins:
+        what = f"{len(twins)} names occur more than once, the last of each is taken"
+        warnings.warn(f"{printable(str(path))}: {what}, e.g. {printable(twins[0])}", stacklevel=4)
+    return [Member(info.name, info.offset_data, info.size) for info in files if last[info.name] is info]

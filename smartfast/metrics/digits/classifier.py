@@ -24,6 +24,7 @@ from smartfast.metrics.digits.features import (
     DigitClassifier,
     classifier_input,
 )
+from smartfast.metrics.extractors import without_alpha
 
 SEED = 0
 HELD_OUT_FRACTION = 0.2
@@ -89,7 +90,7 @@ def accuracy(model: DigitClassifier, images: Tensor, labels: Tensor) -> float:
 
 
 def load_images(path: str, resolution: int) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, C, R, R] and labels int64 [N] of what `data.path` takes.
+    """Images uint8 [N, C, R, R] and labels int64 [N] of what `data.path` takes; RGBA is laid on white, as metrics do.
 
     Raises:
         UserError: There are none, of another size, or without classes.
@@ -99,7 +100,7 @@ def load_images(path: str, resolution: int) -> tuple[Tensor, Tensor]:
     dataset = open_dataset(DataConfig(path=path, resolution=resolution, labels=True))
     if dataset.labels is None or are_vectors(dataset.labels):
         raise UserError(f"--data {path}: has label vectors, expected classes")
-    return dataset.all_images(), dataset.labels
+    return without_alpha(dataset.all_images()), dataset.labels
 
 
 def main() -> None:
