@@ -41,6 +41,9 @@ def _images(dtype: torch.dtype, layout: torch.memory_format) -> None:
     bias_act(x, _leaf(CHANNELS, dtype=dtype), act="lrelu", clamp=256.0)
     bias_act(x, act="swish")
     upfirdn2d(x, f, up=2, down=3, padding=(2, 1, 0, 3))
+    upfirdn2d(x, None, up=2)
+    upfirdn2d(x, None, down=2)
+    upfirdn2d(x, None, padding=-1)
     resampled: list[dict[str, Any]] = [{}, {"up": 2, "f": f}, {"down": 2, "f": f}]
     for options in resampled:
         modulated_conv2d(

@@ -48,7 +48,7 @@ def finish_tile(
         d = tl.load(demodulation + n * num_channels + channels, mask=channel_mask, other=0.0)
         z = z * d.to(z.dtype)[None, :]
     if noise is not None:
-        z = z + tl.load(noise + n * noise_stride + pixels, mask=pixel_mask, other=0.0).to(z.dtype)[:, None]
+        z = z + tl.load(noise + n.to(tl.int64) * noise_stride + pixels, mask=pixel_mask, other=0.0).to(z.dtype)[:, None]
     if bias is not None:
         z = z + tl.load(bias + channels, mask=channel_mask, other=0.0).to(z.dtype)[None, :]
     z = activate(z, ALPHA, GAIN, CLAMP, ACT)
@@ -197,7 +197,7 @@ def finish_backward_kernel(
         if demodulation is not None:
             v = v * d
         if noise is not None:
-            v = v + tl.load(noise + n * noise_stride + pixels, mask=pixel_mask, other=0.0).to(ACC)[:, None]
+            v = v + tl.load(noise + n.to(tl.int64) * noise_stride + pixels, mask=pixel_mask, other=0.0).to(ACC)[:, None]
         if bias is not None:
             v = v + b
         level = activate(v, ALPHA, GAIN, CLAMP, ACT)

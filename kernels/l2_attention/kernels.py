@@ -19,8 +19,8 @@ TIE: tl.constexpr = tl.constexpr(2.0**-20)
 """Squared distance relative to |q|^2 + |k|^2 up to which the rounding of a product in float32 makes it."""
 TINY: tl.constexpr = tl.constexpr(1e-37)
 """Smallest squared distance that counts: smaller ones have no reciprocal."""
-SPLIT: tl.constexpr = tl.constexpr(2.0**13 + 1)
-"""Factor that splits float32 into the 11 bits of TF32 and the rest (Dekker, Numer. Math. 18, 1971)."""
+HALF_UNIT: tl.constexpr = tl.constexpr(0x1000)
+"""Half of the last bit that TF32 keeps of float32's, as an integer."""
 
 
 @triton.jit
@@ -72,8 +72,9 @@ def _weights(p, dp, delta, inverse, SCALE: tl.constexpr, IS_HALF: tl.constexpr):
     """w of the module."""
     w = p * (dp - delta) * (inverse * -SCALE)
     if IS_HALF:
-        shifted = w * SPLIT
-        w = shifted - (shifted - w)
+        # By its bits: a compiler makes fused operations of sums, which round nothing. A NaN stays what it is.
+        rounded = ((w.to(tl.int32, bitcast=True) + HALF_UNIT) & -2 * HALF_UNIT).to(tl.float32, bitcast=True)
+        w = tl.where(w == w, rounded, w)
     return w
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..epilogue.aten import finish
 from ..epilogue.op import Epilogue
 from ..geometry import Pair, memory_format, pad, pad_unevenly, wide
-from ..selection import register
+from ..selection import register, without_autocast
 from .op import Resampling
 
 
@@ -75,7 +75,7 @@ class _Resample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, f: Tensor | None, resampling: Resampling) -> Tensor:
-        y = _resample(x, f, resampling)
+        y = without_autocast(_resample, x.device, x, f, resampling)  # backward comes here too
         ctx.save_for_backward(f)
         ctx.adjoint = resampling.adjoint(x, f, y)
         return y

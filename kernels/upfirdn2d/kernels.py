@@ -31,14 +31,16 @@ def _tap(
 
     f points to [KH, KW], to [KH] (= [KW]) if SEPARABLE, or is None for 1.
     """
+    # Branches, not returns: what stands behind a return is compiled all the same.
     if f is None:
-        return tl.where(mask_y & mask_x, tl.full((), FILTER_GAIN, ACC), 0.0)
-    iy = ty if FLIP else KH - 1 - ty
-    ix = tx if FLIP else KW - 1 - tx
-    if SEPARABLE:
-        w = tl.load(f + iy, mask=mask_y, other=0.0).to(ACC) * tl.load(f + ix, mask=mask_x, other=0.0).to(ACC)
+        w = tl.where(mask_y & mask_x, tl.full((), 1.0, ACC), 0.0)
     else:
-        w = tl.load(f + iy * KW + ix, mask=mask_y & mask_x, other=0.0).to(ACC)
+        iy = ty if FLIP else KH - 1 - ty
+        ix = tx if FLIP else KW - 1 - tx
+        if SEPARABLE:
+            w = tl.load(f + iy, mask=mask_y, other=0.0).to(ACC) * tl.load(f + ix, mask=mask_x, other=0.0).to(ACC)
+        else:
+            w = tl.load(f + iy * KW + ix, mask=mask_y & mask_x, other=0.0).to(ACC)
     return w * FILTER_GAIN
 
 

@@ -5,7 +5,7 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin
 
@@ -49,7 +49,10 @@ class Parser(ArgumentParser):
         """What a command line gives, by dotted name, and with `defaults` what it does not; raises as `parse`."""
         self.arguments = list_options(lone_switches(files_first(arguments), self.hints()), self.hints())
         for path in _values("config", self.arguments):
-            read_settings(path)  # says what is wrong with a file better than the parser does
+            settings = read_settings(path)  # says better than the parser what is wrong with a file
+            if not settings:
+                raise UserError(f"{path} is empty, expected groups of settings such as run: {{kimg: 100}}")
+            _check_groups(settings, self.hints(), path)
         return self.parse_args(self.arguments, defaults=defaults)
 
     def hints(self) -> dict[str, Any]:
@@ -63,6 +66,18 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(explain(message, self.hints(), self.arguments))
+
+
+def _check_groups(settings: Mapping[str, Any], options: Iterable[str], path: str, prefix: str = "") -> None:
+    """Raise UserError for a group in a file behind which nothing stands."""
+    for name, value in settings.items():
+        inner = f"{prefix}{name}."
+        if not any(option.startswith(inner) for option in options):
+            continue
+        if value is None:
+            raise UserError(f"{path}: {prefix}{name} is empty, expected settings below it, or it left out")
+        if isinstance(value, dict):
+            _check_groups(value, options, path, inner)
 
 
 def files_first(arguments: Sequence[str]) -> list[str]:
@@ -153,15 +168,35 @@ def explain(message: str, hints: Mapping[str, Any], arguments: Sequence[str]) ->
 
 def _values(name: str, arguments: Sequence[str]) -> list[Any]:
     """What a command line gives for an option, the value that counts last: in its files, then in itself."""
-    dashed, values = f"--{name}", []
-    for before, argument in itertools.pairwise(["", *arguments]):
-        if before == dashed:
-            values.append(argument)
-        elif argument.startswith(f"{dashed}="):
-            values.append(argument.removeprefix(f"{dashed}="))
+    group, _, field = name.partition(".")
+    values: list[Any] = []
+    for option, text in _options(arguments):
+        if option == f"--{name}":
+            values.append(text)
+        elif option == f"--{group}":
+            values += _in_mapping(text, field)
     if name == "config":
         return values
     return [value for path in _values("config", arguments) for value in _in_file(path, name.split("."))] + values
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options with their values, in either form; a lone switch has what stands behind it for one."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if before.startswith("--") and "=" not in before:
+            yield before, argument
+        if argument.startswith("--") and "=" in argument:
+            option, _, text = argument.partition("=")
+            yield option, text
+
+
+def _in_mapping(text: str, field: str) -> list[Any]:
+    """The field of a group that is given as a whole, such as `{family: vae}`."""
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []  # the parser says what is wrong
+    return [settings[field]] if isinstance(settings, dict) and field in settings else []
 
 
 def _of_other_families(name: str, arguments: Sequence[str]) -> str | None:
@@ -191,6 +226,8 @@ def _in_files(arguments: Sequence[str]) -> str:
 
 def _in_file(path: str, keys: Sequence[str]) -> list[Any]:
     settings: Any = read_settings(path)
+    if (dotted := ".".join(keys)) in settings:
+        return [settings[dotted]]
     for key in keys:
         if not isinstance(settings, dict) or key not in settings:
             return []
@@ -254,15 +291,15 @@ def with_preferred(config: Config) -> Config:
 
 
 def _in_its_folder(arguments: list[str]) -> list[str]:
-    """With run.dir behind a run folder's own config.yaml, which may have moved since it was written."""
-    found = []
-    for before, argument in itertools.pairwise(["", *arguments]):
-        found.append(argument)
-        file = Path(argument.removeprefix("--config="))
-        is_file = before == "--config" or argument.startswith("--config=")
-        if is_file and file.name == "config.yaml" and (file.parent / "checkpoints").is_dir():
-            found.append(f"--run.dir={file.parent.resolve()}")
-    return found
+    """With the folder of a run's own config.yaml, which may have moved since, in place of the run.dir in it."""
+    folder = None
+    for name in _values("config", arguments):
+        file = Path(name)
+        if file.name == "config.yaml" and (file.parent / "checkpoints").is_dir():
+            folder = file.parent.resolve()
+        elif _in_file(name, ["run", "dir"]):
+            folder = None
+    return arguments if folder is None else [f"--run.dir={folder}", *arguments]  # whatever else says run.dir wins
 
 
 def family_of(arguments: Sequence[str]) -> str:

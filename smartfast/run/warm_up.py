@@ -100,8 +100,8 @@ def compare(training: Training, phase: Phase) -> str | None:
     expected = _eager(training, phase)
     found = _gradients(training, phase)
     error = _error(found, expected)
-    if error <= limit:
-        return None
+    if error <= limit or _error(_eager(training, phase), expected) > limit:
+        return None  # right, or two eager runs differ as well, by features dropped at random: nothing to compare with
     text = f"{phase.name} runs {{}}, for its gradient was off by {error:.2g} otherwise, expected at most {limit:g}"
     if any(step.replay is not None for step in training.captured[phase.name]):
         _fall_back(training, phase, only_graph=True)

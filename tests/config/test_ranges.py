@@ -106,7 +106,7 @@ def test_the_walk_meets_every_command() -> None:
             ["--optim.lr_g={kind: linear, kimg: [0, .inf], values: [0.1, 0.2]}"],
             "optim.lr_g is a schedule with kimg [0.0, inf], expected rising numbers of at least 0",
         ),
-        (["--gan={z_dim: -3}"], "gan.z_dim: expected a whole number from 1 to 1000000000"),
+        (["--gan={z_dim: -3}"], "gan.z_dim is -3, expected a whole number from 1 to 1000000000"),
         (["--run=5"], "run is 5, expected a group of settings {name: value}"),
         (["--run.dir="], "run.dir is empty, expected a path"),
         (["--run.dir=~nobody-of-that-name/x"], "run.dir is ~nobody-of-that-name/x, expected a path"),

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch._dynamo.utils import counters
 
-from smartfast.data import RealBatch
+from smartfast.config.parse import parse_config
+from smartfast.data import RealBatch, open_dataset
 from smartfast.engine.phase import ComputedPhase, Phase, with_gradients
 from smartfast.run import warm_up as module
 from smartfast.run.training import Training
@@ -65,6 +66,19 @@ def test_a_phase_whose_gradient_is_wrong_runs_eagerly(factor: float, tiny_traini
     assert text is not None and text.startswith("d_r1 runs eagerly, for its gradient was off by ")
     assert text.endswith("otherwise, expected at most 0.001")
     assert compare(training, phase) is None
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_features_dropped_at_random_are_no_fault(dropout: float) -> None:
+    unet = ["block_out_channels=[8,16]", "layers_per_block=1", "attention=[]", "attention_head_dim=4", "norm_groups=2"]
+    options = ["--gan.family=denoiser", "--data.path=digits", "--smart.frequency=0", "--optim.batch=8"]
+    config = parse_config([*options, *(f"--gan.{option}" for option in unet), f"--gan.dropout={dropout}"])
+    training = Training(config, open_dataset(config.data), device=torch.device("cpu"), say=lambda line: None)
+    phase = training.phases["denoise"]
+    assert compare(training, phase) is None
+    if not dropout:
+        phase.compute = wrong(phase, -1.0)  # a longer gradient would be clipped
+        assert "runs eagerly" in str(compare(training, phase))
 
 
 def test_a_graph_that_is_known_to_be_wrong_is_given_up_and_the_compiled_phase_kept(tiny_training: Make) -> None:

@@ -72,3 +72,13 @@ def test_report_covers_the_networks() -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["launched"] > 0 and result["missing"] == []
+
+
+def test_what_only_a_compiler_sees() -> None:
+    """An identity filter compiles in every form, and the weights of attention are rounded to TF32 before their uses."""
+    done = run(str(HERE / "compiled_alone.py"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["identity"] == ["direct_kernel", "polyphase_kernel", "slide_kernel"]
+    gradients = {name: is_rounded for name, is_rounded in found["rounded"].items() if "gradient" in name}
+    assert len(gradients) == 2 and all(gradients.values())

@@ -236,3 +236,14 @@ def test_errors_name_the_argument(options: dict[str, Any], message: str) -> None
     arguments = dict(x=torch.zeros(1, 1, 4, 4), f=torch.ones(2, 2)) | options
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
         upfirdn2d(arguments.pop("x"), arguments.pop("f"), **arguments)
+
+
+@pytest.mark.parametrize("options", [{"up": 2}, {"down": 2}])
+def test_a_gradient_taken_under_autocast_is_that_without(options: dict[str, int]) -> None:
+    x, f = torch.randn(2, 3, 8, 8, requires_grad=True), setup_filter([1, 3, 3, 1])
+    y = upfirdn2d(x, f, padding=1, impl="aten", **options)
+    upstream = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, x, upstream, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = torch.autograd.grad(y, x, upstream)
+    assert torch.equal(found, expected)
