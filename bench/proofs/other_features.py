@@ -60,10 +60,11 @@ def drawn_once(source: ImageSource, count: int) -> ImageSource:
     """The first `count` samples of a source, drawn now."""
     parts = [source(numbers) for numbers in torch.arange(count).split(BATCH)]
     images = torch.cat([images for images, _ in parts])
-    labels = [labels for _, labels in parts if labels is not None]
+    found = [labels for _, labels in parts if labels is not None]
+    labels = torch.cat(found) if found else None
 
     def look_up(numbers: Tensor) -> tuple[Tensor, Tensor | None]:
-        return images[numbers], torch.cat(labels)[numbers] if labels else None
+        return images[numbers], None if labels is None else labels[numbers]
 
     return look_up
 
@@ -160,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or Path(plan.default_out)
     plan = follow(plan, out).plan
     values = measure_cells(plan, out, networks=options.networks, samples=options.samples)
-    command = f"{COMMAND} {plan.name}"
+    form = " --quick" if options.quick else ""
+    command = f"{COMMAND} {options.study}{form} --networks {options.networks} --samples {options.samples}"
     text = report(plan, values, options.networks, options.samples, command)
     folder = options.output or Path("docs/studies") / plan.name
     rows = [{"arm": arm, "seed": seed, **found} for arm, by_seed in values.items() for seed, found in by_seed.items()]

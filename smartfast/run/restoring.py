@@ -40,7 +40,7 @@ def _changed_files(training: Training, dataset: ImageDataset, checkpoint: Checkp
     changed: list[tuple[str, str | None, str, str | None]] = []
     if not dataset.was_recorded_as(recorded):
         changed.append(("data.path", config.data.path, recorded, dataset.fingerprint))
-    of_scorer = checkpoint.info.get("scorer")
+    of_scorer = checkpoint.info.get("scorer")  # older checkpoints do not say
     if scorer is not None and of_scorer not in (None, scorer.fingerprint):
         changed.append(("smart.scorer", config.smart.scorer, of_scorer, scorer.fingerprint))
     for option, name, expected, found in changed:

@@ -63,6 +63,7 @@ def test_an_error_is_said_and_the_page_goes_on(browser: Any, address: str) -> No
     browser.wait("document.body.innerText.includes('expected rising numbers')")
     set_field(browser, 0, 0, "1")
     browser.wait("!document.body.innerText.includes('expected rising numbers')")
+    assert "expected rising numbers" not in browser.text()
 
 
 @pytest.mark.parametrize("width", [320, 1200])

@@ -113,7 +113,8 @@ def test_later_frames_are_said(random_image: Maker, write_files: Writer, tmp_pat
     frames = io.BytesIO()
     random_image(0).save(frames, "GIF", save_all=True, append_images=[random_image(1)])
     with pytest.warns(UserWarning, match="1 images have several frames, of which the first is taken"):
-        packed(write_files({"0.gif": frames.getvalue()}), tmp_path / "out.zip", labels=False)
+        dataset = packed(write_files({"0.gif": frames.getvalue()}), tmp_path / "out.zip", labels=False)
+    assert len(dataset) == 1
 
 
 def tar(path: Path, folder: str, members: dict[str, Any], protocol: int) -> Path:
